@@ -1,0 +1,1 @@
+"""Learning: tasks, environments, training and evaluation."""

@@ -1,0 +1,1 @@
+"""Planning: costs, problems, and the planners that solve them."""
