@@ -1,0 +1,181 @@
+r"""The linear-quadratic regulator, finite and infinite horizon.
+
+Finite horizon: the Riccati recursion of :mod:`planners.riccati`. Infinite horizon: the discrete algebraic Riccati equation
+
+.. math:: P = Q + \gamma A^\top P A - (N + \gamma A^\top P B)(R + \gamma B^\top P B)^{-1} (N + \gamma A^\top P B)^\top
+
+by the structure-preserving doubling algorithm (Chu, Fan and Lin 2005, equation 2.8), which converges quadratically.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dynamics import LinearDynamics
+from planners.problem import Problem
+from planners.riccati import LinearQuadratic, algebraic_riccati, backward_pass
+from planners.solution import Solution, Status, finished
+from planners.solve import Planner, Request, Unrolled
+
+
+@dataclass(frozen=True)
+class LQR(Planner):
+    """Exact optimal control of linear (affine, time-varying) dynamics under a quadratic cost.
+
+    With ``horizon=math.inf`` the solution holds the stationary gain K and value Hessian P, and its plan is the first step.
+
+    Attributes:
+        max_iterations: doublings of the infinite-horizon solve; k of them look 2^k steps ahead.
+        tolerance: relative residual of the algebraic Riccati equation at which it counts as solved.
+
+    Solving raises ValueError unless the dynamics are LinearDynamics and the cost is quadratic.
+    """
+
+    supports: ClassVar[frozenset[str]] = frozenset({"discount", "infinite horizon"})
+    gradients: ClassVar[tuple[type, ...]] = (Unrolled,)
+
+    max_iterations: int = 60
+    tolerance: float = 1e-8
+
+    def check(self, problem: Problem) -> None:
+        """Raise ValueError unless the problem is linear-quadratic and, for an infinite horizon, time-invariant."""
+        dynamics, cost = problem.dynamics, problem.cost
+        if not isinstance(dynamics, LinearDynamics) or not cost.is_quadratic:
+            raise ValueError(
+                f"LQR needs LinearDynamics and a quadratic cost, got {type(dynamics).__name__} and {type(cost).__name__}; "
+                "for other problems use ICEM()"
+            )
+        if problem.horizon == math.inf and dynamics.time_varying:
+            raise ValueError(
+                f"an infinite horizon needs the same dynamics at every step, but {', '.join(sorted(dynamics.time_varying))} "
+                f"is given for {dynamics.num_steps} steps; set horizon={dynamics.num_steps}"
+            )
+
+    def plan(self, problem: Problem, x0: Tensor, request: Request) -> Solution:
+        """Exact solution; called through ``solve``."""
+        if problem.horizon == math.inf:
+            return self._infinite(problem, x0, request.t0)
+        lq = linear_quadratic(problem, x0, request.t0)
+        riccati = backward_pass(lq)
+        x, xs, us = x0, [x0], []
+        for t in range(int(problem.horizon)):
+            us.append(_mv(riccati.K[..., t, :, :], x) + riccati.k[..., t, :])
+            x = _mv(lq.A[..., t, :, :], x) + _mv(lq.B[..., t, :, :], us[-1]) + lq.b[..., t, :]
+            xs.append(x)
+        xs, us = torch.stack(xs, dim=-2), torch.stack(us, dim=-2)
+        cost = problem.trajectory_cost(xs, us, t0=request.t0)
+        status = torch.where(riccati.convex, int(Status.CONVERGED), int(Status.NOT_CONVEX)).expand(cost.shape)
+        return finished(
+            problem,
+            xs,
+            us,
+            cost,
+            status,
+            t0=request.t0,
+            K=riccati.K,
+            P=riccati.P,
+            Quu=riccati.Quu,
+            stats={"iterations": 1},
+        )
+
+    def _infinite(self, problem: Problem, x0: Tensor, t0: int) -> Solution:
+        lq = _first_step(linear_quadratic(replace(problem, horizon=1), x0, t0))
+        P, iterations = algebraic_riccati(lq, max_iterations=self.max_iterations)
+        gamma, PB = lq.discount, P @ lq.B
+        Quu = lq.R + gamma * lq.B.mT @ PB
+        Qxu = lq.N + gamma * lq.A.mT @ PB
+        K = -torch.linalg.solve(Quu, Qxu.mT)
+        closed = lq.A + lq.B @ K
+        error = _norm(lq.Q + gamma * lq.A.mT @ P @ lq.A + Qxu @ K - P) / (1.0 + _norm(P))
+        k, constant = _affine_part(
+            lq, P, K, Quu, closed, problem.cost.expand(0 * x0, x0.new_zeros(lq.r.shape), t0).value
+        )
+        u = _mv(K, x0) + k
+        xs = torch.stack([x0, (_mv(lq.A, x0) + _mv(lq.B, u) + lq.b).expand(x0.shape)], dim=-2)
+        p = _value_gradient(lq, P, K, closed)
+        cost = 0.5 * (x0 * _mv(P, x0)).sum(-1) + (p * x0).sum(-1) + constant
+        solved = (error <= self._tolerance(P)) & (_spectral_radius(closed) * math.sqrt(gamma) < 1) & cost.isfinite()
+        status = torch.where(solved, int(Status.CONVERGED), int(Status.NOT_STABILIZABLE)).expand(cost.shape)
+        stats = {"iterations": iterations, "residual": float(error.max()) if error.numel() else 0.0}
+        return finished(problem, xs, u.unsqueeze(-2), cost, status, t0=t0, K=K, P=P, Quu=Quu, stats=stats)
+
+    def _tolerance(self, P: Tensor) -> float:
+        return max(self.tolerance, 1e3 * torch.finfo(P.dtype).eps)
+
+
+def linear_quadratic(problem: Problem, x0: Tensor, t0: int = 0) -> LinearQuadratic:
+    """The matrices of a problem with LinearDynamics and quadratic cost, in the dtype and for the batch of x0 ``(*batch, n)``."""
+    dynamics = problem.dynamics
+    if not isinstance(dynamics, LinearDynamics):
+        raise TypeError(f"dynamics must be LinearDynamics, got {type(dynamics).__name__}")
+    T = int(problem.horizon)
+    A, B, b = zip(*(dynamics.coefficients(x0, t0 + k) for k in range(T)), strict=True)
+    steps = t0 + torch.arange(T, device=x0.device)
+    zero_x = x0.new_zeros(*x0.shape[:-1], T, dynamics.state_dim)
+    zero_u = x0.new_zeros(*x0.shape[:-1], T, dynamics.control_dim)
+    stage = problem.cost.expand(zero_x, zero_u, steps)
+    terminal = problem.cost.expand_terminal(torch.zeros_like(x0))
+    return LinearQuadratic(
+        A=torch.stack(A, dim=-3),
+        B=torch.stack(B, dim=-3),
+        b=torch.stack(b, dim=-2),
+        Q=stage.xx,
+        N=stage.xu,
+        R=stage.uu,
+        q=stage.x,
+        r=stage.u,
+        P_T=terminal.xx,
+        p_T=terminal.x,
+        discount=problem.discount,
+    )
+
+
+def _first_step(lq: LinearQuadratic) -> LinearQuadratic:
+    """The same matrices without their time axis."""
+    matrices = {name: getattr(lq, name)[..., 0, :, :] for name in ("A", "B", "Q", "N", "R")}
+    vectors = {name: getattr(lq, name)[..., 0, :] for name in ("b", "q", "r")}
+    return replace(lq, **matrices, **vectors)
+
+
+def _value_gradient(lq: LinearQuadratic, P: Tensor, K: Tensor, closed: Tensor) -> Tensor:
+    """P of the value x'Px/2 + p'x + v: (I - gamma (A + BK)') p = q + K'r + gamma (A + BK)' P b."""
+    right = lq.q + _mv(K.mT, lq.r) + lq.discount * _mv(closed.mT, _mv(P, lq.b))
+    eye = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+    return torch.linalg.solve(eye - lq.discount * closed.mT, right.unsqueeze(-1)).squeeze(-1)
+
+
+def _affine_part(
+    lq: LinearQuadratic, P: Tensor, K: Tensor, Quu: Tensor, closed: Tensor, stage_at_zero: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The feedforward control k and the constant v of the value x'Px/2 + p'x + v.
+
+    v = (l(0, 0) + gamma (b'Pb/2 + p'b) - k'Quu k/2) / (1 - gamma). Without discount the cost is finite only if the closed loop
+    settles at a free state x_s, which then fixes v by V(x_s) = 0; otherwise v is infinite.
+    """
+    gamma = lq.discount
+    p = _value_gradient(lq, P, K, closed)
+    k = -torch.linalg.solve(Quu, (lq.r + gamma * _mv(lq.B.mT, p + _mv(P, lq.b))).unsqueeze(-1)).squeeze(-1)
+    drift = (lq.b * (0.5 * _mv(P, lq.b) + p)).sum(-1)
+    rate = stage_at_zero + gamma * drift - 0.5 * (k * _mv(Quu, k)).sum(-1)
+    if gamma < 1:
+        return k, rate / (1 - gamma)
+    eye = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+    settled = torch.linalg.solve(eye - closed, (_mv(lq.B, k) + lq.b).unsqueeze(-1)).squeeze(-1)
+    v = -(settled * (0.5 * _mv(P, settled) + p)).sum(-1)
+    free = rate.abs() <= math.sqrt(torch.finfo(P.dtype).eps) * (1.0 + stage_at_zero.abs())
+    return k, torch.where(free, v, torch.full_like(v, math.inf))
+
+
+def _spectral_radius(matrix: Tensor) -> Tensor:
+    return torch.linalg.eigvals(matrix.detach().nan_to_num()).abs().amax(-1)
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(matrix)
+
+
+def _mv(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,140 @@
+"""What a planner returns."""
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from planners.problem import Problem
+
+if TYPE_CHECKING:
+    from planners.controllers import LinearGaussianController
+
+
+class Status(enum.IntEnum):
+    """How the solve of one problem ended. ``usable`` solutions may be executed; ``remedy`` says what to do about others."""
+
+    CONVERGED = 0
+    ITERATION_LIMIT = 1
+    TIME_LIMIT = 2
+    NO_FINITE_PLAN = 3
+    NOT_CONVEX = 4
+    NOT_STABILIZABLE = 5
+
+    @property
+    def usable(self) -> bool:
+        """Whether the plan may be executed."""
+        return self <= Status.TIME_LIMIT
+
+    @property
+    def remedy(self) -> str:
+        """What the status means and what to do about it."""
+        return _REMEDIES[self]
+
+
+_REMEDIES = {
+    Status.CONVERGED: "the planner's own criterion is met",
+    Status.ITERATION_LIMIT: "all iterations are used; raise max_iterations for a better plan",
+    Status.TIME_LIMIT: "the time budget ended the solve early; lower the number of samples or the horizon",
+    Status.NO_FINITE_PLAN: (
+        "every candidate led to a state or cost that is not finite; check x0, shorten the horizon or narrow control_limits"
+    ),
+    Status.NOT_CONVEX: "the cost is not convex in the controls; make R (or R + B'PB) positive definite",
+    Status.NOT_STABILIZABLE: (
+        "no control keeps the infinite-horizon cost finite; check that (A, B) is stabilizable and that the cost sees every "
+        "unstable direction, or lower the discount"
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A plan for each problem of a batch.
+
+    Attributes:
+        problem: what was solved.
+        xs: states ``(*batch, T+1, n)``.
+        us: controls ``(*batch, T, m)``.
+        cost: ``(*batch,)``; infinite where the status is not usable.
+        status: codes of :class:`Status`, ``(*batch,)``.
+        stats: counts and times of the solve: ``iterations``, ``evaluations`` (rollouts), ``nonfinite`` (rollouts excluded
+            because a state or cost was not finite), ``seconds``, and what else the planner reports.
+        t0: step of the first control.
+        K: feedback gains ``(*batch, T, m, n)``, or ``(*batch, m, n)`` for an infinite horizon; None without.
+        P: Hessian of the value function, ``(*batch, T+1, n, n)`` or ``(*batch, n, n)``; None without.
+        Quu: control Hessian of the state-action value, shaped like K; None without.
+        certificate: what the planner proves about the solution; None where it proves nothing.
+        warm_start: what the planner keeps for its next solve beside the controls.
+    """
+
+    problem: Problem
+    xs: Tensor
+    us: Tensor
+    cost: Tensor
+    status: Tensor
+    stats: dict[str, Any] = field(default_factory=dict)
+    t0: int = 0
+    K: Tensor | None = None
+    P: Tensor | None = None
+    Quu: Tensor | None = None
+    certificate: Any = None
+    warm_start: Any = None
+
+    @property
+    def usable(self) -> Tensor:
+        """Which plans may be executed, ``(*batch,)`` of bool."""
+        return self.status <= int(Status.TIME_LIMIT)
+
+    def controller(self, *, temperature: float = 1.0) -> "LinearGaussianController":
+        """A time-varying linear-Gaussian controller about the plan.
+
+        Uses the planner's gains; without them, one LQR backward pass about the plan gives them.
+
+        Args:
+            temperature: scale of the covariance ``temperature * Quu^-1``.
+        """
+        from planners.controllers import linear_gaussian_controller
+
+        return linear_gaussian_controller(self, temperature=temperature)
+
+    def summary(self) -> str:
+        """Counts of each status with its remedy, one line each."""
+        codes, counts = self.status.flatten().unique(return_counts=True)
+        lines = [
+            f"{Status(int(code)).name.lower()} x {int(count)}: {Status(int(code)).remedy}"
+            for code, count in zip(codes, counts, strict=True)
+        ]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        batch, costs = tuple(self.cost.shape), self.cost.detach().double()
+        cost = f"{float(costs):.6g}" if not batch else f"{float(costs.mean()):.6g} (mean of {costs.numel()})"
+        codes = ", ".join(Status(int(code)).name.lower() for code in self.status.flatten().unique()) or "empty"
+        stats = "".join(f", {k} {v:.3g}" if isinstance(v, float) else f", {k} {v}" for k, v in self.stats.items())
+        return f"Solution(batch {batch}, {self.us.shape[-2]} steps, cost {cost}, {codes}{stats})"
+
+    __repr__ = __str__
+
+
+class SolveError(RuntimeError):
+    """Some problems have no usable plan. ``solution`` holds everything that was found."""
+
+    def __init__(self, solution: Solution):
+        self.solution = solution
+        bad = int((~solution.usable).sum())
+        super().__init__(
+            f"{bad} of {solution.cost.numel()} problems have no usable plan (solve(..., throw=False) returns them too):\n"
+            f"{solution.summary()}"
+        )
+
+
+def finished(problem: Problem, xs: Tensor, us: Tensor, cost: Tensor, status: Tensor, **fields: Any) -> Solution:
+    """A solution in which plans that are not finite are marked and cost infinity."""
+    finite = xs.isfinite().all(-1).all(-1) & us.isfinite().all(-1).all(-1) & cost.isfinite()
+    unfit = torch.full_like(status, int(Status.NO_FINITE_PLAN))
+    status = torch.where(finite | (status > int(Status.TIME_LIMIT)), status, unfit)
+    cost = torch.where(status <= int(Status.TIME_LIMIT), cost, torch.full_like(cost, float("inf")))
+    us = torch.where(us.isfinite(), us, torch.zeros_like(us))
+    return Solution(problem, xs, us, cost, status, **fields)

@@ -1,0 +1,134 @@
+"""One verb for all planners: :func:`solve`."""
+
+import abc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from planners.problem import Problem
+from planners.solution import Solution, SolveError
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """Differentiate the solution by backpropagating through the planner's own computation."""
+
+
+@dataclass(frozen=True)
+class Planner(abc.ABC):
+    """A planner: a frozen configuration without state.
+
+    Class attributes:
+        supports: the features of a problem (:meth:`Problem.features`) that the planner honors.
+        gradients: the values of ``gradient`` that :func:`solve` accepts beside None.
+    """
+
+    supports: ClassVar[frozenset[str]] = frozenset()
+    gradients: ClassVar[tuple[type, ...]] = ()
+
+    def check(self, problem: Problem) -> None:  # noqa: B027 (most planners have nothing to add)
+        """Raise ValueError if the problem cannot be solved by this planner for a reason beyond ``supports``."""
+
+    @abc.abstractmethod
+    def plan(self, problem: Problem, x0: Tensor, request: "Request") -> Solution:
+        """Solve from initial states ``(*batch, n)``; called by :func:`solve` after all checks."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What comes with a solve beside the problem and x0.
+
+    Attributes:
+        t0: step of the first control.
+        previous_control: control before the first step, ``(*batch, m)``, or None.
+        init: a previous solution to start from, or None.
+        generator: source of randomness, or None for the default one.
+        out_of_time: true once the solve should end; checked between iterations.
+    """
+
+    t0: int = 0
+    previous_control: Tensor | None = None
+    init: Solution | None = None
+    generator: torch.Generator | None = None
+    out_of_time: Callable[[], bool] = lambda: False
+
+
+def solve(
+    problem: Problem,
+    planner: Planner,
+    x0: Tensor,
+    *,
+    t0: int = 0,
+    previous_control: Tensor | None = None,
+    init: Solution | None = None,
+    gradient: Unrolled | None = None,
+    generator: torch.Generator | None = None,
+    throw: bool = True,
+    out_of_time: Callable[[], bool] | None = None,
+) -> Solution:
+    """Plan from initial states.
+
+    Args:
+        problem: what to solve.
+        planner: how to solve it.
+        x0: initial states ``(*batch, n)``, one problem each; the solve runs in their dtype.
+        t0: step of the first control.
+        previous_control: control before the first step ``(*batch, m)``, from which rate limits count.
+        init: a previous solution of the same planner to start from, shifted by the steps between its t0 and this one.
+        gradient: None returns tensors without a graph; ``Unrolled()`` differentiates the computation.
+        generator: source of randomness of sampling planners.
+        throw: raise if a problem has no usable plan.
+        out_of_time: asked between iterations; the solve ends with the best plan so far once it is true.
+
+    Returns:
+        The solution; its status is per batch element.
+
+    Raises:
+        ValueError: shapes do not fit, or the planner cannot honor a field of the problem (the message names those that can).
+        SolveError: some problem has no usable plan and ``throw`` is set; the error carries the solution.
+    """
+    dynamics = problem.dynamics
+    if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.ndim < 1 or x0.shape[-1] != dynamics.state_dim:
+        came = f"{tuple(x0.shape)} of {x0.dtype}" if isinstance(x0, Tensor) else type(x0).__name__
+        raise ValueError(f"x0 must be a floating-point tensor of shape (*batch, {dynamics.state_dim}), got {came}")
+    _check_support(problem, planner, gradient)
+    if previous_control is not None and previous_control.shape[-1:] != (dynamics.control_dim,):
+        raise ValueError(
+            f"previous_control must have shape (*batch, {dynamics.control_dim}), got {tuple(previous_control.shape)}"
+        )
+    if problem.horizon != math.inf:
+        problem = replace(problem, cost=problem.cost.window(t0, int(problem.horizon)))
+    request = Request(t0, previous_control, init, generator, out_of_time or (lambda: False))
+    start = time.perf_counter()
+    with torch.set_grad_enabled(gradient is not None):
+        solution = planner.plan(problem, x0, request)
+    solution.stats["seconds"] = time.perf_counter() - start
+    if throw and not bool(solution.usable.all()):
+        raise SolveError(solution)
+    return solution
+
+
+def _check_support(problem: Problem, planner: Planner, gradient: Unrolled | None) -> None:
+    unsupported = problem.features() - planner.supports
+    if unsupported:
+        able = sorted(p.__name__ for p in _planners(Planner) if problem.features() <= p.supports)
+        raise ValueError(
+            f"{type(planner).__name__} cannot honor: {', '.join(sorted(unsupported))}; "
+            f"{'use ' + ' or '.join(able) if able else 'no planner here can'}"
+        )
+    if gradient is not None and not isinstance(gradient, planner.gradients):
+        accepted = ", ".join(kind.__name__ + "()" for kind in planner.gradients) or "no gradient"
+        raise ValueError(f"{type(planner).__name__} offers {accepted}, got gradient={gradient!r}")
+    planner.check(problem)
+
+
+def _planners(base: type[Planner]) -> list[type[Planner]]:
+    found = []
+    for kind in base.__subclasses__():
+        found += _planners(kind) if kind.__subclasses__() else [kind]
+    return found
