@@ -114,6 +114,10 @@ class Dynamics(nn.Module, abc.ABC):
             for name, p in (parameters or {}).items()
         }
         for name, parameter in self.physical_parameters.items():
+            if not name.isidentifier() or hasattr(self, name):
+                raise ValueError(
+                    f"parameter {name!r} must be an identifier that is no attribute of {type(self).__name__}"
+                )
             value = parameter.tensor()
             if isinstance(value, nn.Parameter):
                 self.register_parameter(name, value)
@@ -128,11 +132,14 @@ class Dynamics(nn.Module, abc.ABC):
 
         Args:
             x: states ``(*batch, n)``.
-            u: controls ``(*batch, m)``.
+            u: controls ``(*batch, m)``, in the dtype of x.
             t: integer step, broadcastable to batch, or None for time-invariant use.
 
         Returns:
             ``(*batch, n)`` in the dtype of x; NaN where the world has diverged.
+
+        Raises:
+            ValueError: shapes or dtypes do not fit, see :meth:`check_step`.
         """
 
     def observe(self, x: Tensor) -> Tensor:
@@ -168,8 +175,7 @@ class Dynamics(nn.Module, abc.ABC):
 
         Differentiable by autograd when gradients are enabled and ``derivatives == "autograd"``.
         """
-        self.check_step(x, u)
-        x, u = _broadcast(x, u)
+        x, u = self._broadcast(x, u)
         f, x_next = self._displaced_step(x, u, t)
         z = x.new_zeros(*x.shape[:-1], self.tangent_dim + self.control_dim)
         if self.derivatives == "autograd":
@@ -181,10 +187,11 @@ class Dynamics(nn.Module, abc.ABC):
 
     def curvature(self, x: Tensor, u: Tensor, costate: Tensor, t: TimeStep = None) -> Curvature:
         """Second derivatives of the next state weighted by a costate ``(*batch, tangent_dim)``."""
-        self.check_step(x, u)
-        x, u = _broadcast(x, u)
+        x, u = self._broadcast(x, u)
         f, _ = self._displaced_step(x, u, t)
         z = x.new_zeros(*x.shape[:-1], self.tangent_dim + self.control_dim)
+        if costate.shape[-1:] != (self.tangent_dim,):
+            raise ValueError(f"costate must have last axis {self.tangent_dim}, got shape {tuple(costate.shape)}")
         costate = costate.expand(*x.shape[:-1], self.tangent_dim)
         if self.derivatives == "autograd":
             hessian = derivatives.weighted_hessian(f, z, costate)
@@ -278,23 +285,34 @@ class Dynamics(nn.Module, abc.ABC):
     # Checks
 
     def check_step(self, x: Tensor, u: Tensor) -> None:
-        """Raise ValueError unless x is ``(*batch, n)`` and u is ``(*batch, m)``."""
-        if x.ndim < 1 or x.shape[-1] != self.state_dim:
-            raise ValueError(f"x must have shape (*batch, {self.state_dim}), got {tuple(x.shape)}")
-        if u.ndim < 1 or u.shape[-1] != self.control_dim:
-            raise ValueError(f"u must have shape (*batch, {self.control_dim}), got {tuple(u.shape)}")
+        """Raise ValueError unless x is ``(*batch, n)`` and u is ``(*batch, m)``, of one floating dtype."""
+        self._check_operands("x", x, "u", u)
+        if x.shape[:-1] != u.shape[:-1]:
+            raise ValueError(
+                f"x and u must have the same batch axes, got x {tuple(x.shape)} and u {tuple(u.shape)}; expand one of them"
+            )
 
     def check_sequence(self, x0: Tensor, us: Tensor) -> torch.Size:
         """The common batch shape of x0 ``(*batch, n)`` and us ``(*batch, T, m)``, or a ValueError."""
         if us.ndim < 2:
             raise ValueError(f"us must have shape (*batch, T, {self.control_dim}), got {tuple(us.shape)}")
-        self.check_step(x0, us)
-        try:
-            return torch.broadcast_shapes(x0.shape[:-1], us.shape[:-2])
-        except RuntimeError:
+        self._check_operands("x0", x0, "us", us)
+        return _common_batch("x0", x0.shape[:-1], "us", us.shape[:-2])
+
+    def _check_operands(self, x_name: str, x: Tensor, u_name: str, u: Tensor) -> None:
+        if x.ndim < 1 or x.shape[-1] != self.state_dim:
+            raise ValueError(f"{x_name} must have last axis n = {self.state_dim}, got shape {tuple(x.shape)}")
+        if u.ndim < 1 or u.shape[-1] != self.control_dim:
+            raise ValueError(f"{u_name} must have last axis m = {self.control_dim}, got shape {tuple(u.shape)}")
+        if x.dtype != u.dtype or not x.is_floating_point():  # integers would truncate the parameters cast to them
             raise ValueError(
-                f"the batch axes of x0 {tuple(x0.shape[:-1])} and us {tuple(us.shape[:-2])} do not broadcast"
-            ) from None
+                f"{x_name} and {u_name} must have the same floating dtype, got {x.dtype} and {u.dtype}; cast with .to()"
+            )
+
+    def _broadcast(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        self._check_operands("x", x, "u", u)
+        batch = _common_batch("x", x.shape[:-1], "u", u.shape[:-1])
+        return x.expand(*batch, self.state_dim), u.expand(*batch, self.control_dim)
 
     def extra_repr(self) -> str:
         """The line that ``print(model)`` shows."""
@@ -310,9 +328,13 @@ def nan_after_divergence(xs: Tensor) -> Tensor:
     return xs.masked_fill(diverged.unsqueeze(-1), float("nan"))
 
 
-def _broadcast(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    batch = torch.broadcast_shapes(x.shape[:-1], u.shape[:-1])
-    return x.expand(*batch, x.shape[-1]), u.expand(*batch, u.shape[-1])
+def _common_batch(x_name: str, x_batch: torch.Size, u_name: str, u_batch: torch.Size) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(x_batch, u_batch)
+    except RuntimeError:
+        raise ValueError(
+            f"the batch axes of {x_name} {tuple(x_batch)} and {u_name} {tuple(u_batch)} do not broadcast"
+        ) from None
 
 
 def _names(kind: str, names: Sequence[str] | None, dim: int, prefix: str) -> tuple[str, ...]:
