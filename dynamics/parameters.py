@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,8 @@ class PhysicalParameter:
         description: one line.
 
     Raises:
-        ValueError: the bounds are inverted, do not contain the nominal value, or do not fit the transform.
+        ValueError: the bounds are inverted, do not contain the nominal value, or do not fit the transform; or the
+            nominal value lies on a bound that the transform sends to infinity.
     """
 
     nominal: float | Tensor
@@ -41,11 +43,16 @@ class PhysicalParameter:
         if self.transform == "logit" and not (lower > float("-inf") and upper < float("inf")):
             raise ValueError(f"transform 'logit' needs two finite bounds, got {self.bounds}")
         self.check("nominal", self.tensor())
+        if not bool(self.to_unconstrained(self.tensor()).isfinite().all()):
+            raise ValueError(
+                f"transform {self.transform!r} sends the nominal value {self.nominal} to infinity: move it off the bounds "
+                f"{self.bounds}, or use 'identity'"
+            )
 
     @property
     def shape(self) -> torch.Size:
         """The shape ``s`` of a shared value."""
-        return self.nominal.shape if isinstance(self.nominal, Tensor) else torch.Size()
+        return torch.Size(np.shape(self.nominal))
 
     def tensor(self) -> Tensor:
         """The nominal value as a float64 tensor of shape ``s``, or the tensor itself if it requires a gradient."""
@@ -97,10 +104,10 @@ def value_like(name: str, value: Tensor, ndim: int, x: Tensor) -> Tensor:
     if value.ndim == ndim:
         return value
     worlds = value.shape[0]
-    if x.ndim < 2 or x.shape[0] not in (worlds, 1):
+    if x.ndim < 2 or x.shape[0] != worlds:
         raise ValueError(
-            f"parameter {name!r} has one value for each of {worlds} worlds, so the first axis of x must be {worlds} "
-            f"(or 1), got x of shape {tuple(x.shape)}; add it with x.expand({worlds}, *x.shape)"
+            f"parameter {name!r} has one value for each of {worlds} worlds, so the first axis of x must be {worlds}, "
+            f"got x of shape {tuple(x.shape)}; add it with x.expand({worlds}, *x.shape)"
         )
     return value.reshape(worlds, *[1] * (x.ndim - 2), *value.shape[1:])
 
