@@ -41,7 +41,8 @@ class Prediction:
     @property
     def std(self) -> Tensor:
         """Total standard deviation, ``(*batch, n)``."""
-        return (self.aleatoric_std.square() + self.epistemic_std.square()).sqrt()
+        # unlike the square root of a sum, this norm has a finite gradient where both parts are zero
+        return torch.linalg.vector_norm(torch.stack([self.aleatoric_std, self.epistemic_std]), dim=0)
 
 
 class StochasticDynamics(Dynamics):
@@ -110,9 +111,14 @@ def check_sampling(particles: int, resample: str) -> None:
 def deal_members(
     members: int, batch: torch.Size, particles: int, generator: torch.Generator | None, device: torch.device
 ) -> Tensor:
-    """Member of each particle, ``(*batch, particles)``: as many particles to each member as possible, in random order."""
-    scores = torch.rand(*batch, particles, generator=generator, device=device)
-    return scores.argsort(dim=-1) % members
+    """Member of each particle, ``(*batch, particles)``, in random order.
+
+    Members receive equally many particles, up to one where the particles do not divide evenly; who receives one more is
+    drawn too, otherwise a single particle would always follow the first member.
+    """
+    order = torch.rand(*batch, particles, generator=generator, device=device).argsort(dim=-1)
+    first = torch.randint(members, (*batch, 1), generator=generator, device=device)
+    return (order + first) % members
 
 
 def _member(prediction: Prediction, members: Tensor | None) -> tuple[Tensor, Tensor]:
