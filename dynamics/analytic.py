@@ -20,7 +20,8 @@ class TorchDynamics(Dynamics):
     Args:
         f: a function of states ``(*batch, n)`` and controls ``(*batch, m)``, written for any batch. With
             ``integrator=None`` it returns the next state; with ``"euler"`` or ``"rk4"`` the time derivative of the state;
-            with ``"semi_implicit_euler"`` the acceleration ``(*batch, n/2)`` of ``x = (q, v)``.
+            with ``"semi_implicit_euler"`` the acceleration ``(*batch, n/2)`` of ``x = (q, v)``. A scalar parameter with
+            one value per world has the axes of batch, like ``x[..., 0]``.
         state_dim: n.
         control_dim: m.
         dt: duration of one step [s].
@@ -31,13 +32,15 @@ class TorchDynamics(Dynamics):
         angles: indices of the states that are angles [rad].
 
     Raises:
-        ValueError: the integrator is unknown, or needs an even state_dim.
+        ValueError: the integrator is unknown, or needs an even state_dim; f returns another shape when it is called.
 
     Example:
         >>> import torch
         >>> from dynamics import TorchDynamics
-        >>> spring = TorchDynamics(lambda x, u, p: u - p.stiffness * x[..., :1], 2, 1, dt=0.01,
-        ...                        parameters={"stiffness": 4.0}, integrator="semi_implicit_euler")
+        >>> def acceleration(x, u, p):
+        ...     return (u[..., 0] - p.stiffness * x[..., 0]).unsqueeze(-1)
+        >>> spring = TorchDynamics(acceleration, 2, 1, dt=0.01, parameters={"stiffness": 4.0},
+        ...                        integrator="semi_implicit_euler")
         >>> spring(torch.tensor([1.0, 0.0]), torch.tensor([0.0])).shape
         torch.Size([2])
     """
@@ -74,12 +77,17 @@ class TorchDynamics(Dynamics):
     def forward(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Tensor:
         """The next state, ``(*batch, n)``."""
         self.check_step(x, u)
-        f = self.f
-        if self.physical_parameters:
-            p = self.parameters_like(x)
+        p = (self.parameters_like(x),) if self.physical_parameters else ()
+        shape = (*x.shape[:-1], self.state_dim // 2 if self.integrator == "semi_implicit_euler" else self.state_dim)
 
-            def f(x: Tensor, u: Tensor) -> Tensor:
-                return self.f(x, u, p)
+        def f(x: Tensor, u: Tensor) -> Tensor:
+            y = self.f(x, u, *p)
+            if y.shape != shape:  # most would broadcast into a wrong result
+                raise ValueError(
+                    f"f must return shape {shape} for x {tuple(x.shape)} and u {tuple(u.shape)}, got {tuple(y.shape)}; "
+                    "a scalar parameter multiplies x[..., 0], or x[..., :1] after .unsqueeze(-1)"
+                )
+            return y
 
         if self.integrator is None:
             return f(x, u)
@@ -181,6 +189,8 @@ class LinearDynamics(Dynamics):
 
     def __init__(self, A: Tensor, B: Tensor, b: Tensor | None = None, *, dt: float = 1.0):
         A, B = torch.as_tensor(A), torch.as_tensor(B)
+        if A.ndim < 2 or B.ndim < 2:
+            raise ValueError(f"A and B must be matrices, got shapes {tuple(A.shape)} and {tuple(B.shape)}")
         n, m = A.shape[-1], B.shape[-1]
         b = torch.zeros(n, dtype=A.dtype) if b is None else torch.as_tensor(b)
         steps = {
