@@ -13,19 +13,25 @@ from planners.costs import (
     TransitionCost,
 )
 from planners.lqr import LQR
+from planners.mpc import MPC, MPCState
 from planners.problem import Problem
+from planners.sampling import ICEM, SamplingPlanner
 from planners.solution import Solution, SolveError, Status
 from planners.solve import Planner, Unrolled, solve
 
 __all__ = [
+    "ICEM",
     "LQR",
+    "MPC",
     "Cost",
     "FunctionCost",
     "GoalCost",
     "LinearGaussianController",
+    "MPCState",
     "Planner",
     "Problem",
     "QuadraticCost",
+    "SamplingPlanner",
     "SmoothAbsCost",
     "Solution",
     "SolveError",

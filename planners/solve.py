@@ -47,7 +47,7 @@ class Request:
         t0: step of the first control.
         previous_control: control before the first step, ``(*batch, m)``, or None.
         init: a previous solution to start from, or None.
-        generator: source of randomness, or None for the default one.
+        generator: source of randomness, or None for a fresh one with seed 0.
         out_of_time: true once the solve should end; checked between iterations.
     """
 
@@ -81,7 +81,7 @@ def solve(
         previous_control: control before the first step ``(*batch, m)``, from which rate limits count.
         init: a previous solution of the same planner to start from, shifted by the steps between its t0 and this one.
         gradient: None returns tensors without a graph; ``Unrolled()`` differentiates the computation.
-        generator: source of randomness of sampling planners.
+        generator: source of randomness of sampling planners; a fresh one with seed 0 by default, so equal calls agree.
         throw: raise if a problem has no usable plan.
         out_of_time: asked between iterations; the solve ends with the best plan so far once it is true.
 
