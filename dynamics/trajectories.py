@@ -13,6 +13,7 @@ what the sensors gave; full states x are there where somebody knew them (a simul
 """
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,18 +73,17 @@ class _Log(ABC):
         units: Labels | Mapping[str, Sequence[str]] | None = None,
         source: str = "",
     ):
-        arrays = {
-            "observations": _array("observations", observations, ndim=2),
-            "controls": _array("controls", controls, ndim=2),
-            "states": None if states is None else _array("states", states, ndim=2),
-            "rewards": None if rewards is None else _array("rewards", rewards, ndim=1),
-        }
-        num_steps = len(arrays["observations"]) - 1
-        arrays["times"] = _times(times, dt, num_steps)
-        _check_lengths(arrays, num_steps)
-        widths = {group: 0 if arrays[group] is None else arrays[group].shape[1] for group in _GROUPS}
-        for field, value in arrays.items():
-            object.__setattr__(self, field, value)
+        y = _array("observations", observations, ndim=2)
+        u = _array("controls", controls, ndim=2)
+        x = None if states is None else _array("states", states, ndim=2)
+        r = None if rewards is None else _array("rewards", rewards, ndim=1)
+        if 0 in y.shape:
+            raise ValueError(f"observations must have at least one row and one column, got shape {y.shape}.")
+        t = _times(times, dt, num_steps=len(y) - 1)
+        for field, array in (("observations", y), ("controls", u), ("states", x), ("rewards", r), ("times", t)):
+            _check_rows(field, array, num_observations=len(y))
+            object.__setattr__(self, field, array)
+        widths = {"observations": y.shape[1], "controls": u.shape[1], "states": 0 if x is None else x.shape[1]}
         for field, flag in (("terminated", terminated), ("truncated", truncated)):
             object.__setattr__(self, field, _flag(field, flag))
         object.__setattr__(self, "names", _labels("names", names, widths, default=_numbered_names))
@@ -394,32 +394,22 @@ def _array(name: str, value: npt.ArrayLike, ndim: int) -> FloatArray:
 
 
 def _times(times: npt.ArrayLike | None, dt: float | None, num_steps: int) -> FloatArray:
-    if (times is None) == (dt is None):
-        raise ValueError(f"Give times or dt, one of the two; got {'both' if dt is not None else 'neither'}.")
-    if times is not None:
+    if times is not None and dt is None:
         return _array("times", times, ndim=1)
-    if not (np.isscalar(dt) and np.isfinite(dt) and dt > 0):  # type: ignore[arg-type, operator]
+    if times is not None or dt is None:
+        raise ValueError(f"Give times or dt, one of the two; got {'neither' if times is None else 'both'}.")
+    if not (math.isfinite(dt) and dt > 0):
         raise ValueError(f"dt must be a positive number of seconds, got {dt!r}.")
-    return _array("times", dt * np.arange(num_steps + 1), ndim=1)  # type: ignore[operator]
+    return _array("times", dt * np.arange(num_steps + 1), ndim=1)
 
 
-def _check_lengths(arrays: Mapping[str, FloatArray | None], num_steps: int) -> None:
-    if num_steps < 0:
-        raise ValueError("observations must have at least one row, got none.")
-    if arrays["observations"].shape[1] == 0:  # type: ignore[union-attr]
-        raise ValueError("observations must have at least one column, got none.")
-    for name, rows in (
-        ("controls", num_steps),
-        ("states", num_steps + 1),
-        ("rewards", num_steps),
-        ("times", num_steps + 1),
-    ):
-        array = arrays[name]
-        if array is not None and len(array) != rows:
-            raise ValueError(
-                f"{name} must have {rows} rows, because there are {num_steps + 1} observations (T+1 observations, states "
-                f"and times; T controls and rewards); got {len(array)}."
-            )
+def _check_rows(name: str, array: FloatArray | None, num_observations: int) -> None:
+    rows = num_observations - (name in ("controls", "rewards"))
+    if array is not None and len(array) != rows:
+        raise ValueError(
+            f"{name} must have {rows} rows, got {len(array)}: there are {num_observations} observations, and T+1 "
+            "observations (states, times) go with T controls (rewards)."
+        )
 
 
 def _check_finite(group: str, array: FloatArray, names: Sequence[str]) -> None:
