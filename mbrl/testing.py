@@ -221,8 +221,8 @@ def _check_shapes_and_dtypes(case: _Case) -> None:
 
 
 def _check_purity(case: _Case) -> None:
-    first = _evaluate(case.dynamics, case.points, case.t)
     before = case.points.map(torch.clone)
+    first = _evaluate(case.dynamics, case.points, case.t)
     _evaluate(case.dynamics, case.points.map(lambda a: 0.5 * a.flip(0)), case.t)
     again = _evaluate(case.dynamics, case.points, case.t)
     for name, value in first.items():
@@ -556,7 +556,6 @@ def _check_sample_rollout(case: _Case) -> None:
 
 _DYNAMICS_CHECKS: tuple[Callable[[_Case], None], ...] = (
     _check_shapes_and_dtypes,
-    _check_errors,
     _check_purity,
     _check_batched_equals_single,
     _check_time,
@@ -569,5 +568,6 @@ _DYNAMICS_CHECKS: tuple[Callable[[_Case], None], ...] = (
     _check_with_parameters,
     _check_worlds,
     _check_parameter_gradients,
+    _check_errors,
 )
 _STOCHASTIC_CHECKS: tuple[Callable[[_Case], None], ...] = (_check_predict, _check_sample_rollout)
