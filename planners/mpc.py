@@ -14,7 +14,7 @@ from torch import Tensor
 from planners.problem import Problem
 from planners.sampling.base import shifted
 from planners.solution import Solution
-from planners.solve import Planner, solve
+from planners.solve import Planner, check_support, solve
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class MPC:
     """Model predictive control with any planner; acts like a policy on the state.
 
     Attributes:
-        problem: what is solved at every step, with a finite horizon.
+        problem: what is solved at every step.
         planner: how it is solved.
         budget: time to plan one step [s]; iterative planners end at the first iteration that exceeds it. None: no bound.
         clock: returns the present time [s].
@@ -62,13 +62,14 @@ class MPC:
     def __post_init__(self):
         if self.budget is not None and not self.budget > 0:
             raise ValueError(f"budget must be a positive number of seconds, got {self.budget}")
+        check_support(self.problem, self.planner)
 
     def init(self, x0: Tensor | int | tuple[int, ...] = (), *, generator: torch.Generator | None = None) -> MPCState:
         """The state before the first step.
 
         Args:
             x0: initial states ``(*batch, n)``, or the batch shape alone.
-            generator: source of randomness; seeded with 0 by default.
+            generator: source of randomness on the device of the states; seeded with 0 by default.
         """
         if isinstance(x0, Tensor):
             batch, device = x0.shape[:-1], x0.device
@@ -77,6 +78,7 @@ class MPC:
         generator = generator.clone_state() if generator else torch.Generator(device).manual_seed(0)
         return MPCState(0, None, None, generator, torch.zeros(batch, dtype=torch.long, device=device), 0)
 
+    @torch.no_grad()
     def step(
         self,
         state: MPCState,
@@ -111,13 +113,12 @@ class MPC:
             throw=False,
             out_of_time=lambda: self._late(start),
         )
-        us = torch.where(solution.usable[..., None, None], solution.us, self._previous_plan(state, solution))
-        lower, upper = problem.limits_like(us)
-        lower, upper = lower.expand(us.shape)[..., 0, :], upper.expand(us.shape)[..., 0, :]
-        u = torch.where(solution.usable.unsqueeze(-1), us[..., 0, :], self._feedback(state, x, us[..., 0, :]))
-        u = torch.minimum(torch.maximum(torch.where(u.isfinite(), u, torch.zeros_like(u)), lower), upper)
-        solution = replace(solution, us=us)
         fallbacks = state.fallbacks + (~solution.usable).long()
+        solution = self._continued(state, solution)
+        lower, upper = (limit.expand(solution.us.shape) for limit in problem.limits_like(solution.us))
+        solution = replace(solution, us=solution.us.clamp(lower, upper))
+        u = self._feedback(solution, x)
+        u = torch.where(u.isfinite(), u, 0.0).clamp(lower[..., 0, :], upper[..., 0, :])
         return u, MPCState(state.time + 1, solution, u, generator, fallbacks, state.overruns + self._late(start))
 
     def act(self, x: Tensor, memory: MPCState, *, deterministic: bool = True) -> tuple[Tensor, MPCState]:
@@ -135,19 +136,31 @@ class MPC:
             problem = replace(problem, dynamics=problem.dynamics.with_parameters(**parameters))
         return problem
 
-    def _previous_plan(self, state: MPCState, solution: Solution) -> Tensor:
-        """The previous plan from this step on, or zeros; ``(*batch, T, m)``."""
-        if state.solution is None:
-            return torch.zeros_like(solution.us)
-        steps = state.time - state.solution.t0
-        return shifted(state.solution.us.to(solution.us), steps, solution.us.shape[-2]).expand(solution.us.shape)
+    def _continued(self, state: MPCState, solution: Solution) -> Solution:
+        """The solution, but the rest of the previous plan where it is not usable; before any plan, zero."""
+        previous, usable, T = state.solution, solution.usable, solution.us.shape[-2]
+        if previous is None:
+            return replace(solution, us=_where(usable, solution.us, torch.zeros_like(solution.us)))
+        steps = state.time - previous.t0
+        xs = _where(usable, solution.xs, shifted(previous.xs, steps, T + 1))
+        us = _where(usable, solution.us, shifted(previous.us, steps, T))
+        K = solution.K
+        if K is not None and previous.K is not None:
+            stationary = K.ndim == us.ndim
+            K = _where(usable, K, previous.K if stationary else shifted(previous.K, steps, T, dim=-3))
+        return replace(solution, xs=xs, us=us, K=K)
 
-    def _feedback(self, state: MPCState, x: Tensor, u: Tensor) -> Tensor:
-        """The previous plan's control u corrected by its gains, where it has them and the state is finite."""
-        previous = state.solution
-        if previous is None or previous.K is None or previous.K.ndim <= previous.us.ndim:
+    def _feedback(self, solution: Solution, x: Tensor) -> Tensor:
+        """The plan's first control, corrected by its gains where x is not the state that the plan expects (a new one does)."""
+        u, K = solution.us[..., 0, :], solution.K
+        if K is None:
             return u
-        k = min(state.time - previous.t0, previous.us.shape[-2] - 1)
-        dx = self.problem.dynamics.difference(x, previous.xs[..., k, :].to(x))
-        corrected = u + (previous.K[..., k, :, :].to(x) @ dx.unsqueeze(-1)).squeeze(-1)
-        return torch.where(corrected.isfinite(), corrected, u)
+        K = K if K.ndim == solution.us.ndim else K[..., 0, :, :]
+        dx = self.problem.dynamics.difference(x, solution.xs[..., 0, :])
+        corrected = u + (K @ dx.unsqueeze(-1)).squeeze(-1)
+        return torch.where(corrected.isfinite().all(-1, keepdim=True), corrected, u)
+
+
+def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """``torch.where`` for a mask ``(*batch,)`` of the leading axes."""
+    return torch.where(mask.reshape(*mask.shape, *[1] * (new.ndim - mask.ndim)), new, old.to(new))

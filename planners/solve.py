@@ -96,7 +96,7 @@ def solve(
     if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.ndim < 1 or x0.shape[-1] != dynamics.state_dim:
         came = f"{tuple(x0.shape)} of {x0.dtype}" if isinstance(x0, Tensor) else type(x0).__name__
         raise ValueError(f"x0 must be a floating-point tensor of shape (*batch, {dynamics.state_dim}), got {came}")
-    _check_support(problem, planner, gradient)
+    check_support(problem, planner, gradient)
     if previous_control is not None and previous_control.shape[-1:] != (dynamics.control_dim,):
         raise ValueError(
             f"previous_control must have shape (*batch, {dynamics.control_dim}), got {tuple(previous_control.shape)}"
@@ -113,7 +113,8 @@ def solve(
     return solution
 
 
-def _check_support(problem: Problem, planner: Planner, gradient: Unrolled | None) -> None:
+def check_support(problem: Problem, planner: Planner, gradient: Unrolled | None = None) -> None:
+    """Raise ValueError unless the planner honors every field of the problem and the kind of gradient."""
     unsupported = problem.features() - planner.supports
     if unsupported:
         able = sorted(p.__name__ for p in _planners(Planner) if problem.features() <= p.supports)

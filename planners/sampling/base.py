@@ -25,11 +25,11 @@ from planners.solve import Planner, Request
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """Finite control limits and what follows from them, ``(*batch, T, m)`` or fewer leading axes.
+    """Finite control limits and what follows from them.
 
     Attributes:
-        lower: lower limit.
-        upper: upper limit.
+        lower: lower limit, ``(*batch, T, m)``.
+        upper: upper limit, ``(*batch, T, m)``.
     """
 
     lower: Tensor
@@ -42,12 +42,9 @@ class Bounds:
 
     def clamp(self, us: Tensor) -> Tensor:
         """Control sequences ``(*batch, T, m)`` or candidates ``(*batch, samples, T, m)`` within the limits."""
-        return torch.minimum(torch.maximum(us, self._like(self.lower, us)), self._like(self.upper, us))
-
-    @staticmethod
-    def _like(limit: Tensor, us: Tensor) -> Tensor:
-        """Limits with batch axes aligned with those of candidates, which have one axis more."""
-        return limit.unsqueeze(-3) if 2 < limit.ndim < us.ndim else limit
+        if us.ndim == self.lower.ndim:
+            return us.clamp(self.lower, self.upper)
+        return us.clamp(self.lower.unsqueeze(-3), self.upper.unsqueeze(-3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +91,8 @@ class SamplingPlanner(Planner):
     def __post_init__(self):
         for name in ("num_samples", "max_iterations", "particles"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if self.execute not in ("auto", "best", "mean"):
             raise ValueError(f"execute must be 'auto', 'best' or 'mean', got {self.execute!r}")
 
@@ -133,8 +130,9 @@ class SamplingPlanner(Planner):
     def plan(self, problem: Problem, x0: Tensor, request: Request) -> Solution:
         """Run the loop; called through ``solve``."""
         generator = request.generator or torch.Generator(x0.device).manual_seed(0)
-        bounds = Bounds(*problem.limits_like(x0))
-        first = _first_plan(problem, x0, bounds, request)
+        shape = (*x0.shape[:-1], int(problem.horizon), problem.dynamics.control_dim)
+        bounds = Bounds(*(_expanded("control_limits", limit, shape) for limit in problem.limits_like(x0)))
+        first = _first_plan(bounds, request)
         previous = None if request.init is None else request.init.warm_start
         belief = self.start(first, bounds, previous, request.t0 - (request.init.t0 if request.init else 0))
         best = Best(first, x0.new_full(x0.shape[:-1], float("inf")))
@@ -170,7 +168,12 @@ class SamplingPlanner(Planner):
             costs = problem.trajectory_cost(xs, candidates.unsqueeze(-3), t0=t0).mean(-1)
         else:
             costs = problem.trajectory_cost(dynamics.rollout(starts, candidates, t0), candidates, t0=t0)
-        return torch.where(costs.isfinite(), costs, torch.full_like(costs, float("inf")))
+        if costs.shape != candidates.shape[:-2]:
+            raise ValueError(
+                f"the cost of candidates {tuple(candidates.shape)} must have shape {tuple(candidates.shape[:-2])}, got "
+                f"{tuple(costs.shape)}; stage and terminal costs must return (*batch,) for states (*batch, n)"
+            )
+        return costs.to(candidates).masked_fill(~costs.isfinite(), float("inf"))
 
     def _finish(
         self,
@@ -210,15 +213,25 @@ class _Counter:
         return costs
 
 
-def _first_plan(problem: Problem, x0: Tensor, bounds: Bounds, request: Request) -> Tensor:
+def _first_plan(bounds: Bounds, request: Request) -> Tensor:
     """The previous plan shifted to this step, its last control held, or the middle of the limits; ``(*batch, T, m)``."""
-    shape = (*x0.shape[:-1], int(problem.horizon), problem.dynamics.control_dim)
     if request.init is None:
-        return (0.5 * (bounds.lower + bounds.upper)).expand(shape).clone()
-    return bounds.clamp(shifted(request.init.us.to(x0), request.t0 - request.init.t0, shape[-2]).expand(shape))
+        return 0.5 * (bounds.lower + bounds.upper)
+    shape = bounds.lower.shape
+    us = shifted(request.init.us.to(bounds.lower), request.t0 - request.init.t0, shape[-2])
+    return bounds.clamp(_expanded("the controls of init", us, shape))
 
 
-def shifted(us: Tensor, steps: int, horizon: int) -> Tensor:
-    """Control sequences ``(*batch, L, m)`` from ``steps`` later on: ``(*batch, horizon, m)``, the ends held."""
-    index = (torch.arange(horizon, device=us.device) + steps).clamp(0, us.shape[-2] - 1)
-    return us.index_select(-2, index)
+def _expanded(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return value.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} must broadcast to (*batch, T, m) = {tuple(shape)}, got {tuple(value.shape)}"
+        ) from None
+
+
+def shifted(sequence: Tensor, steps: int, length: int, *, dim: int = -2) -> Tensor:
+    """A sequence from ``steps`` later on, ``length`` long along its time axis ``dim``, the ends held."""
+    index = (torch.arange(length, device=sequence.device) + steps).clamp(0, sequence.shape[dim] - 1)
+    return sequence.index_select(dim, index)

@@ -5,8 +5,9 @@ that is correlated in time with power spectrum :math:`f^{-\beta}` (section 3.1),
 shifted between steps (3.2), fewer candidates in later iterations (3.3), clipping instead of truncated sampling, and the mean
 as a candidate of the last iteration (3.4).
 
-Differences from the paper: kept elites are evaluated again, so that a plan never rests on a cost from another step; the
-standard deviation has a floor.
+Differences from the paper: kept elites are evaluated again, so that a plan never rests on a cost from another step; the mean
+is a candidate of the first iteration too, so that no plan is worse than the one it starts from; the standard deviation has a
+floor.
 """
 
 from dataclasses import dataclass
@@ -51,8 +52,10 @@ class ICEM(SamplingPlanner):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 1 <= self.num_elites <= self.num_samples:
-            raise ValueError(f"num_elites must be in 1..num_samples={self.num_samples}, got {self.num_elites}")
+        if not (isinstance(self.num_elites, int) and 1 <= self.num_elites <= self.num_samples):
+            raise ValueError(
+                f"num_elites must be an integer in 1..num_samples={self.num_samples}, got {self.num_elites!r}"
+            )
         if not (self.initial_std > 0 and self.minimum_std >= 0 and self.noise_exponent >= 0 and self.sample_decay >= 1):
             raise ValueError(
                 "need initial_std > 0, minimum_std >= 0, noise_exponent >= 0 and sample_decay >= 1, got "
@@ -69,10 +72,11 @@ class ICEM(SamplingPlanner):
         elites = None
         if isinstance(previous, _Belief) and previous.elites is not None and self._num_kept:
             elites = shifted(previous.elites.to(mean), shift, mean.shape[-2])
+            elites = elites.expand(*mean.shape[:-2], *elites.shape[-3:])
         return _Belief(mean, std, elites)
 
     def propose(self, belief: _Belief, bounds: Bounds, iteration: int, generator: torch.Generator) -> Tensor:
-        """Colored noise about the mean, the kept elites, and in the last iteration the mean itself."""
+        """Colored noise about the mean, the kept elites, and in the first and last iteration the mean itself."""
         samples = max(int(self.num_samples / self.sample_decay**iteration), min(2 * self.num_elites, self.num_samples))
         *batch, T, m = belief.mean.shape
         noise = colored_noise((*batch, samples, m), T, self.noise_exponent, generator, belief.mean).mT
@@ -80,7 +84,7 @@ class ICEM(SamplingPlanner):
         proposals = [belief.mean.unsqueeze(-3) + std.unsqueeze(-3) * noise]
         if belief.elites is not None:
             proposals.append(belief.elites[..., : self._num_kept, :, :])
-        if iteration == self.max_iterations - 1:
+        if iteration in (0, self.max_iterations - 1):
             proposals.append(belief.mean.unsqueeze(-3))
         return torch.cat(proposals, dim=-3)
 
