@@ -173,13 +173,15 @@ class Dynamics(nn.Module, abc.ABC):
     def linearize(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Linearization:
         """First derivatives at states ``(*batch, n)`` and controls ``(*batch, m)``.
 
-        Differentiable by autograd when gradients are enabled and ``derivatives == "autograd"``.
+        Differentiable by autograd when gradients are enabled and ``derivatives == "autograd"``; without a graph when
+        nothing that the step depends on requires a gradient.
         """
         x, u = self._broadcast(x, u)
         f, x_next = self._displaced_step(x, u, t)
         z = x.new_zeros(*x.shape[:-1], self.tangent_dim + self.control_dim)
         if self.derivatives == "autograd":
-            jacobian = derivatives.jacobian(f, z, self.tangent_dim)
+            with _graph_if_needed(x_next):
+                jacobian = derivatives.jacobian(f, z, self.tangent_dim)
         else:
             jacobian = derivatives.finite_difference_jacobian(f, z)
         fx, fu = jacobian.split([self.tangent_dim, self.control_dim], dim=-1)
@@ -188,13 +190,14 @@ class Dynamics(nn.Module, abc.ABC):
     def curvature(self, x: Tensor, u: Tensor, costate: Tensor, t: TimeStep = None) -> Curvature:
         """Second derivatives of the next state weighted by a costate ``(*batch, tangent_dim)``."""
         x, u = self._broadcast(x, u)
-        f, _ = self._displaced_step(x, u, t)
+        f, x_next = self._displaced_step(x, u, t)
         z = x.new_zeros(*x.shape[:-1], self.tangent_dim + self.control_dim)
         if costate.shape[-1:] != (self.tangent_dim,):
             raise ValueError(f"costate must have last axis {self.tangent_dim}, got shape {tuple(costate.shape)}")
         costate = costate.expand(*x.shape[:-1], self.tangent_dim)
         if self.derivatives == "autograd":
-            hessian = derivatives.weighted_hessian(f, z, costate)
+            with _graph_if_needed(x_next, costate):
+                hessian = derivatives.weighted_hessian(f, z, costate)
         else:
             hessian = derivatives.finite_difference_weighted_hessian(f, z, costate)
         n = self.tangent_dim
@@ -221,7 +224,8 @@ class Dynamics(nn.Module, abc.ABC):
 
         z = x.new_zeros(*x.shape[:-1], self.tangent_dim)
         if self.derivatives == "autograd":
-            return derivatives.jacobian(h, z, self.observation_dim)
+            with _graph_if_needed(self.observe(x)):
+                return derivatives.jacobian(h, z, self.observation_dim)
         return derivatives.finite_difference_jacobian(h, z)
 
     # Geometry
@@ -326,6 +330,11 @@ def nan_after_divergence(xs: Tensor) -> Tensor:
     """
     diverged = (~xs.isfinite().all(-1)).to(torch.uint8).cummax(-1).values.bool()
     return xs.masked_fill(diverged.unsqueeze(-1), float("nan"))
+
+
+def _graph_if_needed(*values: Tensor) -> torch.set_grad_enabled:
+    """Derivatives keep no graph where the values that they belong to have none."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and any(value.requires_grad for value in values))
 
 
 def _common_batch(x_name: str, x_batch: torch.Size, u_name: str, u_batch: torch.Size) -> torch.Size:

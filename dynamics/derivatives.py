@@ -32,7 +32,7 @@ def jacobian(f: BatchedFunction, z: Tensor, output_dim: int) -> Tensor:
     Returns:
         ``(*batch, p, k)``; differentiable when gradients are enabled on entry.
     """
-    differentiable = torch.is_grad_enabled()
+    differentiable = _differentiable()
     with torch.enable_grad():
         displacement = z.new_zeros(*z.shape[:-1], output_dim, z.shape[-1]).requires_grad_()
         y = f(z.unsqueeze(-2) + displacement)
@@ -68,7 +68,7 @@ def gradient_and_hessian(f: BatchedFunction, z: Tensor) -> tuple[Tensor, Tensor]
         gradient ``(*batch, k)`` and symmetric Hessian ``(*batch, k, k)``; differentiable when gradients are enabled on
         entry.
     """
-    differentiable = torch.is_grad_enabled()
+    differentiable = _differentiable()
     k = z.shape[-1]
     with torch.enable_grad():
         displacement = z.new_zeros(*z.shape[:-1], k, k).requires_grad_()
@@ -85,6 +85,13 @@ def gradient_and_hessian(f: BatchedFunction, z: Tensor) -> tuple[Tensor, Tensor]
             )
     gradient = gradient[..., 0, :] if differentiable else gradient[..., 0, :].detach()
     return gradient, 0.5 * (hessian + hessian.mT)
+
+
+def _differentiable() -> bool:
+    """Whether results shall carry a graph."""
+    if torch.is_inference_mode_enabled():  # no graph is recorded there, and every derivative would be zero
+        raise RuntimeError("autograd derivatives do not exist under torch.inference_mode(); use torch.no_grad()")
+    return torch.is_grad_enabled()
 
 
 def finite_difference_jacobian(f: BatchedFunction, z: Tensor, *, step: float | None = None) -> Tensor:
