@@ -117,13 +117,14 @@ def _missing(log: Trajectory | RawLog) -> _Check:
 
 
 def _time_axis(log: Trajectory | RawLog) -> _Check:
-    steps = np.diff(log.times)
+    times = _finite_or_nan(log.times)
+    steps = np.diff(times)
     forward = steps[steps > 0]
     yield "time backwards", "times", np.flatnonzero(steps < 0) + 1, ""
     yield "duplicate time", "times", np.flatnonzero(steps == 0) + 1, ""
     if forward.size:
         median = float(np.median(forward))
-        rounding = 4 * np.finfo(float).eps * np.nanmax(np.abs(log.times))
+        rounding = 4 * np.finfo(float).eps * np.nanmax(np.abs(times))
         gap = steps > GAP * median
         jitter = (steps > 0) & ~gap & (np.abs(steps - median) > JITTER * median + rounding)
         longest = f"longest {forward.max():.4g} s, median step {median:.4g} s"
@@ -139,7 +140,7 @@ def _repeats(log: Trajectory | RawLog) -> _Check:
     for column, values in _columns(log):
         finite = np.flatnonzero(np.isfinite(values))
         if finite.size > 1 and np.ptp(values[finite]) == 0:
-            yield "constant", column, finite, f"{values[finite[0]]:.6g}"
+            yield "constant", column, finite, f"{values[finite[0]] + 0.0:.6g}"
 
 
 def _clipped(log: Trajectory | RawLog, limits: tuple[npt.ArrayLike, npt.ArrayLike] | None) -> _Check:
@@ -148,10 +149,10 @@ def _clipped(log: Trajectory | RawLog, limits: tuple[npt.ArrayLike, npt.ArrayLik
         raise ValueError(f"control_limits must be (lower, upper) with lower < upper, got {limits}.")
     if log.num_steps == 0:
         return
-    for i, (name, u) in enumerate(zip(log.names.controls, log.controls.T, strict=True)):
+    for i, (name, u) in enumerate(zip(log.names.controls, _finite_or_nan(log.controls).T, strict=True)):
         column = f"controls: {name}"
         if lower is not None and upper is not None:
-            near = 1e-9 * min(upper[i] - lower[i], 1e9)  # rounding; a limit may be infinite
+            near = np.nan_to_num(1e-9 * (upper[i] - lower[i]), posinf=0.0)  # for rounding; limits may be infinite
             outside = (u < lower[i] - near) | (u > upper[i] + near)
             at_limit = ((np.abs(u - lower[i]) <= near) | (np.abs(u - upper[i]) <= near)) & ~outside
             yield "beyond limits", column, np.flatnonzero(outside), f"limits {lower[i]:.6g} to {upper[i]:.6g}"
@@ -161,6 +162,10 @@ def _clipped(log: Trajectory | RawLog, limits: tuple[npt.ArrayLike, npt.ArrayLik
                 at_extreme = u == extreme
                 if at_extreme.mean() > CLIPPED_SHARE:
                     yield "clipped", column, np.flatnonzero(at_extreme), f"{at_extreme.mean():.1%} at {extreme:.6g}"
+
+
+def _finite_or_nan(array: FloatArray) -> FloatArray:
+    return np.where(np.isfinite(array), array, np.nan)
 
 
 def _limit(limit: npt.ArrayLike, log: Trajectory | RawLog) -> FloatArray:

@@ -101,8 +101,10 @@ def test_an_unknown_format_lists_what_was_tried(tmp_path):
     assert "format= one of minari, npz, csv, d4rl" in message
     with pytest.raises(ValueError, match="no reader for format 'rosbag'; known are minari, npz, csv, d4rl"):
         read_trajectories(path, format="rosbag")
-    with pytest.raises(ValueError, match="no writer for format 'd4rl'; known are minari, npz"):
+    with pytest.raises(ValueError, match="no writer for format 'd4rl'; known are minari"):
         write_trajectories(path, [sample()], format="d4rl")
+    with pytest.raises(ValueError, match=r"no writer for format '\.csv'"):
+        write_trajectories(tmp_path / "a.csv", [sample()])
 
 
 def test_a_missing_path_and_an_unknown_option_are_named(tmp_path):
@@ -132,7 +134,8 @@ def test_several_paths_and_labels_from_the_caller(tmp_path):
 
 def test_a_plain_archive_with_its_own_keys(tmp_path):
     expected, path = sample(), tmp_path / "plain.npz"
-    np.savez(path, obs=expected.observations, act=expected.controls, dt=0.05, truncated=True)
+    content = {"obs": expected.observations, "act": expected.controls, "infos/mode": np.ones(3)}
+    np.savez(path, **content, dt=0.05, truncated=True)
     (read,) = read_trajectories(path, keys={"observations": "obs", "controls": "act"})
     np.testing.assert_array_equal(read.controls, expected.controls)
     np.testing.assert_array_equal(read.times, expected.times)
@@ -179,6 +182,18 @@ def test_a_truncated_archive(tmp_path, size):
     content = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(content[:size])
     assert "it is truncated" in error_of(tmp_path / "a.npz")
+
+
+def test_a_damaged_archive_and_an_array_that_is_none(tmp_path):
+    path = tmp_path / "a.npz"
+    write_trajectories(path, [sample(300)])
+    content = bytearray(path.read_bytes())
+    content[1000:1010] = bytes(10)
+    path.write_bytes(content)
+    assert "not an .npz archive of plain arrays, or it is truncated" in error_of(path)
+    with open(path, "wb") as stream:
+        np.save(stream, np.zeros(3))
+    assert "not an .npz archive of plain arrays" in error_of(path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -254,7 +269,9 @@ def test_files_of_one_folder_make_one_trajectory(tmp_path):
         read_trajectories(tmp_path / "log_*", files=files, states=[0])
     with pytest.raises(ValueError, match="files has the unknown key 'inputs'"):
         read_trajectories(tmp_path / "log_*", files={**files, "inputs": "u.csv"})
-    assert "is not a file. With files= the path names folders" in error_of(tmp_path / "log_1" / "y.csv", files=files)
+    assert "u.csv: is not there. With files=" in error_of(tmp_path / "log_1", files={**files, "controls": "no/u.csv"})
+    with pytest.raises(TrajectoryFormatError, match=r"log_1: is a folder. Name its tables with files="):
+        read_trajectories(tmp_path / "log_*", observations=[0], controls=[1])
     table(tmp_path / "log_2", ["7", "8", "9", "10"], header="", name="u.csv")
     assert "controls must have 2 rows, got 4" in error_of(tmp_path / "log_2", files=files)
 
@@ -441,6 +458,12 @@ def test_writing_changes_no_environment_variable_and_nothing_else_on_disk(tmp_pa
     ]
 
 
+def test_names_of_states_survive_where_only_some_trajectories_have_them(tmp_path):
+    mixed = [sample(), sample(seed=1, states=np.ones((5, 1)), names={"states": ["tilt"]})]
+    write_trajectories(tmp_path / "a-v0", mixed)
+    assert_same(read_trajectories(tmp_path / "a-v0"), mixed)
+
+
 def test_minari_bytes_depend_on_the_content_only(tmp_path):
     files = []
     for folder in ("one", "two"):
@@ -560,6 +583,7 @@ def break_file(path, change):
         (lambda file: file.__delitem__("episode_1"), "episode 1: minari cannot read it (KeyError:"),
         (lambda file: file["episode_0/observations"].resize(4, axis=0), "controls must have 3 rows, got 4"),
         (lambda file: file["episode_0/truncations"].write_direct(np.ones(4, bool)), "episode 0: ends at step 0 of 4."),
+        (lambda file: file["episode_0/truncations"].resize(3, axis=0), "need one value per step"),
         (lambda file: file["episode_0/infos/time"].write_direct(np.zeros(5)), "times[1] = 0 s comes after times[0]"),
     ],
 )

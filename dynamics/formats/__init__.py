@@ -14,8 +14,8 @@ from dynamics.trajectories import RawLog, Trajectory
 __all__ = ["TrajectoryFormatError", "read_logs", "read_trajectories", "write_trajectories"]
 
 PathLike = str | os.PathLike[str]
-READERS = {"minari": minari.read, "npz": npz.read, "csv": csv.read, "d4rl": d4rl.read}
-WRITERS = {"minari": minari.write, "npz": npz.write}
+_READERS = {"minari": minari.read, "npz": npz.read, "csv": csv.read, "d4rl": d4rl.read}
+_WRITERS = {"minari": minari.write, "npz": npz.write}
 
 
 def read_trajectories(
@@ -70,10 +70,10 @@ def read_logs(
         single = {"format": format, "names": names, "units": units, **options}
         return [log for one in path for log in read_logs(one, **single)]
     format = _detect(path) if format is None else format
-    if format not in READERS:
-        raise ValueError(f"There is no reader for format {format!r}; known are {', '.join(READERS)}.")
-    _check_options(format, READERS[format], options)
-    logs = READERS[format](path, **options)
+    if format not in _READERS:
+        raise ValueError(f"There is no reader for format {format!r}; known are {', '.join(_READERS)}.")
+    _check_options(format, _READERS[format], options)
+    logs = _READERS[format](path, **options)
     with naming(path, "", "Give one label per column."):
         return [log.replace(names=names or {}, units=units or {}) for log in logs]
 
@@ -81,7 +81,7 @@ def read_logs(
 def write_trajectories(
     path: PathLike, trajectories: Sequence[Trajectory], *, format: str | None = None, **options: Any
 ) -> None:
-    """Writes trajectories as an .npz file, or otherwise as a Minari dataset; never over existing data unless asked.
+    """Writes trajectories as an .npz file or a Minari dataset; never over existing data unless asked.
 
     Args:
         path: file ending in .npz, or folder of a Minari dataset (its name ends with a version, e.g. cartpole-v0).
@@ -89,11 +89,12 @@ def write_trajectories(
         format: "minari" or "npz"; by default from the ending of the path.
         **options: `overwrite=True`, and those of `dynamics.formats.minari.write`.
     """
-    format = ("npz" if Path(path).suffix == ".npz" else "minari") if format is None else format
-    if format not in WRITERS:
-        raise ValueError(f"There is no writer for format {format!r}; known are {', '.join(WRITERS)}.")
-    _check_options(format, WRITERS[format], options)
-    WRITERS[format](path, trajectories, **options)
+    suffix = Path(path).suffix
+    format = {"": "minari", ".npz": "npz"}.get(suffix, suffix) if format is None else format
+    if format not in _WRITERS:
+        raise ValueError(f"There is no writer for format {format!r}; known are minari (a folder) and npz.")
+    _check_options(format, _WRITERS[format], options)
+    _WRITERS[format](path, trajectories, **options)
 
 
 def _check_options(format: str, function: Callable, options: Mapping[str, Any]) -> None:
@@ -123,4 +124,4 @@ def _detect(path: PathLike) -> str:
         "a Minari dataset (data/metadata.json), .npz, .csv/.tsv/.txt or a folder of *.csv, .hdf5 with 'observations'"
     )
     problem = f"is in no format that was recognized; tried: {tried}."
-    raise TrajectoryFormatError(path, "", problem, f"Say which one it is: format= one of {', '.join(READERS)}.")
+    raise TrajectoryFormatError(path, "", problem, f"Say which one it is: format= one of {', '.join(_READERS)}.")

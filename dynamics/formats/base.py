@@ -45,9 +45,9 @@ def build_log(
         raise TrajectoryFormatError(file, place, "holds no time stamps.", "Pass dt= with the seconds per step.")
     with naming(file, place, "Correct the file, or choose other columns."):
         log = RawLog(times=times, dt=dt if times is None else None, **fields)
-    steps = np.diff(log.times)
-    if dt is not None and times is not None and np.isfinite(steps).any():
-        median = float(np.nanmedian(steps))
+    steps = np.diff(log.times[np.isfinite(log.times)])
+    if dt is not None and times is not None and steps.size:
+        median = float(np.median(steps))
         if abs(median - dt) > UNIFORM_TOLERANCE * dt:
             problem = f"dt={dt:g} s was asked for, but the time stamps step by {median:.6g} s."
             fix = "Leave dt= out and resample afterwards, or check the unit of the stamps."

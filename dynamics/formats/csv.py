@@ -99,6 +99,10 @@ def _read_folder(
     seconds: float,
     dt: float | None,
 ) -> RawLog:
+    for name in files.values():
+        if not (folder / name).is_file():
+            fix = "With files= the path names folders, each of which holds these files."
+            raise TrajectoryFormatError(folder / name, "", "is not there.", fix)
     tables = {group: _table(folder / name, delimiter) for group, name in files.items()}
     parts = {group: table.select(chosen.get(group, range(table.width))) for group, table in tables.items()}
     return _log(folder, "", parts, seconds, dt)
@@ -107,7 +111,7 @@ def _read_folder(
 def _matches(path: str | os.PathLike[str], pattern: str) -> list[Path]:
     """What `path` stands for, in natural order; a folder stands for its files of `pattern`, or for itself without."""
     text = os.fspath(path)
-    if glob.has_magic(text):
+    if glob.has_magic(text) and not Path(path).exists():
         matches = [Path(match) for match in glob.glob(text)]
     elif Path(path).is_dir() and pattern:
         matches = list(Path(path).glob(pattern))
@@ -210,9 +214,9 @@ def _table(file: Path, delimiter: str) -> _Table:
                 if row:
                     rows.append(row)
                     lines.append(reader.line_num)
-    except (IsADirectoryError, NotADirectoryError) as error:
-        fix = "With files= the path names folders, without it files."
-        raise TrajectoryFormatError(file, "", "is not a file.", fix) from error
+    except IsADirectoryError as error:
+        fix = "Name its tables with files=, or match the files themselves."
+        raise TrajectoryFormatError(file, "", "is a folder.", fix) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise TrajectoryFormatError(
             file, f"line {len(lines) + 1}", f"is not text ({error}).", "Save it as UTF-8."

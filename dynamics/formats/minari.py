@@ -64,14 +64,15 @@ def read(path: str | os.PathLike[str], *, dt: float | None = None, states: Seque
     if num_episodes == 0:
         raise TrajectoryFormatError(folder, "metadata.json", "holds no episodes.", "Record at least one.")
     logs = []
+    episodes = iter(storage.get_episodes(range(num_episodes)))
+    attributes = iter(storage.get_episode_metadata(range(num_episodes)))
     for index in range(num_episodes):
         try:
-            episode = next(iter(storage.get_episodes([index])))
-            attributes = next(iter(storage.get_episode_metadata([index])))
+            episode, labels = next(episodes), next(attributes)
         except unusable as error:
             problem = f"minari cannot read it ({type(error).__name__}: {error})."
             raise TrajectoryFormatError(folder, f"episode {index}", problem, "Copy or write it again.") from error
-        logs.append(_log(folder, metadata, episode, attributes, states=states, dt=dt))
+        logs.append(_log(folder, metadata, episode, labels, states=states, dt=dt))
     steps = sum(log.num_steps for log in logs)
     if steps != metadata.get("total_steps", steps):
         problem = f"announces {metadata['total_steps']} steps, but the {num_episodes} episodes hold {steps}."
@@ -80,24 +81,18 @@ def read(path: str | os.PathLike[str], *, dt: float | None = None, states: Seque
 
 
 def _log(
-    folder: Path, metadata: dict, episode: dict, attributes: dict, *, states: Sequence[str] | None, dt: float | None
+    folder: Path, metadata: dict, episode: dict, labels: dict, *, states: Sequence[str] | None, dt: float | None
 ) -> RawLog:
     place, infos = f"episode {episode['id']}", episode["infos"] or {}
     observations, names = _flat_observations(folder, metadata["observation_space"], episode["observations"])
     _check_box(folder, "action_space", metadata["action_space"])
-    keys = (("state",) if "state" in infos else ()) if states is None else states
-    for key in keys:
-        if key not in infos:
-            fix = f"Choose among {', '.join(sorted(infos)) or 'none'}, or leave states= out."
-            raise TrajectoryFormatError(folder, f"{place}, infos", f"there is no {key!r}.", fix)
     ours = metadata.get(_METADATA_KEY, {})
     rewards = np.asarray(episode["rewards"])
-    ends = np.asarray(episode["terminations"]) | np.asarray(episode["truncations"])
+    with naming(folder, place, "Terminations and truncations need one value per step."):
+        ends = np.asarray(episode["terminations"], bool) | np.asarray(episode["truncations"], bool)
     if ends[:-1].any():
         problem = f"ends at step {np.flatnonzero(ends)[0]} of {len(ends)}."
         raise TrajectoryFormatError(folder, place, problem, "Store what follows as an episode of its own.")
-    with naming(folder, f"{place}, infos", "Every entry needs T+1 rows."):
-        state = np.column_stack([infos[key] for key in keys]) if keys else None
     if infos.get("time") is None and dt is None:
         fix = "Pass dt= with the seconds per step" + _environment_hint(metadata)
         raise TrajectoryFormatError(folder, place, "there are no times (infos/time).", fix)
@@ -106,7 +101,7 @@ def _log(
         place,
         observations=observations,
         controls=episode["actions"],
-        states=state,
+        states=_states(folder, f"{place}, infos", infos, states),
         rewards=None if ours and np.isnan(rewards).all() else rewards,
         times=infos.get("time"),
         dt=dt,
@@ -114,8 +109,19 @@ def _log(
         truncated=bool(episode["truncations"][-1]) if len(ends) else False,
         names={"observations": names, **ours.get("names", {})},
         units=ours.get("units"),
-        source=attributes.get("source", f"{metadata.get('dataset_id', folder)}:{episode['id']}"),
+        source=labels.get("source", f"{metadata.get('dataset_id', folder)}:{episode['id']}"),
     )
+
+
+def _states(folder: Path, place: str, infos: Mapping[str, Any], keys: Sequence[str] | None) -> Any | None:
+    """The chosen entries of infos side by side; without a choice "state", where it is."""
+    keys = (("state",) if "state" in infos else ()) if keys is None else keys
+    for key in keys:
+        if key not in infos:
+            fix = f"Choose among {', '.join(sorted(infos)) or 'none'}, or leave states= out."
+            raise TrajectoryFormatError(folder, place, f"there is no {key!r}.", fix)
+    with naming(folder, place, "Every entry needs T+1 rows."):
+        return np.column_stack([infos[key] for key in keys]) if keys else None
 
 
 def _environment_hint(metadata: Mapping[str, Any]) -> str:
@@ -188,7 +194,7 @@ def _write_new(folder: Path, trajectories: Sequence[Trajectory], dataset_id: str
     from gymnasium.spaces import Box
     from minari.dataset.minari_storage import MinariStorage
 
-    first = trajectories[0]
+    first = next((trajectory for trajectory in trajectories if trajectory.states is not None), trajectories[0])
     observation_space, action_space = (
         Box(-np.inf, np.inf, (array.shape[1],), np.float64) for array in (first.observations, first.controls)
     )

@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,14 @@ def read(
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         problem = f"is not an .npz archive of plain arrays, or it is truncated ({error})."
         raise TrajectoryFormatError(path, "", problem, "Copy it again, or save it with numpy.savez.") from error
     if not arrays:
         raise TrajectoryFormatError(path, "", "holds no arrays.", "Save observations, controls and times in it.")
-    prefixes = sorted({name.split("/")[0] for name in arrays if "/" in name}, key=lambda prefix: (len(prefix), prefix))
-    if not prefixes:
+    if not all("/" in name for name in arrays):
         return [_log(path, "", arrays, dict(keys or {}), dt)]
+    prefixes = sorted({name.split("/")[0] for name in arrays}, key=lambda prefix: (len(prefix), prefix))
     episodes = {p: {n[len(p) + 1 :]: a for n, a in arrays.items() if n.startswith(p + "/")} for p in prefixes}
     return [_log(path, prefix, episode, dict(keys or {}), dt) for prefix, episode in episodes.items()]
 
