@@ -4,25 +4,90 @@ import importlib.util
 from pathlib import Path
 
 from dynamics.analytic import LinearDynamics, MechanicalSystem, TorchDynamics
+from dynamics.audit import AuditReport, Finding, audit
 from dynamics.base import Curvature, Dynamics, Linearization
+from dynamics.evaluation import EvaluationWindows, PredictionErrors, evaluate_predictions, evaluation_windows
+from dynamics.fitting import FitReport, fit
+from dynamics.formats import TrajectoryFormatError, read_logs, read_trajectories, write_trajectories
+from dynamics.learned import MLP, Ensemble, LearnedDynamics, LinearModel
+from dynamics.learned.training import FitError, Training
+from dynamics.mujoco import ModelField, MujocoDynamics
 from dynamics.parameters import PhysicalParameter
+from dynamics.preparation import (
+    convert_units,
+    drop_duplicates,
+    estimate_velocities,
+    fill_gaps,
+    resample,
+    shift_latency,
+)
+from dynamics.serialization import load, save
 from dynamics.stochastic import Prediction, StochasticDynamics
 from dynamics.systems import Acrobot, CartPole, DoubleIntegrator, Pendulum
+from dynamics.trajectories import (
+    Labels,
+    RawLog,
+    Trajectory,
+    Transitions,
+    Windows,
+    check_compatible,
+    summarize,
+    transitions,
+    windows,
+)
 
 __all__ = [
+    "MLP",
     "Acrobot",
+    "AuditReport",
     "CartPole",
     "Curvature",
     "DoubleIntegrator",
     "Dynamics",
+    "Ensemble",
+    "EvaluationWindows",
+    "Finding",
+    "FitError",
+    "FitReport",
+    "Labels",
+    "LearnedDynamics",
     "LinearDynamics",
+    "LinearModel",
     "Linearization",
     "MechanicalSystem",
+    "ModelField",
+    "MujocoDynamics",
     "Pendulum",
     "PhysicalParameter",
     "Prediction",
+    "PredictionErrors",
+    "RawLog",
     "StochasticDynamics",
     "TorchDynamics",
+    "Training",
+    "Trajectory",
+    "TrajectoryFormatError",
+    "Transitions",
+    "Windows",
+    "audit",
+    "check_compatible",
+    "convert_units",
+    "drop_duplicates",
+    "estimate_velocities",
+    "evaluate_predictions",
+    "evaluation_windows",
+    "fill_gaps",
+    "fit",
+    "load",
+    "read_logs",
+    "read_trajectories",
+    "resample",
+    "save",
+    "shift_latency",
+    "summarize",
+    "transitions",
+    "windows",
+    "write_trajectories",
 ]
 
 

@@ -346,6 +346,11 @@ def _common_batch(x_name: str, x_batch: torch.Size, u_name: str, u_batch: torch.
         ) from None
 
 
+def is_numbered(names: Sequence[str]) -> bool:
+    """Whether names are a letter and a number each, as given by default, and say nothing about what the values are."""
+    return all(name[1:] == str(i) for i, name in enumerate(names))
+
+
 def _names(kind: str, names: Sequence[str] | None, dim: int, prefix: str) -> tuple[str, ...]:
     result = tuple(names) if names is not None else tuple(f"{prefix}{i}" for i in range(dim))
     if len(result) != dim or len(set(result)) != dim:

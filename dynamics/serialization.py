@@ -1,0 +1,67 @@
+"""Learned models as files: tensors in safetensors, the configuration as JSON in its header; nothing is executed on loading."""
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dynamics.learned.base import LearnedDynamics
+
+FORMAT = "mbrl-control model 1"
+
+
+def save(model: LearnedDynamics, path: str | Path) -> Path:
+    """Write a model to one file, whole or not at all.
+
+    Args:
+        model: a fitted model.
+        path: the file, by convention ``*.safetensors``; an existing file is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: the model is not a learned one.
+        RuntimeError: it has not been fitted.
+    """
+    if not isinstance(model, LearnedDynamics):
+        raise TypeError(f"save takes a learned model, got {type(model).__name__}, which is its code and parameters")
+    model.check_fitted()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": FORMAT, "class": type(model).__name__, "config": json.dumps(model.config())}
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial, metadata)
+    os.replace(partial, path)
+    return path
+
+
+def load(path: str | Path) -> LearnedDynamics:
+    """Read a model written by :func:`save`; its predictions are those of the saved one, bit for bit.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a model, or of a kind this version does not know.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no model at {path}; models are written by dynamics.save(model, path)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); was it cut short?") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; write models with dynamics.save"
+        )
+    learned = importlib.import_module("dynamics.learned")
+    if metadata["class"] not in learned.__all__:
+        raise ValueError(f"{path} holds a {metadata['class']!r}; this version knows {', '.join(learned.__all__)}")
+    model = getattr(learned, metadata["class"])(**json.loads(metadata["config"]))
+    model.load_state_dict(tensors)
+    return model
