@@ -149,9 +149,11 @@ def test_many_trajectories_keep_their_order(tmp_path):
 
 
 def test_npz_bytes_depend_on_the_content_only(tmp_path):
-    for name in ("a.npz", "b.npz"):
+    for name in ("a.npz", "new/b.npz"):
         write_trajectories(tmp_path / name, [sample()])
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "new" / "b.npz").read_bytes()
+    with pytest.raises(ValueError, match="the collection is empty"):
+        write_trajectories(tmp_path / "none.npz", [])
     with pytest.raises(FileExistsError, match="pass overwrite=True"):
         write_trajectories(tmp_path / "a.npz", [sample()])
     write_trajectories(tmp_path / "a.npz", [sample(seed=5)], overwrite=True)

@@ -79,6 +79,8 @@ def write(path: str | os.PathLike[str], trajectories: Sequence[Trajectory], *, o
         overwrite: whether an existing file may be replaced.
     """
     path = Path(path)
+    if not len(trajectories):
+        raise ValueError("No trajectories to write: the collection is empty.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Choose another path, or pass overwrite=True.")
     arrays = {}
@@ -92,6 +94,7 @@ def write(path: str | os.PathLike[str], trajectories: Sequence[Trajectory], *, o
         for field in _FIELDS:
             if field != "dt" and getattr(trajectory, field) is not None:
                 arrays[f"trajectory_{index}/{field}"] = getattr(trajectory, field)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # a crash leaves no half-written archive
         np.savez_compressed(Path(folder, "new.npz"), **arrays)
         os.replace(Path(folder, "new.npz"), path)
