@@ -103,7 +103,8 @@ class MechanicalSystem(Dynamics):
         control_dim: m.
         coordinates: names of the generalized coordinates; velocities are called ``<name>_velocity``.
         dt: duration of one step [s].
-        integrator: ``"rk4"`` (order 4) or ``"semi_implicit_euler"`` (order 1, no energy drift without damping).
+        integrator: ``"rk4"`` (order 4) or ``"semi_implicit_euler"`` (order 1; bounded energy error without damping where
+            the mass matrix is constant).
         parameters: named physical parameters.
         control_names: one name per control.
         angles: indices of the coordinates that are angles [rad].

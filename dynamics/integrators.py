@@ -23,7 +23,11 @@ def rk4(derivative: Field, x: Tensor, u: Tensor, dt: float) -> Tensor:
 
 
 def semi_implicit_euler(acceleration: Field, x: Tensor, u: Tensor, dt: float) -> Tensor:
-    """Semi-implicit (symplectic) Euler, order 1, for ``x = (q, v)``: ``v' = v + dt a(x, u)``, ``q' = q + dt v'``."""
+    """Semi-implicit Euler, order 1, for ``x = (q, v)``: ``v' = v + dt a(x, u)``, ``q' = q + dt v'``.
+
+    Symplectic, so that the energy error stays bounded, where the acceleration depends on q alone; a mass matrix that varies
+    with q makes it depend on v, and the energy drifts.
+    """
     q, v = x.chunk(2, dim=-1)
     v_next = v + dt * acceleration(x, u)
     return torch.cat([q + dt * v_next, v_next], dim=-1)
