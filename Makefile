@@ -3,7 +3,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3
+PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3# the first that is there; 3.11 is what the pins are tested on
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 SEED ?= 0
@@ -12,6 +12,7 @@ BENCH ?=
 QUICK ?=
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # one pip at a time
 .PHONY: help install demo test test-slow lint style types layers bench docs wheel constraints clean
 
 help: ## List the targets
