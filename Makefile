@@ -3,7 +3,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3# the first that is there; 3.11 is what the pins are tested on
+# The first that is there; 3.11 is what the pins are tested on.
+PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 SEED ?= 0
