@@ -8,7 +8,7 @@ import torch
 import dynamics
 import mbrl
 import planners
-from dynamics import DoubleIntegrator
+from dynamics import DoubleIntegrator, LinearModel, Trajectory, fit
 from mbrl.testing import check_dynamics
 from planners import ICEM, GoalCost, Problem, solve
 
@@ -25,4 +25,11 @@ x0 = torch.tensor([0.5, 0.0], dtype=torch.float64)  # half a meter off, at rest
 solution = solve(problem, ICEM(), x0, generator=torch.Generator().manual_seed(0))
 idle = problem.trajectory_cost(point.rollout(x0, torch.zeros_like(solution.us)), torch.zeros_like(solution.us))
 assert solution.cost < 0.5 * idle, f"the plan costs {solution.cost:.3f}, doing nothing {idle:.3f}"
+
+us = torch.rand(10, 60, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.5
+xs = point.rollout(x0.expand(10, 2), us)
+model = LinearModel(state_dim=2, control_dim=1, dt=point.dt)
+fit(model, [Trajectory(x.numpy(), u.numpy(), dt=point.dt) for x, u in zip(xs, us, strict=True)])
+error = (model(x0, us[0, 0]) - point(x0, us[0, 0])).abs().max()
+assert error < 1e-3, f"a linear model of a linear system is off by {error:.2e}"
 sys.stdout.write(f"wheel of {Path(dynamics.__file__).parent.parent}: {solution}\n")
