@@ -125,17 +125,11 @@ def colored_noise(
     Returns:
         ``(*shape, length)``.
     """
-    options = {"generator": generator, "dtype": like.dtype, "device": like.device}
+    white = torch.randn(*shape, length, generator=generator, dtype=like.dtype, device=like.device)
     if length == 1 or exponent == 0:
-        return torch.randn(*shape, length, **options)
+        return white
     frequencies = torch.fft.rfftfreq(length, dtype=like.dtype, device=like.device)
     frequencies[0] = frequencies[1]  # a constant offset has as much power as the slowest wave
-    scale = frequencies ** (-exponent / 2)
-    real, imaginary = (torch.randn(*shape, len(scale), **options) * scale for _ in range(2))
-    # The constant term and, for even length, the fastest wave are real and carry their whole power in the real part.
-    ends = [0, -1] if length % 2 == 0 else [0]
-    real[..., ends] = real[..., ends] * 2**0.5
-    imaginary[..., ends] = 0.0
-    power = scale.square()
-    variance = power[0] * 2 + 4 * power[1:].sum() - (2 * power[-1] if length % 2 == 0 else 0)
-    return torch.fft.irfft(torch.complex(real, imaginary), n=length) * length / variance.sqrt()
+    spectra = torch.fft.rfft(torch.eye(length, dtype=like.dtype, device=like.device)) * frequencies ** (-exponent / 2)
+    filters = torch.fft.irfft(spectra, n=length)  # row i is the answer to an impulse at i, the same for all but shifted
+    return white @ (filters / torch.linalg.vector_norm(filters[0]))
