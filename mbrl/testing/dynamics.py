@@ -1,11 +1,4 @@
-"""Contract checks to run on one's own classes.
-
-    from mbrl.testing import check_dynamics
-    check_dynamics(MySystem())
-
-A check raises :class:`ContractError` with a sentence that says what was violated. It samples its own test points from a
-fixed seed; points that make sense for the system (unit quaternions, states away from contact) can be passed instead.
-"""
+"""The contract of dynamics."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -14,14 +7,9 @@ import torch
 from torch import Tensor
 
 from dynamics import Dynamics, PhysicalParameter, StochasticDynamics
-
-__all__ = ["ContractError", "check_dynamics"]
+from mbrl.testing.contract import ContractError, require, require_close, require_value_error
 
 _POINTS, _STEPS, _WORLDS = 6, 3, 3
-
-
-class ContractError(AssertionError):
-    """A class does not do what its contract says."""
 
 
 def check_dynamics(
@@ -154,36 +142,6 @@ def _evaluate(dynamics: Dynamics, points: _Points, t: int | None) -> dict[str, T
     return dict(_evaluations(dynamics, points, t))
 
 
-def _require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise ContractError(sentence)
-
-
-def _require_close(actual: Tensor, expected: Tensor, tolerance: float, sentence: str) -> None:
-    """The largest difference is at most ``tolerance`` times (1 + the largest expected magnitude)."""
-    actual, expected = actual.detach(), expected.detach()
-    _require(actual.shape == expected.shape, f"{sentence}: shapes {tuple(actual.shape)} and {tuple(expected.shape)}")
-    if actual.numel() == 0:
-        return
-    error = float((actual - expected).abs().max())
-    allowed = tolerance * (1 + float(expected.abs().max()))
-    _require(error <= allowed, f"{sentence}: they differ by {error:.2g}, allowed is {allowed:.2g}")
-
-
-def _require_value_error(call: Callable[[], object], sentence: str, *words: str) -> None:
-    """The call raises a ValueError whose text has all words."""
-    try:
-        call()
-    except ValueError as error:
-        missing = [word for word in words if word not in str(error)]
-        if missing:
-            raise ContractError(f"{sentence}: the error must name {', '.join(missing)}, it says: {error}") from error
-    except Exception as error:
-        raise ContractError(f"{sentence}: must raise ValueError, raised {type(error).__name__}: {error}") from error
-    else:
-        raise ContractError(f"{sentence}: must raise ValueError, returned")
-
-
 # What every dynamics promises
 
 
@@ -213,11 +171,11 @@ def _check_shapes_and_dtypes(case: _Case) -> None:
             points = case.points.map(lambda a, f=select, dtype=dtype: f(a).to(dtype, copy=True))
             for name, value in _evaluations(d, points, case.t):
                 expected = (*batch, *shapes[name])
-                _require(
+                require(
                     value.shape == expected,
                     f"{name} must have shape {expected} for a batch of shape {batch}, got {tuple(value.shape)}",
                 )
-                _require(value.dtype == dtype, f"{name} must have the dtype of x, {dtype}, got {value.dtype}")
+                require(value.dtype == dtype, f"{name} must have the dtype of x, {dtype}, got {value.dtype}")
 
 
 def _check_purity(case: _Case) -> None:
@@ -226,10 +184,10 @@ def _check_purity(case: _Case) -> None:
     _evaluate(case.dynamics, case.points.map(lambda a: 0.5 * a.flip(0)), case.t)
     again = _evaluate(case.dynamics, case.points, case.t)
     for name, value in first.items():
-        _require(torch.equal(value, again[name]), f"{name} must be pure, but two calls with equal inputs differ")
+        require(torch.equal(value, again[name]), f"{name} must be pure, but two calls with equal inputs differ")
     for field in fields(before):
         same = torch.equal(getattr(before, field.name), getattr(case.points, field.name))
-        _require(same, f"inputs must not be modified, but {field.name} was")
+        require(same, f"inputs must not be modified, but {field.name} was")
 
 
 def _check_batched_equals_single(case: _Case) -> None:
@@ -240,9 +198,9 @@ def _check_batched_equals_single(case: _Case) -> None:
         tolerance = case.tolerance(name)
         single = torch.stack([s[name] for s in singles])
         advice = "" if case.precision == torch.float32 else "; if it computes in float32, pass precision=torch.float32"
-        _require_close(batched[name], single, tolerance, f"{name} of a batch must equal {name} of each element{advice}")
+        require_close(batched[name], single, tolerance, f"{name} of a batch must equal {name} of each element{advice}")
         single = single.unflatten(0, (3, 2)).transpose(0, 1)
-        _require_close(value, single, tolerance, f"{name} must not depend on the memory layout or shape of the batch")
+        require_close(value, single, tolerance, f"{name} must not depend on the memory layout or shape of the batch")
 
 
 def _check_time(case: _Case) -> None:
@@ -251,10 +209,10 @@ def _check_time(case: _Case) -> None:
     expected = case.dynamics(x, u, step)
     for t in (torch.tensor(step), torch.full((_POINTS,), step), torch.full((1,), step)):
         actual = case.dynamics(x, u, t.to(x.device))
-        _require_close(actual, expected, case.round_off, f"a step t of shape {tuple(t.shape)} must act like an integer")
+        require_close(actual, expected, case.round_off, f"a step t of shape {tuple(t.shape)} must act like an integer")
     expected = case.dynamics.linearize(x, u, step).fx
     actual = case.dynamics.linearize(x, u, torch.full((_POINTS,), step, device=x.device)).fx
-    _require_close(actual, expected, case.tolerance("linearize"), "linearize must take one step t per batch element")
+    require_close(actual, expected, case.tolerance("linearize"), "linearize must take one step t per batch element")
 
 
 def _check_rollout(case: _Case) -> None:
@@ -263,12 +221,12 @@ def _check_rollout(case: _Case) -> None:
     for k in range(_STEPS):
         xs.append(d(xs[-1], us[:, k], case.t0 + k))
     xs = torch.stack(xs, dim=-2)
-    _require_close(d.rollout(x, us, case.t0), xs, case.round_off, "rollout must equal repeated forward")
+    require_close(d.rollout(x, us, case.t0), xs, case.round_off, "rollout must equal repeated forward")
     actual = d.rollout(x, us[:, :0], case.t0)
-    _require_close(actual, x.unsqueeze(-2), 0.0, "rollout over no steps must return the initial state")
+    require_close(actual, x.unsqueeze(-2), 0.0, "rollout over no steps must return the initial state")
     actual = d.rollout(x[0], us, case.t0)
     expected = d.rollout(x[:1].expand_as(x), us, case.t0)
-    _require_close(actual, expected, case.round_off, "rollout must broadcast one initial state to many sequences")
+    require_close(actual, expected, case.round_off, "rollout must broadcast one initial state to many sequences")
 
 
 def _check_divergence(case: _Case) -> None:
@@ -280,14 +238,14 @@ def _check_divergence(case: _Case) -> None:
         ("forward", d(x, points.u, case.t), d(points.x, points.u, case.t)),
         ("rollout", d.rollout(x, points.us, case.t0), d.rollout(points.x, points.us, case.t0)),
     ):
-        _require(
+        require(
             bool(sound.isfinite().all()),
             f"{name} is not finite at the test points; pass x and u where the system lives",
         )
-        _require(not bool(broken[1].isfinite().all()), f"{name} must stay NaN for a world that is NaN, got {broken[1]}")
+        require(not bool(broken[1].isfinite().all()), f"{name} must stay NaN for a world that is NaN, got {broken[1]}")
         sentence = f"NaN in one batch element must not reach the others in {name}"
-        _require_close(broken[others], sound[others], case.round_off, sentence)
-        _require(name == "forward" or bool(broken[1].isnan().all()), "rollout must be all NaN from a NaN state on")
+        require_close(broken[others], sound[others], case.round_off, sentence)
+        require(name == "forward" or bool(broken[1].isnan().all()), "rollout must be all NaN from a NaN state on")
 
 
 # Derivatives, compared with central differences that share no code with the library
@@ -320,18 +278,18 @@ def _check_linearize(case: _Case) -> None:
     d, x, u = case.dynamics, case.points.x, case.points.u
     step, tolerance = case.eps ** (1 / 3), 256 * case.eps ** (2 / 3)
     result = d.linearize(x, u, case.t)
-    _require_close(result.x_next, d(x, u, case.t), case.round_off, "linearize.x_next must equal forward")
+    require_close(result.x_next, d(x, u, case.t), case.round_off, "linearize.x_next must equal forward")
     expected = _central_differences(_step_in_tangent_space(case), d.tangent_dim + d.control_dim, step, x.device)
     fx, fu = expected[..., : d.tangent_dim], expected[..., d.tangent_dim :]
-    _require_close(result.fx, fx, tolerance, "linearize.fx must equal finite differences of forward by the state")
-    _require_close(result.fu, fu, tolerance, "linearize.fu must equal finite differences of forward by the control")
+    require_close(result.fx, fx, tolerance, "linearize.fx must equal finite differences of forward by the state")
+    require_close(result.fu, fu, tolerance, "linearize.fu must equal finite differences of forward by the control")
 
     @torch.no_grad()
     def observe(dx: Tensor) -> Tensor:
         return d.observe(d.retract(x, dx.expand(_POINTS, -1)))
 
     hx = _central_differences(observe, d.tangent_dim, step, x.device)
-    _require_close(result.hx, hx, tolerance, "linearize.hx must equal finite differences of observe")
+    require_close(result.hx, hx, tolerance, "linearize.hx must equal finite differences of observe")
 
 
 def _check_curvature(case: _Case) -> None:
@@ -344,15 +302,15 @@ def _check_curvature(case: _Case) -> None:
         return (points.costate * f(step * dz)).sum(-1)
 
     c = d.curvature(points.x, points.u, points.costate, case.t)
-    _require_close(c.xx, c.xx.mT, case.tolerance("curvature"), "curvature.xx must be symmetric")
-    _require_close(c.uu, c.uu.mT, case.tolerance("curvature"), "curvature.uu must be symmetric")
+    require_close(c.xx, c.xx.mT, case.tolerance("curvature"), "curvature.xx must be symmetric")
+    require_close(c.uu, c.uu.mT, case.tolerance("curvature"), "curvature.uu must be symmetric")
     hessian = torch.cat([torch.cat([c.xx, c.ux.mT], dim=-1), torch.cat([c.ux, c.uu], dim=-1)], dim=-2)
     for block, mask in _curvature_blocks(case):
         for _ in range(4):
             a, b = (case.randn(2, d.tangent_dim + d.control_dim) * mask).unbind()
             expected = (s(a + b) - s(a - b) - s(b - a) + s(-a - b)) / (4 * step**2)
             sentence = f"curvature{block} must equal second differences of forward weighted by the costate"
-            _require_close(a @ hessian @ b, expected, tolerance, sentence)
+            require_close(a @ hessian @ b, expected, tolerance, sentence)
 
 
 def _curvature_blocks(case: _Case) -> tuple[tuple[str, Tensor], ...]:
@@ -368,14 +326,14 @@ def _check_gradient(case: _Case) -> None:
         return  # off the manifold forward may be anything
     x, u = (a.clone().requires_grad_() for a in (case.points.x, case.points.u))
     x_next = d(x, u, case.t)
-    _require(x_next.requires_grad, "forward must be differentiable by autograd, but its result carries no graph")
+    require(x_next.requires_grad, "forward must be differentiable by autograd, but its result carries no graph")
     weight = case.points.costate
     gx, gu = torch.autograd.grad((weight * x_next).sum(), (x, u), materialize_grads=True)
     step, tolerance = case.eps ** (1 / 3), 256 * case.eps ** (2 / 3)
     jacobian = _central_differences(_step_in_tangent_space(case), d.state_dim + d.control_dim, step, x.device)
     expected = (weight.unsqueeze(-2) @ jacobian).squeeze(-2)
     sentence = "gradients through forward must equal finite differences"
-    _require_close(torch.cat([gx, gu], dim=-1), expected, tolerance, sentence)
+    require_close(torch.cat([gx, gu], dim=-1), expected, tolerance, sentence)
 
 
 def _check_geometry(case: _Case) -> None:
@@ -383,11 +341,11 @@ def _check_geometry(case: _Case) -> None:
     dx = 0.1 * case.randn(_POINTS, d.tangent_dim)
     tolerance = 4096 * case.eps
     actual = d.difference(d.retract(x, dx), x)
-    _require_close(actual, dx, tolerance, "difference must undo retract: difference(retract(x, dx), x) = dx")
+    require_close(actual, dx, tolerance, "difference must undo retract: difference(retract(x, dx), x) = dx")
     reached = d.retract(x, d.difference(x.roll(1, dims=0), x))
     missed = d.difference(reached, x.roll(1, dims=0))  # unlike x itself, blind to the two signs of a quaternion
     sentence = "retract must undo difference: retract(x, difference(y, x)) = y"
-    _require_close(missed, torch.zeros_like(missed), tolerance, sentence)
+    require_close(missed, torch.zeros_like(missed), tolerance, sentence)
 
 
 # Parameters
@@ -409,17 +367,17 @@ def _check_with_parameters(case: _Case) -> None:
     for name, parameter in d.physical_parameters.items():
         value = _moved(parameter, 0.1)
         copy = d.with_parameters(**{name: value})
-        _require(type(copy) is type(d), f"with_parameters must return a {type(d).__name__}, got {type(copy).__name__}")
-        _require_close(getattr(copy, name), value, 0.0, f"with_parameters({name}=...) must set {name}")
+        require(type(copy) is type(d), f"with_parameters must return a {type(d).__name__}, got {type(copy).__name__}")
+        require_close(getattr(copy, name), value, 0.0, f"with_parameters({name}=...) must set {name}")
         shared = {**dict(copy.named_buffers()), **dict(copy.named_parameters())}
         others = [key for key, tensor in tensors.items() if key != name and shared.get(key) is not tensor]
-        _require(not others, f"with_parameters({name}=...) must share everything else, but copied {', '.join(others)}")
+        require(not others, f"with_parameters({name}=...) must share everything else, but copied {', '.join(others)}")
         untouched = getattr(d, name) is tensors[name]
-        _require(untouched, f"with_parameters({name}=...) must not change the object it is called on")
+        require(untouched, f"with_parameters({name}=...) must not change the object it is called on")
         _evaluate(copy, case.points, case.t)
     for name, value in _evaluate(d, case.points, case.t).items():
-        _require(torch.equal(value, before[name]), f"with_parameters must not change {name} of the original")
-    _require_value_error(lambda: d.with_parameters(no_such_parameter=1.0), "an unknown parameter", "no_such_parameter")
+        require(torch.equal(value, before[name]), f"with_parameters must not change {name} of the original")
+    require_value_error(lambda: d.with_parameters(no_such_parameter=1.0), "an unknown parameter", "no_such_parameter")
 
 
 def _check_worlds(case: _Case) -> None:
@@ -442,7 +400,7 @@ def _check_worlds(case: _Case) -> None:
             expected = torch.stack([s[name] for s in separate])
             batch = tuple(points.x.shape[:-1])
             sentence = f"parameters per world must align with the first batch axis: {name} on a batch {batch}"
-            _require_close(value, expected, case.tolerance(name), f"{sentence} must equal one copy per world")
+            require_close(value, expected, case.tolerance(name), f"{sentence} must equal one copy per world")
 
 
 def _check_parameter_gradients(case: _Case) -> None:
@@ -466,7 +424,7 @@ def _check_parameter_gradients(case: _Case) -> None:
         with torch.no_grad():
             expected = (objective(name, value + step) - objective(name, value - step)) / (2 * case.eps ** (1 / 3))
         actual, sentence = (gradient * direction).sum(), f"the gradient by {name} must equal finite differences"
-        _require_close(actual, expected, 1024 * case.eps ** (2 / 3), sentence)
+        require_close(actual, expected, 1024 * case.eps ** (2 / 3), sentence)
 
 
 # Errors
@@ -482,14 +440,14 @@ def _check_errors(case: _Case) -> None:
         ("linearize", lambda x, u: d.linearize(x, u, t)),
         ("curvature", lambda x, u: d.curvature(x, u, p.costate[: x.shape[0]], t)),
     ):
-        _require_value_error(lambda f=call: f(wide_x, p.u), f"{name} with x of size {more_n}, not {n}", n, more_n)
-        _require_value_error(lambda f=call: f(p.x, wide_u), f"{name} with u of size {more_m}, not {m}", m, more_m)
+        require_value_error(lambda f=call: f(wide_x, p.u), f"{name} with x of size {more_n}, not {n}", n, more_n)
+        require_value_error(lambda f=call: f(p.x, wide_u), f"{name} with u of size {more_m}, not {m}", m, more_m)
         sentence = f"{name} with batch axes (3,) and (2,)"
-        _require_value_error(lambda f=call: f(p.x[:3], p.u[:2]), sentence, "(3,", "(2,")
-    _require_value_error(lambda: d.rollout(wide_x, p.us, t0), f"rollout with x0 of size {more_n}, not {n}", n, more_n)
-    _require_value_error(lambda: d.rollout(p.x, wide_us, t0), f"rollout with us of size {more_m}, not {m}", m, more_m)
-    _require_value_error(lambda: d.rollout(p.x[:3], p.us[:2], t0), "rollout with batches (3,) and (2,)", "(3,", "(2,")
-    _require_value_error(lambda: d.rollout(p.x[0], p.us[0, 0], t0), "rollout with us of one axis", f"({m},)")
+        require_value_error(lambda f=call: f(p.x[:3], p.u[:2]), sentence, "(3,", "(2,")
+    require_value_error(lambda: d.rollout(wide_x, p.us, t0), f"rollout with x0 of size {more_n}, not {n}", n, more_n)
+    require_value_error(lambda: d.rollout(p.x, wide_us, t0), f"rollout with us of size {more_m}, not {m}", m, more_m)
+    require_value_error(lambda: d.rollout(p.x[:3], p.us[:2], t0), "rollout with batches (3,) and (2,)", "(3,", "(2,")
+    require_value_error(lambda: d.rollout(p.x[0], p.us[0, 0], t0), "rollout with us of one axis", f"({m},)")
 
 
 # What stochastic dynamics promise besides
@@ -513,16 +471,16 @@ def _check_predict(case: _Case) -> None:
         expected = (*batch, d.state_dim)
         for name in ("mean", "aleatoric_std", "epistemic_std"):
             shape = getattr(prediction, name).shape
-            _require(shape == expected, f"predict.{name} must have shape {expected}, got {tuple(shape)}")
+            require(shape == expected, f"predict.{name} must have shape {expected}, got {tuple(shape)}")
         for name in ("members", "members_std"):
             value = getattr(prediction, name)
             fits = value is None or (value.ndim == len(expected) + 1 and value.shape[1:] == expected)
-            _require(fits, f"predict.{name} must have shape (E, {', '.join(map(str, expected))})")
+            require(fits, f"predict.{name} must have shape (E, {', '.join(map(str, expected))})")
         for name in ("aleatoric_std", "epistemic_std", "members_std"):
             value = getattr(prediction, name)
-            _require(value is None or bool((value >= 0).all()), f"predict.{name} must not be negative or NaN")
+            require(value is None or bool((value >= 0).all()), f"predict.{name} must not be negative or NaN")
         mean = d(points.x, points.u, case.t)
-        _require_close(mean, prediction.mean, case.round_off, "forward must be the mean of predict")
+        require_close(mean, prediction.mean, case.round_off, "forward must be the mean of predict")
 
 
 def _check_sample_rollout(case: _Case) -> None:
@@ -536,22 +494,18 @@ def _check_sample_rollout(case: _Case) -> None:
     for resample in ("trajectory", "step"):
         xs = sample(0, resample=resample)
         expected = (_POINTS, 4, _STEPS + 1, d.state_dim)
-        _require(xs.shape == expected, f"sample_rollout must have shape {expected}, got {tuple(xs.shape)}")
+        require(xs.shape == expected, f"sample_rollout must have shape {expected}, got {tuple(xs.shape)}")
         start = p.x.unsqueeze(1).expand(-1, 4, -1)
-        _require_close(xs[:, :, 0], start, 0.0, "every particle of sample_rollout must start at x0")
+        require_close(xs[:, :, 0], start, 0.0, "every particle of sample_rollout must start at x0")
         same = torch.equal(xs, sample(0, resample=resample))
-        _require(same, "sample_rollout must give the same samples for the same seed of the generator")
+        require(same, "sample_rollout must give the same samples for the same seed of the generator")
         spread = bool((d.predict(p.x, p.u, case.t).std > 0).any())
-        _require(
-            not spread or not torch.equal(xs, sample(1, resample=resample)), "sample_rollout ignores its generator"
-        )
-    _require(sample(0, us=p.us[:, :0]).shape[2] == 1, "sample_rollout over no steps must return the initial state")
-    _require(
-        torch.equal(global_state, torch.get_rng_state()), "sample_rollout must draw from the generator it is given"
-    )
-    _require_value_error(lambda: sample(0, particles=0), "sample_rollout with particles=0", "0")
-    _require_value_error(lambda: sample(0, resample="never"), "sample_rollout with resample='never'", "never", "step")
-    _require_value_error(lambda: sample(0, us=p.us[:2]), "sample_rollout with batches (6,) and (2,)", "(6,", "(2,")
+        require(not spread or not torch.equal(xs, sample(1, resample=resample)), "sample_rollout ignores its generator")
+    require(sample(0, us=p.us[:, :0]).shape[2] == 1, "sample_rollout over no steps must return the initial state")
+    require(torch.equal(global_state, torch.get_rng_state()), "sample_rollout must draw from the generator it is given")
+    require_value_error(lambda: sample(0, particles=0), "sample_rollout with particles=0", "0")
+    require_value_error(lambda: sample(0, resample="never"), "sample_rollout with resample='never'", "never", "step")
+    require_value_error(lambda: sample(0, us=p.us[:2]), "sample_rollout with batches (6,) and (2,)", "(6,", "(2,")
 
 
 _DYNAMICS_CHECKS: tuple[Callable[[_Case], None], ...] = (

@@ -1,0 +1,15 @@
+"""Contract checks to run on one's own classes.
+
+    from mbrl.testing import check_dynamics, check_planner
+    check_dynamics(MySystem())
+    check_planner(MyPlanner())
+
+A check raises :class:`ContractError` with a sentence that says what was violated. It samples its own test points from a
+fixed seed; points that make sense for the system (unit quaternions, states away from contact) can be passed instead.
+"""
+
+from mbrl.testing.contract import ContractError
+from mbrl.testing.dynamics import check_dynamics
+from mbrl.testing.planners import check_planner
+
+__all__ = ["ContractError", "check_dynamics", "check_planner"]
