@@ -279,7 +279,7 @@ class Dynamics(nn.Module, abc.ABC):
         value = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
         if value.shape != shape and value.shape[1:] != shape:
             raise ValueError(
-                f"parameter {name!r} must have shape {tuple(shape)}, or (W, {', '.join(map(str, shape))}) for one value "
+                f"parameter {name!r} must have shape {tuple(shape)}, or ({', '.join(['W', *map(str, shape)])}) for one value "
                 f"per world, got {tuple(value.shape)}"
             )
         if not value.requires_grad:  # an optimizer's value stays within bounds by its transform
