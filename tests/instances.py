@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dynamics import Acrobot, CartPole, DoubleIntegrator, Dynamics, LinearDynamics, Pendulum, TorchDynamics
+from planners import ICEM, LQR, Planner
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,9 @@ ALL_SYSTEMS: dict[str, Instance] = {
 }
 
 ALL_MODELS: dict[str, Instance] = {}
+
+ALL_PLANNERS: dict[str, Planner] = {
+    "LQR": LQR(),
+    "ICEM": ICEM(),
+    "ICEM, mean": ICEM(num_samples=30, max_iterations=2, num_elites=20, noise_exponent=0.0, execute="mean"),
+}
