@@ -8,8 +8,9 @@ Costs are written for any batch: states ``(*batch, n)``, controls ``(*batch, m)`
 
 import abc
 import copy
+import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
@@ -45,10 +46,14 @@ class Cost(nn.Module, abc.ABC):
     Attributes:
         is_quadratic: whether stage and terminal are exactly quadratic in (x, u).
         needs_next_state: whether the cost of a step depends on the state it leads to.
+        has_reference: whether :meth:`with_reference` replaces something.
+        time_varying: whether stage costs differ between steps.
     """
 
     is_quadratic: bool = False
     needs_next_state: bool = False
+    has_reference: bool = False
+    time_varying: bool = False
 
     @abc.abstractmethod
     def stage(self, x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
@@ -66,7 +71,8 @@ class Cost(nn.Module, abc.ABC):
         """This cost with another reference to track.
 
         Args:
-            reference: ``(n,)``, ``(L, n)`` by step, or ``(*batch, L, n)``; held at its last value afterwards.
+            reference: ``(n,)``, ``(L, n)`` by step, or ``(*batch, L, n)``; held at its first row before, at its last
+                afterwards.
             start: step of the first row.
 
         Raises:
@@ -105,6 +111,8 @@ class Cost(nn.Module, abc.ABC):
         return SumCost([self, other])
 
     def __rmul__(self, weight: float) -> "SumCost":
+        if not isinstance(weight, numbers.Real):  # a tensor would lose its graph
+            return NotImplemented
         return SumCost([self], weights=[float(weight)])
 
 
@@ -128,37 +136,51 @@ class SumCost(Cost):
         self.weights = weights
         self.is_quadratic = all(cost.is_quadratic for cost in costs)
         self.needs_next_state = any(cost.needs_next_state for cost in costs)
+        self.has_reference = any(cost.has_reference for cost in costs)
+        self.time_varying = any(cost.time_varying for cost in costs)
 
     def stage(self, x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
         """Weighted sum of the stage costs."""
-        return torch.stack(torch.broadcast_tensors(*[w * cost.stage(x, u, t) for w, cost in self._terms()])).sum(0)
+        return self._sum([cost.stage(x, u, t) for _, cost in self._terms()])
 
     def transition(self, x: Tensor, u: Tensor, x_next: Tensor, t: int | Tensor) -> Tensor:
         """Weighted sum of the transition costs."""
-        return torch.stack(
-            torch.broadcast_tensors(*[w * cost.transition(x, u, x_next, t) for w, cost in self._terms()])
-        ).sum(0)
+        return self._sum([cost.transition(x, u, x_next, t) for _, cost in self._terms()])
 
     def terminal(self, x: Tensor) -> Tensor:
         """Weighted sum of the terminal costs."""
-        return torch.stack(torch.broadcast_tensors(*[w * cost.terminal(x) for w, cost in self._terms()])).sum(0)
+        return self._sum([cost.terminal(x) for _, cost in self._terms()])
+
+    def expand(self, x: Tensor, u: Tensor, t: int | Tensor) -> StageExpansion:
+        """Weighted sum of the expansions, so that closed forms stay in use."""
+        parts = [cost.expand(x, u, t) for _, cost in self._terms()]
+        return StageExpansion(
+            **{f.name: self._sum([getattr(p, f.name) for p in parts]) for f in fields(StageExpansion)}
+        )
+
+    def expand_terminal(self, x: Tensor) -> TerminalExpansion:
+        """Weighted sum of the expansions."""
+        parts = [cost.expand_terminal(x) for _, cost in self._terms()]
+        names = [f.name for f in fields(TerminalExpansion)]
+        return TerminalExpansion(**{name: self._sum([getattr(p, name) for p in parts]) for name in names})
 
     def with_reference(self, reference: Tensor, *, start: int = 0) -> "SumCost":
         """Replaces the reference of every summand that has one."""
-        tracking = [isinstance(cost, (_ReferenceCost, SumCost)) for _, cost in self._terms()]
-        if not any(tracking):
+        if not self.has_reference:
             raise TypeError("no summand has a reference to replace; use a cost with a goal, such as GoalCost")
-        return self._map(lambda cost: cost.with_reference(reference, start=start), tracking)
+        costs = [c.with_reference(reference, start=start) if c.has_reference else c for _, c in self._terms()]
+        return SumCost(costs, self.weights)
 
     def window(self, t0: int, horizon: int) -> "SumCost":
         """The sum of the windows."""
-        return self._map(lambda cost: cost.window(t0, horizon), [True] * len(self.costs))
+        return SumCost([cost.window(t0, horizon) for _, cost in self._terms()], self.weights)
 
     def _terms(self) -> list[tuple[float, Cost]]:
         return list(zip(self.weights, self.costs, strict=True))  # type: ignore[arg-type]
 
-    def _map(self, change: Callable[[Cost], Cost], where: list[bool]) -> "SumCost":
-        return SumCost([change(c) if w else c for (_, c), w in zip(self._terms(), where, strict=True)], self.weights)
+    def _sum(self, values: list[Tensor]) -> Tensor:
+        weighted = [weight * value for weight, value in zip(self.weights, values, strict=True)]
+        return torch.stack(torch.broadcast_tensors(*weighted)).sum(0)
 
 
 class FunctionCost(Cost):
@@ -224,16 +246,25 @@ class TransitionCost(Cost):
 class _ReferenceCost(Cost):
     """A cost of the error between the state and a goal that may depend on the step."""
 
+    has_reference = True
     goal: Tensor
 
     def __init__(self, goal: Tensor | Sequence[float] | float):
         super().__init__()
-        goal = torch.as_tensor(goal)
-        goal = goal if goal.is_floating_point() else goal.double()
-        if not bool(goal.isfinite().all()):
-            raise ValueError(f"goal must be finite, got {goal.tolist()}")
-        self.register_buffer("goal", goal)
+        self._register("goal", _tensor("goal", goal))
         self.start = 0
+
+    @property
+    def time_varying(self) -> bool:  # type: ignore[override]
+        """Whether the goal has more than one row."""
+        return self.goal.ndim >= 2 and self.goal.shape[-2] > 1
+
+    def _register(self, name: str, value: Tensor) -> None:
+        """Keep a value as what it is: a parameter that an optimizer finds, or a buffer."""
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        else:
+            self.register_buffer(name, value)
 
     def with_reference(self, reference: Tensor, *, start: int = 0) -> Self:
         """This cost with another goal, see :meth:`Cost.with_reference`; a tensor is used as it is."""
@@ -241,8 +272,11 @@ class _ReferenceCost(Cost):
             raise ValueError(
                 f"reference must have {self.goal.shape[-1]} columns as the goal has, got shape {tuple(reference.shape)}"
             )
+        if 0 in reference.shape[-2:]:
+            raise ValueError(f"reference must have at least one row, got shape {tuple(reference.shape)}")
         new = copy.copy(self)
-        new._buffers = {**self._buffers, "goal": reference}
+        new._buffers, new._parameters = {**self._buffers, "goal": reference}, dict(self._parameters)
+        new._parameters.pop("goal", None)
         new.start = start
         return new
 
@@ -250,21 +284,32 @@ class _ReferenceCost(Cost):
         """The part of the goal between the steps t0 and t0 + horizon, held at its ends."""
         if self.goal.ndim < 2:
             return self
-        rows = _at_step(self.goal, torch.arange(t0, t0 + horizon + 1) - self.start, core_ndim=1)
-        return self.with_reference(rows, start=t0)
+        return self.with_reference(self._goal_at(torch.arange(t0, t0 + horizon + 1)), start=t0)
 
     def error(self, x: Tensor, t: int | Tensor) -> Tensor:
-        """X - goal at step t, ``(*batch, n)``."""
-        if self.goal.ndim < 2:
-            return x - self.goal.to(x)
-        goal = _at_step(self.goal, torch.as_tensor(t) - self.start, core_ndim=1)
-        return x - _align(goal.to(x), self.goal.ndim - 2, x.ndim)
+        """The error x - goal at step t, ``(*batch, n)``."""
+        return x - self._goal_at(t, x.ndim - 1).to(x)
 
     def terminal_error(self, x: Tensor) -> Tensor:
-        """X - goal at its last row, ``(*batch, n)``."""
+        """The error x - goal at the goal's last row, ``(*batch, n)``."""
+        last = 0 if self.goal.ndim < 2 else self.start + self.goal.shape[-2] - 1
+        return x - self._goal_at(last, x.ndim - 1).to(x)
+
+    def _goal_at(self, t: int | Tensor, batch_ndim: int = 0) -> Tensor:
+        """The goal's rows at steps t, the ends held, for states with ``batch_ndim`` axes before the last.
+
+        Batch axes of the goal are the first axes of the states, steps broadcast to the last ones.
+        """
         if self.goal.ndim < 2:
-            return x - self.goal.to(x)
-        return x - _align(self.goal[..., -1, :].to(x), self.goal.ndim - 2, x.ndim)
+            return self.goal
+        index = _held(torch.as_tensor(t, device=self.goal.device) - self.start, self.goal.shape[-2])
+        batch = self.goal.shape[:-2]
+        ndim = max(batch_ndim, len(batch) + index.ndim)
+        worlds = [
+            torch.arange(size, device=self.goal.device).reshape(-1, *[1] * (ndim - axis - 1))
+            for axis, size in enumerate(batch)
+        ]
+        return self.goal[(*worlds, index)]
 
 
 class QuadraticCost(_ReferenceCost):
@@ -283,10 +328,11 @@ class QuadraticCost(_ReferenceCost):
         Q_terminal: ``(n, n)``, symmetric; zero by default.
         goal: ``(n,)``, ``(L, n)`` by step or ``(*batch, L, n)``; zero by default.
 
-    Q, R, N, q and r may have one more, leading axis: one value for each step, the last one held.
+    Q, R, N, q and r may have one more, leading axis: one value for each step, the last one held. Values given as
+    ``nn.Parameter`` are parameters of the cost.
 
     Raises:
-        ValueError: shapes do not fit, or a matrix is not symmetric.
+        ValueError: shapes do not fit, a value is not finite, or a matrix is not symmetric.
     """
 
     is_quadratic = True
@@ -307,24 +353,35 @@ class QuadraticCost(_ReferenceCost):
         Q_terminal: Tensor | None = None,
         goal: Tensor | Sequence[float] | None = None,
     ):
-        Q, R = torch.as_tensor(Q), torch.as_tensor(R)
-        n, m = Q.shape[-1], R.shape[-1]
+        Q, R = _tensor("Q", Q), _tensor("R", R)
+        n, m = (matrix.shape[-1] if matrix.ndim else 1 for matrix in (Q, R))
         super().__init__(Q.new_zeros(n) if goal is None else goal)
         values = {
             "Q": (Q, (n, n)),
             "R": (R, (m, m)),
-            "N": (Q.new_zeros(n, m) if N is None else torch.as_tensor(N), (n, m)),
-            "q": (Q.new_zeros(n) if q is None else torch.as_tensor(q), (n,)),
-            "r": (R.new_zeros(m) if r is None else torch.as_tensor(r), (m,)),
-            "Q_terminal": (Q.new_zeros(n, n) if Q_terminal is None else torch.as_tensor(Q_terminal), (n, n)),
-            "goal": (self.goal, (n,)),
+            "N": (Q.new_zeros(n, m) if N is None else _tensor("N", N), (n, m)),
+            "q": (Q.new_zeros(n) if q is None else _tensor("q", q), (n,)),
+            "r": (R.new_zeros(m) if r is None else _tensor("r", r), (m,)),
         }
         for name, (value, shape) in values.items():
-            if value.shape[-len(shape) :] != shape or (name != "goal" and value.ndim > len(shape) + 1):
+            if value.shape[-len(shape) :] != shape or value.ndim > len(shape) + 1 or value.shape[: -len(shape)] == (0,):
                 raise ValueError(f"{name} must have shape {shape}, or one such per step, got {tuple(value.shape)}")
-            if name in ("Q", "R", "Q_terminal") and not torch.allclose(value, value.mT):
+            self._register(name, value)
+        self._register("Q_terminal", Q.new_zeros(n, n) if Q_terminal is None else _tensor("Q_terminal", Q_terminal))
+        if self.Q_terminal.shape != (n, n):
+            raise ValueError(f"Q_terminal must have shape {(n, n)}, got {tuple(self.Q_terminal.shape)}")
+        if self.goal.shape[-1:] != (n,):
+            raise ValueError(f"goal must have shape {(n,)}, or one such per step, got {tuple(self.goal.shape)}")
+        for name in ("Q", "R", "Q_terminal"):
+            value = getattr(self, name)
+            if not torch.allclose(value, value.mT):
                 raise ValueError(f"{name} must be symmetric; use 0.5 * ({name} + {name}.mT)")
-            self.register_buffer(name, value, persistent=True)
+
+    @property
+    def time_varying(self) -> bool:  # type: ignore[override]
+        """Whether the goal or a coefficient has more than one row."""
+        steps = [len(v) for v, ndim in self._values() if v.ndim > ndim]
+        return super().time_varying or any(n > 1 for n in steps)
 
     def stage(self, x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
         """The quadratic form at step t."""
@@ -358,9 +415,16 @@ class QuadraticCost(_ReferenceCost):
         gradient = _apply(Q, self.terminal_error(x))
         return TerminalExpansion(value=self.terminal(x), x=gradient, xx=Q.expand(*x.shape, x.shape[-1]))
 
-    def _coefficients(self, x: Tensor, t: int | Tensor) -> tuple[Tensor, ...]:
-        core = {"Q": 2, "R": 2, "N": 2, "q": 1, "r": 1}
-        return tuple(_at_step(getattr(self, name), t, core_ndim=ndim).to(x) for name, ndim in core.items())
+    def _values(self) -> list[tuple[Tensor, int]]:
+        """Q, R, N, q and r, each with its number of axes when it is the same at all steps."""
+        return [(self.Q, 2), (self.R, 2), (self.N, 2), (self.q, 1), (self.r, 1)]
+
+    def _coefficients(self, x: Tensor, t: int | Tensor) -> list[Tensor]:
+        rows = [
+            value if value.ndim == ndim else value[_held(torch.as_tensor(t, device=value.device), len(value))]
+            for value, ndim in self._values()
+        ]
+        return [row.to(x) for row in rows]
 
 
 class _DistanceCost(_ReferenceCost):
@@ -373,10 +437,15 @@ class _DistanceCost(_ReferenceCost):
     def __init__(self, goal, state_weights, control_weights, terminal_weights, angles: Sequence[int]):
         super().__init__(goal)
         self.angles = tuple(angles)
-        self.register_buffer("state_weights", _weights("state_weights", state_weights))
-        self.register_buffer("control_weights", _weights("control_weights", control_weights))
+        self._register("state_weights", _weights("state_weights", state_weights))
+        self._register("control_weights", _weights("control_weights", control_weights))
         terminal = 0.0 if terminal_weights is None else terminal_weights
-        self.register_buffer("terminal_weights", _weights("terminal_weights", terminal))
+        self._register("terminal_weights", _weights("terminal_weights", terminal))
+        sizes = {v.shape[-1] for v in (self.goal, self.state_weights, self.terminal_weights) if v.ndim > 0}
+        if len(sizes) > 1:
+            raise ValueError(f"goal, state_weights and terminal_weights must be of one size n, got {sorted(sizes)}")
+        if any(not 0 <= i < min(sizes, default=i + 1) for i in self.angles):
+            raise ValueError(f"angles must be indices of states, got {self.angles}")
 
     @abc.abstractmethod
     def distance(self, squared: Tensor) -> Tensor:
@@ -396,13 +465,14 @@ class _DistanceCost(_ReferenceCost):
             return error.square()
         is_angle = torch.zeros(error.shape[-1], dtype=torch.bool, device=error.device)
         is_angle[list(self.angles)] = True
-        return torch.where(is_angle, 2.0 * (1.0 - torch.cos(error)), error.square())
+        return torch.where(is_angle, 4.0 * torch.sin(0.5 * error).square(), error.square())
 
 
 class GoalCost(_DistanceCost):
     r"""Squared distance to a goal: :math:`\sum_i w_i d_i^2 + \sum_j v_j u_j^2`.
 
-    For an angle, :math:`d^2 = 2 (1 - \cos e)`, which is the squared error for small errors and does not see full turns.
+    For an angle, :math:`d^2 = 2 (1 - \cos e) = 4 \sin^2(e/2)`, which is the squared error for small errors and does not see
+    full turns.
 
     Args:
         goal: ``(n,)``, ``(L, n)`` by step, or a number.
@@ -454,47 +524,38 @@ class SmoothAbsCost(_DistanceCost):
         angles: Sequence[int] = (),
     ):
         super().__init__(goal, state_weights, control_weights, terminal_weights, angles)
-        if not smoothing > 0:
+        if not 0 < smoothing < float("inf"):
             raise ValueError(f"smoothing must be positive, got {smoothing}")
         self.smoothing = float(smoothing)
 
     def distance(self, squared: Tensor) -> Tensor:
         """The smooth absolute value."""
-        return (squared + self.smoothing**2).sqrt() - self.smoothing
+        # the difference of the root and p, without the cancellation near zero
+        return squared / ((squared + self.smoothing**2).sqrt() + self.smoothing)
+
+
+def _tensor(name: str, value: Tensor | Sequence[float] | float) -> Tensor:
+    """A floating-point tensor: tensors as they are, numbers and sequences in double precision."""
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(value, dtype=torch.float64)
+    elif not value.is_floating_point():
+        value = value.double()
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name} must be finite, got {value.tolist()}")
+    return value
 
 
 def _weights(name: str, value: Tensor | Sequence[float] | float) -> Tensor:
-    weights = torch.as_tensor(value)
-    weights = weights if weights.is_floating_point() else weights.double()
-    if not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise ValueError(f"{name} must be finite and not negative, got {weights.tolist()}")
+    weights = _tensor(name, value)
+    if weights.ndim > 1 or not bool((weights >= 0).all()):
+        raise ValueError(f"{name} must be a number or one for each dimension, not negative, got {weights.tolist()}")
     return weights
+
+
+def _held(steps: Tensor, length: int) -> Tensor:
+    """Rows of steps in a sequence of that length, whose ends are held."""
+    return steps.clamp(0, length - 1)
 
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
-
-
-def _at_step(value: Tensor, t: int | Tensor, *, core_ndim: int) -> Tensor:
-    """The row of a per-step value at step t, the ends held; the value itself if it has no step axis."""
-    if value.ndim == core_ndim:
-        return value
-    axis = value.ndim - core_ndim - 1
-    index = torch.as_tensor(t, device=value.device).clamp(0, value.shape[axis] - 1)
-    if index.ndim == 0:
-        return value.select(axis, int(index))
-    if axis == 0:
-        return value[index]
-    if index.ndim > 1:
-        raise ValueError(
-            f"a reference with batch axes takes one step or a row of steps, got t of shape {tuple(index.shape)}"
-        )
-    return value.index_select(axis, index)
-
-
-def _align(value: Tensor, batch_ndim: int, ndim: int) -> Tensor:
-    """Values ``(*batch, ..., n)`` with singleton axes after their batch axes, to broadcast against an ndim-axis tensor."""
-    missing = ndim - value.ndim
-    if batch_ndim == 0 or missing <= 0:
-        return value
-    return value.reshape(*value.shape[:batch_ndim], *[1] * missing, *value.shape[batch_ndim:])
