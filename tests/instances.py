@@ -6,7 +6,19 @@ from typing import Any
 
 import torch
 
-from dynamics import Acrobot, CartPole, DoubleIntegrator, Dynamics, LinearDynamics, Pendulum, TorchDynamics
+from dynamics import (
+    Acrobot,
+    CartPole,
+    DoubleIntegrator,
+    Dynamics,
+    Ensemble,
+    LinearDynamics,
+    LinearModel,
+    MujocoDynamics,
+    Pendulum,
+    TorchDynamics,
+)
+from dynamics.learned.base import TransitionData
 from planners import ICEM, LQR, Planner
 
 
@@ -42,6 +54,27 @@ def spring(integrator: str | None) -> TorchDynamics:
     return TorchDynamics(f, 2, 1, dt=0.05, parameters={"stiffness": 4.0, "damping": 0.3}, integrator=integrator)
 
 
+def learnable() -> TransitionData:
+    """Noisy transitions of a smooth system with three states and two controls."""
+    generator = torch.Generator().manual_seed(3)
+    x, noise = torch.randn(2, 200, 3, generator=generator, dtype=torch.float64)
+    u = torch.randn(200, 2, generator=generator, dtype=torch.float64)
+    return TransitionData(x, u, x + 0.1 * torch.sin(x.roll(1, dims=-1)) + 0.1 * u[:, :1] + 0.01 * noise)
+
+
+def linear_model() -> LinearModel:
+    model = LinearModel(3, 2, 0.1, angles=[1])
+    model.solve(learnable())
+    return model
+
+
+def ensemble(members: int = 3, dtype: torch.dtype = torch.float64) -> Ensemble:
+    """Random weights; in float64 it meets the tolerances of the systems."""
+    model = Ensemble(3, 2, 0.1, angles=[1], members=members, hidden=(16, 16)).to(dtype)
+    model.set_statistics(learnable())
+    return model
+
+
 ALL_SYSTEMS: dict[str, Instance] = {
     "pendulum": Instance(Pendulum),
     "pendulum semi-implicit": Instance(lambda: Pendulum(integrator="semi_implicit_euler")),
@@ -53,13 +86,19 @@ ALL_SYSTEMS: dict[str, Instance] = {
     "double integrator in space": Instance(lambda: DoubleIntegrator(3, integrator="semi_implicit_euler")),
     "linear": Instance(linear),
     "linear time-varying": Instance(lambda: linear(5), {"t": 1}),
+    "mujoco cartpole": Instance(lambda: MujocoDynamics(CartPole().mjcf(rail=5.0), frame_skip=2), {"exact": True}),
     "torch next state": Instance(lambda: spring(None)),
     "torch euler": Instance(lambda: spring("euler")),
     "torch rk4": Instance(lambda: spring("rk4")),
     "torch semi-implicit": Instance(lambda: spring("semi_implicit_euler")),
 }
 
-ALL_MODELS: dict[str, Instance] = {}
+ALL_MODELS: dict[str, Instance] = {
+    "linear model": Instance(linear_model),
+    "ensemble": Instance(ensemble),
+    "ensemble in float32": Instance(lambda: ensemble(dtype=torch.float32), {"precision": torch.float32}),
+    "single network": Instance(lambda: ensemble(members=1)),
+}
 
 ALL_PLANNERS: dict[str, Planner] = {
     "LQR": LQR(),

@@ -95,7 +95,7 @@ class _Case:
         if self.exact or self.dynamics.derivatives == "autograd":
             return self.round_off
         if quantity.startswith("curvature"):
-            return 64 * self.eps**0.5
+            return 256 * self.eps**0.5
         return 256 * self.eps ** (2 / 3) if quantity.startswith("linearize") else self.round_off
 
     def randn(self, *shape: int) -> Tensor:
@@ -295,7 +295,7 @@ def _check_linearize(case: _Case) -> None:
 def _check_curvature(case: _Case) -> None:
     """Random bilinear forms of the Hessian: ``a' H b = (s(a+b) - s(a-b) - s(b-a) + s(-a-b)) / 4``."""
     d, points = case.dynamics, case.points
-    step, tolerance = case.eps**0.25, 64 * case.eps**0.5
+    step, tolerance = case.eps**0.25, 256 * case.eps**0.5
     f = _step_in_tangent_space(case)
 
     def s(dz: Tensor) -> Tensor:
