@@ -62,17 +62,18 @@ class Problem:
             )
         if not isinstance(self.cost, Cost):
             raise TypeError(f"cost must be a Cost, got {type(self.cost).__name__}; wrap a function in FunctionCost")
-        if self.horizon != math.inf and (self.horizon != int(self.horizon) or self.horizon < 1):
+        if self.horizon != math.inf and not (math.isfinite(self.horizon) and self.horizon == int(self.horizon) >= 1):
             raise ValueError(f"horizon must be a positive number of steps or math.inf, got {self.horizon}")
         if not 0.0 < self.discount <= 1.0:
             raise ValueError(f"discount must be in (0, 1], got {self.discount}")
         for name in ("control_limits", "rate_limits"):
-            _check_limits(name, getattr(self, name), self.dynamics.control_dim)
-        values = self.control_values
-        if values is not None and (values.ndim != 2 or values.shape[1] != self.dynamics.control_dim or not len(values)):
-            raise ValueError(
-                f"control_values must have shape (k, {self.dynamics.control_dim}), got {tuple(values.shape)}"
-            )
+            _check_limits(name, getattr(self, name), self.horizon, self.dynamics.control_dim)
+        values, m = self.control_values, self.dynamics.control_dim
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        if values is not None and not (isinstance(shape, tuple) and len(shape) == 2 and shape[0] and shape[1] == m):
+            raise ValueError(f"control_values must be a tensor of shape (k, {m}), got {shape}")
+        if self.termination_cost and self.termination is None:
+            raise ValueError(f"termination_cost {self.termination_cost} is charged at termination, which is not given")
 
     def features(self) -> set[str]:
         """Names of the fields that ask something special of a planner."""
@@ -88,7 +89,7 @@ class Problem:
     def limits_like(self, us: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper control limits in the dtype and on the device of ``us``; infinite where there are none."""
         lower, upper = self.control_limits if self.control_limits is not None else (-math.inf, math.inf)
-        return torch.as_tensor(lower).to(us), torch.as_tensor(upper).to(us)
+        return _like(lower, us), _like(upper, us)
 
     def trajectory_cost(self, xs: Tensor, us: Tensor, *, t0: int = 0) -> Tensor:
         """Total cost of trajectories.
@@ -100,24 +101,32 @@ class Problem:
 
         Returns:
             ``(*batch,)``; not finite where a state before termination is not.
+
+        Raises:
+            ValueError: xs and us do not fit, or a function of the problem returns another shape than its batch.
         """
         T = us.shape[-2]
+        if xs.shape[-2] != T + 1:
+            raise ValueError(f"xs must have one step more than us, got {tuple(xs.shape)} and {tuple(us.shape)}")
+        batch = torch.broadcast_shapes(xs.shape[:-2], us.shape[:-2])
+        xs, us = xs.expand(*batch, *xs.shape[-2:]), us.expand(*batch, *us.shape[-2:])
         steps = torch.arange(T, device=us.device)
         discounts = self.discount ** steps.to(us.dtype)
-        stage = discounts * self.cost.transition(xs[..., :-1, :], us, xs[..., 1:, :], t0 + steps)
-        final = self.cost.terminal(xs[..., -1, :])
+        cost, last = self.cost.window(t0, T), xs[..., -1, :]
+        stage = cost.transition(xs[..., :-1, :], us, xs[..., 1:, :], t0 + steps)
+        stage = discounts * check_shape("the stage cost", stage, (*batch, T))
+        final = check_shape("the terminal cost", cost.terminal(last), batch)
         if self.terminal_value is not None:
-            final = final + self.terminal_value(xs[..., -1, :])
+            final = final + check_shape("terminal_value", self.terminal_value(last), batch)
         final = self.discount**T * final
         if self.termination is None:
             return stage.sum(-1) + final
-        return self._terminated_cost(self.termination(xs), stage, final, discounts)
+        terminal = check_shape("termination", self.termination(xs), (*batch, T + 1))
+        return self._terminated_cost(terminal.bool(), stage, final, discounts)
 
     def _terminated_cost(self, terminal: Tensor, stage: Tensor, final: Tensor, discounts: Tensor) -> Tensor:
         """Stage costs up to the first terminal state x_k (charged gamma^k times the termination cost), nothing after it."""
-        ended = (
-            terminal.to(torch.uint8).cummax(-1).values.bool()
-        )  # (*batch, T+1): x_k is at or after the first terminal state
+        ended = terminal.to(torch.uint8).cummax(-1).values.bool()  # (*batch, T+1): at or after the first terminal state
         alive = stage.masked_fill(ended[..., :-1], 0.0).sum(-1) + final.masked_fill(ended[..., -1], 0.0)
         if not self.termination_cost:
             return alive
@@ -126,16 +135,31 @@ class Problem:
         return alive + self.termination_cost * (factors * first).sum(-1)
 
 
-def _check_limits(name: str, limits: Limits | None, control_dim: int) -> None:
+def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The value of a function of a problem, or a ValueError if its shape is not that of the batch it was called with."""
+    if value.shape != shape:  # most would broadcast into a wrong result
+        raise ValueError(
+            f"{name} must have shape {tuple(shape)}, one number for each state, got {tuple(value.shape)}; a function gives "
+            "(*batch,) for states (*batch, n), a reference (*batch, L, n) needs the batch axes of x0"
+        )
+    return value
+
+
+def _like(limit: float | Tensor, us: Tensor) -> Tensor:
+    return torch.as_tensor(limit, dtype=us.dtype, device=us.device)
+
+
+def _check_limits(name: str, limits: Limits | None, horizon: int | float, control_dim: int) -> None:
     if limits is None:
         return
+    row = (control_dim,) if horizon == math.inf else (int(horizon), control_dim)
     try:
         lower, upper = (torch.as_tensor(limit, dtype=torch.float64) for limit in limits)
-        torch.broadcast_shapes(lower.shape, upper.shape, (control_dim,))
+        if torch.broadcast_shapes(lower.shape, upper.shape, row)[-len(row) :] != row:
+            raise ValueError
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(
-            f"{name} must be (lower, upper), each broadcasting to (*batch, T, {control_dim}), got {limits}"
-        ) from None
+        shape = f"(*batch, {', '.join(map(str, row))})"
+        raise ValueError(f"{name} must be (lower, upper), each broadcasting to {shape}, got {limits}") from None
     if bool((~(lower <= upper)).any()):
         raise ValueError(
             f"{name} must satisfy lower <= upper everywhere, got lower {lower.tolist()}, upper {upper.tolist()}"

@@ -1,6 +1,7 @@
 """What a planner returns."""
 
 import enum
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +110,14 @@ class Solution:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        batch, costs = tuple(self.cost.shape), self.cost.detach().double()
-        cost = f"{float(costs):.6g}" if not batch else f"{float(costs.mean()):.6g} (mean of {costs.numel()})"
+        batch, usable = tuple(self.cost.shape), self.cost.detach().double()[self.usable]
+        cost = f"{float(usable.mean()):.6g}" if usable.numel() else "inf"
+        if batch:
+            cost += f" (mean of {usable.numel()} usable)"
+        horizon = "infinite horizon" if self.problem.horizon == math.inf else f"{self.us.shape[-2]} steps"
         codes = ", ".join(Status(int(code)).name.lower() for code in self.status.flatten().unique()) or "empty"
         stats = "".join(f", {k} {v:.3g}" if isinstance(v, float) else f", {k} {v}" for k, v in self.stats.items())
-        return f"Solution(batch {batch}, {self.us.shape[-2]} steps, cost {cost}, {codes}{stats})"
+        return f"Solution(batch {batch}, {horizon}, cost {cost}, {codes}{stats})"
 
     __repr__ = __str__
 

@@ -90,8 +90,11 @@ def solve(
 
     Raises:
         ValueError: shapes do not fit, or the planner cannot honor a field of the problem (the message names those that can).
+        TypeError: planner is not a planner.
         SolveError: some problem has no usable plan and ``throw`` is set; the error carries the solution.
     """
+    if not isinstance(planner, Planner):
+        raise TypeError(f"planner must be a planner such as LQR(), got {planner!r}")
     dynamics = problem.dynamics
     if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.ndim < 1 or x0.shape[-1] != dynamics.state_dim:
         came = f"{tuple(x0.shape)} of {x0.dtype}" if isinstance(x0, Tensor) else type(x0).__name__
