@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
+# Threads that wait sleep instead of spinning: on a busy machine spinning makes small tensor operations ten times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 SEED ?= 0
 ARGS ?=
 BENCH ?=
