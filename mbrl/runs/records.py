@@ -1,0 +1,115 @@
+"""What a run was asked to do and where it ran, as JSON values."""
+
+import dataclasses
+import enum
+import importlib.metadata
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+DISTRIBUTIONS = ("mbrl-control", "torch", "mujoco", "numpy", "gymnasium")
+
+
+def json_values(place: str, value: Any) -> Any:
+    """Nested JSON values of a config or result.
+
+    Dataclasses become objects with their class's name under ``"class"``, which no field can be called; tensors and arrays
+    become lists, and numbers that JSON does not have become the strings ``"inf"``, ``"-inf"`` and ``"nan"``.
+
+    Args:
+        place: what the value is called in errors.
+        value: the value.
+
+    Raises:
+        TypeError: something has no JSON value.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **_object(place, fields)}
+    if isinstance(value, Mapping):
+        return _object(place, value)
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        return json_values(place, value.tolist())
+    if isinstance(value, list | tuple):
+        return [json_values(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Path | torch.dtype | torch.device):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"{place} is a {type(value).__name__}, which has no JSON value; use numbers, strings, paths, tensors, and lists, "
+        "mappings and dataclasses of them"
+    )
+
+
+def _object(place: str, values: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): json_values(f"{place}.{key}", item) for key, item in values.items()}
+
+
+def differences(before: Any, now: Any) -> list[tuple[str, str, str]]:
+    """Keys of two JSON values that differ, dotted, with the value on either side."""
+    left, right = dict(_leaves("", before)), dict(_leaves("", now))
+    return [
+        (key, left.get(key, "missing"), right.get(key, "missing"))
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _leaves(place: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(f"{place}.{key}" if place else key, item)
+    else:
+        yield place, repr(value)
+
+
+def system_record() -> dict[str, Any]:
+    """Machine, versions, commit, command line and time of this process."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.orig_argv),
+        "folder": os.getcwd(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "versions": {name: _version(name) for name in DISTRIBUTIONS},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that the process was started in, with "+" if it has changes; None outside of one."""
+    try:
+        git = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return git.stdout.strip() if git.returncode == 0 else None
