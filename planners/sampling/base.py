@@ -168,11 +168,6 @@ class SamplingPlanner(Planner):
             costs = problem.trajectory_cost(xs, candidates.unsqueeze(-3), t0=t0).mean(-1)
         else:
             costs = problem.trajectory_cost(dynamics.rollout(starts, candidates, t0), candidates, t0=t0)
-        if costs.shape != candidates.shape[:-2]:
-            raise ValueError(
-                f"the cost of candidates {tuple(candidates.shape)} must have shape {tuple(candidates.shape[:-2])}, got "
-                f"{tuple(costs.shape)}; stage and terminal costs must return (*batch,) for states (*batch, n)"
-            )
         return costs.to(candidates).masked_fill(~costs.isfinite(), float("inf"))
 
     def _finish(
