@@ -71,13 +71,16 @@ class CartPole(MechanicalSystem):
         )
         return kinetic + moment * p.gravity * torch.cos(angle)
 
-    def mjcf(self, *, rail: float | None = None, force_limit: float | None = None) -> str:
+    def mjcf(
+        self, *, rail: float | None = None, force_limit: float | None = None, timestep: float | None = None
+    ) -> str:
         """The same cart-pole as an MJCF string.
 
         Args:
             rail: half length of the rail [m], where the cart hits an end stop; None for an endless rail. Without end stops
                 MuJoCo's accelerations agree with :meth:`acceleration`.
             force_limit: range of the motor [N]; None for no limit.
+            timestep: of MuJoCo's integrator [s]; dt by default.
         """
         p = self.shared_values()
         inertia = p["pole_mass"] * p["length"] ** 2 / 12.0
@@ -88,7 +91,7 @@ class CartPole(MechanicalSystem):
         rod = f'mass="{p["pole_mass"]!r}" diaginertia="{inertia!r} {inertia!r} {1e-6 * inertia!r}"'
         return f"""
 <mujoco model="cart-pole">
-  <option timestep="{self.dt!r}" integrator="RK4" gravity="0 0 {-p["gravity"]!r}"/>
+  <option timestep="{timestep or self.dt!r}" integrator="RK4" gravity="0 0 {-p["gravity"]!r}"/>
   <visual><headlight ambient="0.5 0.5 0.5"/></visual>
   <worldbody>
     <camera name="side" pos="0 {-2.4 * half_view!r} 0" xyaxes="1 0 0 0 0 1"/>

@@ -1,0 +1,95 @@
+"""A task as a gymnasium environment."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from mbrl.tasks import Task
+
+
+class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A gymnasium environment over a task: reward is minus the cost, ``info["state"]`` the full state.
+
+    Args:
+        task: the task.
+        render_mode: ``"rgb_array"`` or None.
+
+    Attributes:
+        task: the task.
+        state: the present state, ``(n,)`` float64.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012 (gymnasium's own form)
+
+    def __init__(self, task: Task, *, render_mode: str | None = None):
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        self.task = task
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / task.dynamics.dt)}
+        lower, upper = (limit.numpy().astype(np.float32) for limit in task.limits())
+        self.action_space = gymnasium.spaces.Box(lower, upper, dtype=np.float32)
+        sample = task.observe(task.initial_state(1, torch.Generator().manual_seed(0)))
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (sample.shape[-1],), np.float64)
+        self.state = np.zeros(task.dynamics.state_dim)
+        self._step = 0
+
+    @property
+    def dt(self) -> float:
+        """Duration of a step [s]."""
+        return self.task.dynamics.dt
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; ``options={"state": x}`` begins it at a given state ``(n,)``."""
+        super().reset(seed=seed)
+        generator = torch.Generator().manual_seed(int(self.np_random.integers(2**62)))
+        state = (options or {}).get("state")
+        if state is None:
+            self.state = self.task.initial_state(1, generator)[0].numpy()
+        else:
+            self.state = np.array(state, dtype=np.float64)
+            if self.state.shape != (self.task.dynamics.state_dim,):
+                raise ValueError(
+                    f"options['state'] must have shape ({self.task.dynamics.state_dim},), got {self.state.shape}"
+                )
+        self._step = 0
+        return self._observation(), {"state": self.state.copy()}
+
+    @torch.no_grad()
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Apply a control, clipped to the limits, for dt seconds."""
+        x = torch.from_numpy(self.state)
+        lower, upper = self.task.limits()
+        u = torch.minimum(torch.maximum(torch.as_tensor(action, dtype=torch.float64), lower), upper)
+        x_next = self.task.dynamics(x, u, self._step)
+        reward = float(self.task.reward(x, u, x_next, self._step))
+        self.state = x_next.numpy()
+        self._step += 1
+        terminated = self.task.termination is not None and bool(self.task.termination(x_next))
+        truncated = not terminated and self._step >= self.task.episode_steps
+        return self._observation(), reward, terminated, truncated, {"state": self.state.copy()}
+
+    def render(self) -> np.ndarray | None:
+        """The present state as an image ``(height, width, 3)`` with render_mode ``"rgb_array"``."""
+        if self.render_mode is None:
+            return None
+        from mbrl.plots import render_task
+
+        return render_task(self.task, self.state[None])[0]
+
+    def _observation(self) -> np.ndarray:
+        return self.task.observe(torch.from_numpy(self.state)).numpy()
+
+
+def make_env(task: Task, *, render_mode: str | None = None) -> TaskEnv:
+    """The gymnasium environment of a task; ``gymnasium.make("mbrl/<name>-v0")`` makes those of the library's own tasks.
+
+    Args:
+        task: the task.
+        render_mode: ``"rgb_array"`` or None.
+    """
+    return TaskEnv(task, render_mode=render_mode)

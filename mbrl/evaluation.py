@@ -1,0 +1,94 @@
+"""How well anything that acts does on a task: interquartile mean, confidence interval, success rate, video."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dynamics import Trajectory
+from mbrl.policies.actor import Actor
+from mbrl.recording import record
+from mbrl.tasks.base import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        returns: sum of rewards of each episode, ``(episodes,)``.
+        iqm: interquartile mean of the returns (Agarwal et al. 2021), which outliers do not move.
+        interval: 95 % bootstrap confidence interval of the IQM; a point for a single episode.
+        success_rate: share of successful episodes; None if the task does not define success.
+        trajectories: the episodes.
+    """
+
+    returns: np.ndarray
+    iqm: float
+    interval: tuple[float, float]
+    success_rate: float | None
+    trajectories: list[Trajectory]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        success = "" if self.success_rate is None else f", success {100 * self.success_rate:.0f} %"
+        return f"return {self.iqm:.4g} (IQM of {len(self.returns)}, 95 % interval {low:.4g} to {high:.4g}){success}"
+
+
+def evaluate(
+    actor: Actor,
+    task: Task,
+    *,
+    episodes: int = 10,
+    generator: torch.Generator | None = None,
+    video: str | Path | None = None,
+    progress: bool | None = False,
+) -> Evaluation:
+    """Run an actor deterministically and summarize its returns.
+
+    Args:
+        actor: anything that acts: a policy, a controller, MPC.
+        task: what to run it on.
+        episodes: number of episodes, run as one batch.
+        generator: source of initial states and of the actor's randomness; seeded with 0 by default.
+        video: file to write the first episode to (mp4).
+        progress: show a progress bar; None shows it on a terminal.
+    """
+    trajectories = record(task, actor, episodes, generator=generator, progress=progress)
+    returns = np.array(
+        [float(trajectory.rewards.sum()) for trajectory in trajectories if trajectory.rewards is not None]
+    )
+    success = None
+    if task.success is not None:
+        finished = [t for t in trajectories if t.states is not None and (t.terminated or t.truncated)]
+        success = sum(bool(task.success(torch.from_numpy(np.array(t.states)))) for t in finished) / len(trajectories)
+    if video is not None:
+        from mbrl.plots import write_task_video
+
+        write_task_video(video, task, trajectories[0])
+    return Evaluation(returns, interquartile_mean(returns), _interval(returns), success, trajectories)
+
+
+def interquartile_mean(values: np.ndarray) -> float:
+    """Mean of the middle half of values ``(N,)``."""
+    from scipy.stats import trim_mean
+
+    return float(trim_mean(values, 0.25))
+
+
+def _interval(returns: np.ndarray) -> tuple[float, float]:
+    from scipy.stats import bootstrap
+
+    if len(returns) < 2 or np.ptp(returns) == 0:
+        return float(returns.min()), float(returns.max())
+    found = bootstrap(
+        (returns,),
+        interquartile_mean,
+        vectorized=False,
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    low, high = found.confidence_interval
+    return float(low), float(high)

@@ -1,0 +1,27 @@
+"""What acts: the protocol that policies, controllers and MPC share."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Actor(Protocol):
+    """Anything that maps what it sees to controls, with a memory that goes in and comes out as a value.
+
+    Attributes:
+        acts_on: ``"observation"`` or ``"state"``; an actor that needs the state gets the task's.
+    """
+
+    @property
+    def acts_on(self) -> str:
+        """``"observation"`` or ``"state"``."""
+        ...
+
+    def init(self, batch: int, *, generator: torch.Generator | None = None) -> Any:
+        """Memory at the start of a batch of episodes."""
+        ...
+
+    def act(self, y: Tensor, memory: Any, *, deterministic: bool = True) -> tuple[Tensor, Any]:
+        """Controls ``(batch, m)`` for observations or states ``(batch, dim)``, and the next memory."""
+        ...

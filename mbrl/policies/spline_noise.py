@@ -1,0 +1,71 @@
+"""Smooth random controls, to excite a system without an expert."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SplineNoiseMemory:
+    """The four knots ``(4, batch, m)`` about the present interval, the step within it, and the source of further knots."""
+
+    knots: Tensor
+    step: int
+    generator: torch.Generator
+
+
+@dataclass(frozen=True, eq=False)
+class SplineNoise:
+    """Zero-mean controls along a cubic (Catmull-Rom) spline through random knots, whatever the state.
+
+    Attributes:
+        control_limits: (lower, upper), numbers or ``(m,)``; knots are Gaussian about the middle and clipped to the limits.
+        control_dim: m.
+        interval: steps between knots.
+        scale: standard deviation of the knots in half widths of the limits.
+
+    Raises:
+        ValueError: interval or scale is not positive, or the limits are not finite.
+    """
+
+    acts_on: ClassVar[str] = "observation"
+
+    control_limits: tuple[float | Tensor, float | Tensor]
+    control_dim: int = 1
+    interval: int = 5
+    scale: float = 0.5
+
+    def __post_init__(self):
+        if self.interval < 1 or not self.scale > 0:
+            raise ValueError(f"need interval >= 1 and scale > 0, got {self.interval} and {self.scale}")
+        if not all(bool(torch.as_tensor(limit).isfinite().all()) for limit in self.control_limits):
+            raise ValueError(f"control_limits must be finite, got {self.control_limits}")
+
+    def init(self, batch: int = 1, *, generator: torch.Generator | None = None) -> SplineNoiseMemory:
+        """Draw the first knots for a batch of episodes."""
+        generator = generator.clone_state() if generator else torch.Generator().manual_seed(0)
+        knots = torch.randn(4, batch, self.control_dim, generator=generator, dtype=torch.float64)
+        return SplineNoiseMemory(knots, 0, generator)
+
+    def act(
+        self, y: Tensor, memory: SplineNoiseMemory, *, deterministic: bool = True
+    ) -> tuple[Tensor, SplineNoiseMemory]:
+        """Controls ``(batch, m)`` and the next memory; y gives the batch's dtype only."""
+        lower, upper = (torch.as_tensor(limit, dtype=torch.float64) for limit in self.control_limits)
+        s = memory.step / self.interval
+        weights = 0.5 * torch.tensor(
+            [-s + 2 * s**2 - s**3, 2 - 5 * s**2 + 3 * s**3, s + 4 * s**2 - 3 * s**3, s**3 - s**2], dtype=torch.float64
+        )
+        value = self.scale * (weights[:, None, None] * memory.knots).sum(0)
+        u = 0.5 * (lower + upper) + 0.5 * (upper - lower) * value
+        u = torch.minimum(torch.maximum(u, lower), upper)
+        return u.to(y), self._next(memory)
+
+    def _next(self, memory: SplineNoiseMemory) -> SplineNoiseMemory:
+        if memory.step + 1 < self.interval:
+            return SplineNoiseMemory(memory.knots, memory.step + 1, memory.generator)
+        generator = memory.generator.clone_state()
+        knot = torch.randn(1, *memory.knots.shape[1:], generator=generator, dtype=torch.float64)
+        return SplineNoiseMemory(torch.cat([memory.knots[1:], knot]), 0, generator)

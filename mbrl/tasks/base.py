@@ -1,0 +1,143 @@
+"""A task: what shall be achieved, on which plant, from where. It holds the truth; planners are handed a model of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from dynamics import Dynamics
+from dynamics.base import is_numbered
+from planners import Cost, Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A control task.
+
+    Attributes:
+        name: as in the gymnasium id ``mbrl/<name>-v0``.
+        dynamics: the plant.
+        cost: what to minimize; its negative is the reward.
+        control_limits: (lower, upper), numbers or ``(m,)``, finite.
+        initial_state: ``fn(batch, generator) -> (batch, n)``, the initial distribution, float64.
+        horizon: planning horizon by default [steps].
+        episode_steps: steps after which an episode is truncated.
+        observation: ``fn(x) -> y``, what a policy sees; ``dynamics.observe`` by default.
+        termination: ``fn(x) -> (*batch,)`` of bool; ends an episode.
+        termination_cost: charged once on termination.
+        discount: of the planner's problem.
+        success: ``fn(xs) -> (*batch,)`` of bool for state sequences ``(*batch, T+1, n)``.
+        state_units: one unit per state.
+        control_units: one unit per control.
+        observation_names: one name per observed column; those of the state by default.
+
+    Raises:
+        ValueError: limits are not finite or inverted, or a number of steps is not positive.
+    """
+
+    name: str
+    dynamics: Dynamics
+    cost: Cost
+    control_limits: tuple[float | Tensor, float | Tensor]
+    initial_state: Callable[[int, torch.Generator], Tensor]
+    _: KW_ONLY
+    horizon: int
+    episode_steps: int
+    observation: Callable[[Tensor], Tensor] | None = None
+    termination: Callable[[Tensor], Tensor] | None = None
+    termination_cost: float = 0.0
+    discount: float = 1.0
+    success: Callable[[Tensor], Tensor] | None = None
+    state_units: Sequence[str] | None = None
+    control_units: Sequence[str] | None = None
+    observation_names: Sequence[str] | None = None
+
+    def __post_init__(self):
+        lower, upper = self.limits()
+        if not bool((lower.isfinite() & upper.isfinite() & (lower < upper)).all()):
+            raise ValueError(f"control_limits must be finite with lower < upper, got {self.control_limits}")
+        if self.episode_steps < 1 or self.horizon < 1:
+            raise ValueError(f"need episode_steps >= 1 and horizon >= 1, got {self.episode_steps} and {self.horizon}")
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper control limits, ``(m,)`` each, float64."""
+        m = self.dynamics.control_dim
+        lower, upper = (torch.as_tensor(limit, dtype=torch.float64).expand(m) for limit in self.control_limits)
+        return lower, upper
+
+    def observe(self, x: Tensor) -> Tensor:
+        """What a policy sees of states ``(*batch, n)``."""
+        return self.dynamics.observe(x) if self.observation is None else self.observation(x)
+
+    def reward(self, x: Tensor, u: Tensor, x_next: Tensor, t: int | Tensor) -> Tensor:
+        """Minus the cost of a step, ``(*batch,)``, the termination cost included."""
+        cost = self.cost.transition(x, u, x_next, t)
+        if self.termination is not None and self.termination_cost:
+            cost = cost + self.termination_cost * self.termination(x_next).to(cost)
+        return -cost
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the columns of a trajectory, for :class:`dynamics.Trajectory`."""
+        names = {"states": self.dynamics.state_names, "controls": self.dynamics.control_names}
+        return names if self.observation_names is None else {**names, "observations": tuple(self.observation_names)}
+
+    @property
+    def units(self) -> dict[str, tuple[str, ...]]:
+        """Units of the columns of a trajectory, for :class:`dynamics.Trajectory`."""
+        units = {"states": self.state_units, "controls": self.control_units}
+        return {group: tuple(unit) for group, unit in units.items() if unit is not None}
+
+    def problem(self, dynamics: Dynamics | None = None, horizon: int | None = None) -> Problem:
+        """What a planner sees of the task.
+
+        Args:
+            dynamics: a model of the plant, for instance a learned one; the plant itself by default.
+            horizon: planning horizon [steps]; the task's by default.
+
+        Raises:
+            ValueError: the model's dimensions, dt or names differ from the plant's.
+        """
+        model = self.dynamics if dynamics is None else dynamics
+        self._check_model(model)
+        return Problem(
+            model,
+            self.cost,
+            self.horizon if horizon is None else horizon,
+            control_limits=self.control_limits,
+            discount=self.discount,
+            termination=self.termination,
+            termination_cost=self.termination_cost,
+        )
+
+    def _check_model(self, model: Dynamics) -> None:
+        plant = self.dynamics
+        if (model.state_dim, model.control_dim) != (plant.state_dim, plant.control_dim):
+            raise ValueError(
+                f"task {self.name} has {plant.state_dim} states and {plant.control_dim} controls, the model "
+                f"{model.state_dim} and {model.control_dim}; fit it to the task's full states"
+            )
+        if abs(model.dt - plant.dt) > 1e-6 * plant.dt:
+            raise ValueError(f"task {self.name} has dt={plant.dt:g} s, the model {model.dt:g} s; resample its logs")
+        for kind in ("state_names", "control_names"):
+            expected, got = getattr(plant, kind), getattr(model, kind)
+            if expected != got and not is_numbered(expected) and not is_numbered(got):
+                raise ValueError(f"task {self.name} has {kind} {expected}, the model {got}; reorder the logs' columns")
+
+
+def uniform_initial_state(lower: Sequence[float], upper: Sequence[float]) -> Callable[[int, torch.Generator], Tensor]:
+    """An initial distribution that is uniform between two states.
+
+    Args:
+        lower: lower end of each state.
+        upper: upper end of each state.
+    """
+    low, high = (torch.as_tensor(end, dtype=torch.float64) for end in (lower, upper))
+    if low.shape != high.shape or bool((low > high).any()):
+        raise ValueError(f"need lower <= upper of equal length, got {list(lower)} and {list(upper)}")
+
+    def sample(batch: int, generator: torch.Generator) -> Tensor:
+        return low + (high - low) * torch.rand(batch, len(low), generator=generator, dtype=torch.float64)
+
+    return sample
