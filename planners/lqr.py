@@ -8,6 +8,7 @@ by the structure-preserving doubling algorithm (Chu, Fan and Lin 2005, equation 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dynamics import LinearDynamics
-from planners.problem import Problem
-from planners.riccati import LinearQuadratic, algebraic_riccati, backward_pass
+from planners.problem import Problem, check_shape
+from planners.riccati import LinearQuadratic, algebraic_riccati, backward_pass, solved
 from planners.solution import Solution, Status, finished
 from planners.solve import Planner, Request, Unrolled
 
@@ -53,6 +54,11 @@ class LQR(Planner):
                 f"an infinite horizon needs the same dynamics at every step, but {', '.join(sorted(dynamics.time_varying))} "
                 f"is given for {dynamics.num_steps} steps; set horizon={dynamics.num_steps}"
             )
+        if problem.horizon == math.inf and cost.time_varying:
+            raise ValueError(
+                "an infinite horizon needs the same cost at every step, but the goal or a coefficient is given by step; "
+                "set a finite horizon"
+            )
 
     def plan(self, problem: Problem, x0: Tensor, request: Request) -> Solution:
         """Exact solution; called through ``solve``."""
@@ -87,19 +93,19 @@ class LQR(Planner):
         gamma, PB = lq.discount, P @ lq.B
         Quu = lq.R + gamma * lq.B.mT @ PB
         Qxu = lq.N + gamma * lq.A.mT @ PB
-        K = -torch.linalg.solve(Quu, Qxu.mT)
+        K = -solved(Quu, Qxu.mT)
         closed = lq.A + lq.B @ K
-        error = _norm(lq.Q + gamma * lq.A.mT @ P @ lq.A + Qxu @ K - P) / (1.0 + _norm(P))
-        k, constant = _affine_part(
-            lq, P, K, Quu, closed, problem.cost.expand(0 * x0, x0.new_zeros(lq.r.shape), t0).value
-        )
+        residual = _norm(lq.Q + gamma * lq.A.mT @ P @ lq.A + Qxu @ K - P).detach()
+        residual = residual / (_norm(P) + _norm(lq.Q)).detach().clamp_min(torch.finfo(P.dtype).tiny)
+        p, k, constant = _affine_part(lq, P, K, Quu, closed, lambda x, u: problem.cost.stage(x, u, t0))
         u = _mv(K, x0) + k
-        xs = torch.stack([x0, (_mv(lq.A, x0) + _mv(lq.B, u) + lq.b).expand(x0.shape)], dim=-2)
-        p = _value_gradient(lq, P, K, closed)
+        xs = torch.stack([x0, _mv(lq.A, x0) + _mv(lq.B, u) + lq.b], dim=-2)
         cost = 0.5 * (x0 * _mv(P, x0)).sum(-1) + (p * x0).sum(-1) + constant
-        solved = (error <= self._tolerance(P)) & (_spectral_radius(closed) * math.sqrt(gamma) < 1) & cost.isfinite()
-        status = torch.where(solved, int(Status.CONVERGED), int(Status.NOT_STABILIZABLE)).expand(cost.shape)
-        stats = {"iterations": iterations, "residual": float(error.max()) if error.numel() else 0.0}
+        stable = (residual <= self._tolerance(P)) & (_spectral_radius(closed) * math.sqrt(gamma) < 1)
+        status = torch.where(_is_positive(Quu), int(Status.CONVERGED), int(Status.NOT_CONVEX))
+        status = torch.where(stable & constant.isfinite(), status, int(Status.NOT_STABILIZABLE))
+        status = torch.where(_is_positive(lq.R), status, int(Status.NOT_CONVEX))
+        stats = {"iterations": iterations, "residual": float(residual.max()) if residual.numel() else 0.0}
         return finished(problem, xs, u.unsqueeze(-2), cost, status, t0=t0, K=K, P=P, Quu=Quu, stats=stats)
 
     def _tolerance(self, P: Tensor) -> float:
@@ -117,6 +123,7 @@ def linear_quadratic(problem: Problem, x0: Tensor, t0: int = 0) -> LinearQuadrat
     zero_x = x0.new_zeros(*x0.shape[:-1], T, dynamics.state_dim)
     zero_u = x0.new_zeros(*x0.shape[:-1], T, dynamics.control_dim)
     stage = problem.cost.expand(zero_x, zero_u, steps)
+    check_shape("the stage cost", stage.value, zero_x.shape[:-1])
     terminal = problem.cost.expand_terminal(torch.zeros_like(x0))
     return LinearQuadratic(
         A=torch.stack(A, dim=-3),
@@ -140,33 +147,36 @@ def _first_step(lq: LinearQuadratic) -> LinearQuadratic:
     return replace(lq, **matrices, **vectors)
 
 
-def _value_gradient(lq: LinearQuadratic, P: Tensor, K: Tensor, closed: Tensor) -> Tensor:
-    """P of the value x'Px/2 + p'x + v: (I - gamma (A + BK)') p = q + K'r + gamma (A + BK)' P b."""
-    right = lq.q + _mv(K.mT, lq.r) + lq.discount * _mv(closed.mT, _mv(P, lq.b))
-    eye = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    return torch.linalg.solve(eye - lq.discount * closed.mT, right.unsqueeze(-1)).squeeze(-1)
-
-
 def _affine_part(
-    lq: LinearQuadratic, P: Tensor, K: Tensor, Quu: Tensor, closed: Tensor, stage_at_zero: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The feedforward control k and the constant v of the value x'Px/2 + p'x + v.
+    lq: LinearQuadratic, P: Tensor, K: Tensor, Quu: Tensor, closed: Tensor, stage: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient p and constant v of the value x'Px/2 + p'x + v, and the feedforward control k: ``(p, k, v)``.
 
-    v = (l(0, 0) + gamma (b'Pb/2 + p'b) - k'Quu k/2) / (1 - gamma). Without discount the cost is finite only if the closed loop
-    settles at a free state x_s, which then fixes v by V(x_s) = 0; otherwise v is infinite.
+    (I - gamma (A + BK)') p = q + K'r + gamma (A + BK)' P b and k = -Quu^-1 (r + gamma B' (p + P b)).
+    v = (l(0, 0) + gamma (b'Pb/2 + p'b) - k'Quu k/2) / (1 - gamma). Without discount the cost is finite only if the state x_s
+    at which the closed loop settles is free, which then fixes v by V(x_s) = 0; otherwise v is infinite.
     """
     gamma = lq.discount
-    p = _value_gradient(lq, P, K, closed)
-    k = -torch.linalg.solve(Quu, (lq.r + gamma * _mv(lq.B.mT, p + _mv(P, lq.b))).unsqueeze(-1)).squeeze(-1)
-    drift = (lq.b * (0.5 * _mv(P, lq.b) + p)).sum(-1)
-    rate = stage_at_zero + gamma * drift - 0.5 * (k * _mv(Quu, k)).sum(-1)
-    if gamma < 1:
-        return k, rate / (1 - gamma)
     eye = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    settled = torch.linalg.solve(eye - closed, (_mv(lq.B, k) + lq.b).unsqueeze(-1)).squeeze(-1)
+    right = lq.q + _mv(K.mT, lq.r) + gamma * _mv(closed.mT, _mv(P, lq.b))
+    p = solved(eye - gamma * closed.mT, right.unsqueeze(-1)).squeeze(-1)
+    k = -solved(Quu, (lq.r + gamma * _mv(lq.B.mT, p + _mv(P, lq.b))).unsqueeze(-1)).squeeze(-1)
+    drift = gamma * (lq.b * (0.5 * _mv(P, lq.b) + p)).sum(-1)
+    saved = 0.5 * (k * _mv(Quu, k)).sum(-1)
+    at_zero = stage(torch.zeros_like(p), torch.zeros_like(k))
+    if gamma < 1:
+        return p, k, (at_zero + drift - saved) / (1 - gamma)
+    settled = solved(eye - closed, (_mv(lq.B, k) + lq.b).unsqueeze(-1)).squeeze(-1)
+    # evaluated there, and not as at_zero + drift - saved: an error of the settled state enters only by its square
+    rate = stage(settled, _mv(K, settled) + k)
+    free = rate.abs() <= 1e3 * torch.finfo(P.dtype).eps * (at_zero.abs() + drift.abs() + saved.abs())
     v = -(settled * (0.5 * _mv(P, settled) + p)).sum(-1)
-    free = rate.abs() <= math.sqrt(torch.finfo(P.dtype).eps) * (1.0 + stage_at_zero.abs())
-    return k, torch.where(free, v, torch.full_like(v, math.inf))
+    return p, k, torch.where(free, v, torch.full_like(v, math.inf))
+
+
+def _is_positive(matrix: Tensor) -> Tensor:
+    """Whether symmetric matrices are positive definite, ``(*batch,)``."""
+    return torch.linalg.cholesky_ex(matrix.detach()).info == 0
 
 
 def _spectral_radius(matrix: Tensor) -> Tensor:

@@ -111,17 +111,18 @@ def algebraic_riccati(lq: LinearQuadratic, *, max_iterations: int = 60) -> tuple
         max_iterations: number of doublings at most.
 
     Returns:
-        P ``(*batch, n, n)`` and the number of doublings. Whether P solves the equation is for the caller to check.
+        P ``(*batch, n, n)`` and the number of doublings. Whether P solves the equation is for the caller to check; it is
+        not finite where the recursion diverges.
     """
-    RN = torch.linalg.solve(lq.R, lq.N.mT)
+    RN = solved(lq.R, lq.N.mT)
     A = math.sqrt(lq.discount) * (lq.A - lq.B @ RN)
-    G = lq.discount * lq.B @ torch.linalg.solve(lq.R, lq.B.mT)
+    G = lq.discount * lq.B @ solved(lq.R, lq.B.mT)
     H = lq.Q - lq.N @ RN
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     iteration = 0
     while iteration < max_iterations:
         iteration += 1
-        W_A, W_G = torch.linalg.solve(eye + G @ H, torch.cat([A, G], dim=-1)).chunk(2, dim=-1)
+        W_A, W_G = solved(eye + G @ H, torch.cat([A, G], dim=-1)).chunk(2, dim=-1)
         change = A.mT @ H @ W_A
         A, G, H = A @ W_A, G + A @ W_G @ A.mT, H + 0.5 * (change + change.mT)
         G = 0.5 * (G + G.mT)
@@ -129,6 +130,11 @@ def algebraic_riccati(lq: LinearQuadratic, *, max_iterations: int = 60) -> tuple
         if bool((small | ~H.isfinite().all(-1).all(-1)).all()):
             break
     return H, iteration
+
+
+def solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """``matrix^-1 right``; not finite, instead of an error for the whole batch, where a matrix is singular."""
+    return torch.linalg.solve_ex(matrix, right).result
 
 
 def _minimize(Quu: Tensor, Qux: Tensor, Qu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
