@@ -10,7 +10,7 @@ import torch
 from harness import interleave
 from mujoco.batch import Batch
 
-from dynamics.mujoco import MujocoDynamics
+from dynamics import MujocoDynamics
 
 MODEL = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
 FRAME_SKIP = 5

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium
 import mujoco
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics import Acrobot, CartPole, Pendulum
-from dynamics.mujoco import ModelField, MujocoDynamics, stepping
+from dynamics import Acrobot, CartPole, ModelField, MujocoDynamics, Pendulum
+from dynamics.mujoco import stepping
 from mbrl.testing import check_dynamics
 
 # A hinged leg that pushes on the floor, with a filtered actuator: contacts, limits, activations.
@@ -51,7 +52,7 @@ SATELLITE = """
         <joint name="neck" type="ball" damping="0.1"/>
         <geom type="capsule" size="0.03 0.2" mass="0.4" contype="0" conaffinity="0"/>
         <body pos="0 0.2 0.2">
-          <joint type="hinge" axis="1 0 0"/>
+          <joint name="boom" type="hinge" axis="1 0 0"/>
           <geom type="capsule" size="0.03 0.2" mass="0.3" contype="0" conaffinity="0"/>
         </body>
       </body>
@@ -59,9 +60,9 @@ SATELLITE = """
   </worldbody>
   <actuator>
     <motor joint="neck" gear="1 0 0"/>
-    <motor name="arm" joint="joint2"/>
+    <motor name="arm" joint="boom"/>
   </actuator>
-</mujoco>""".replace('<joint type="hinge" axis="1 0 0"/>', '<joint name="joint2" type="hinge" axis="1 0 0"/>')
+</mujoco>"""
 
 
 def leg(integrator="Euler", **kwargs):
@@ -156,8 +157,8 @@ def test_describes_the_model():
         "neck_qy",
         "neck_qz",
     ]
-    velocities = ["bus_x", "bus_y", "bus_z", "bus_rx", "bus_ry", "bus_rz", "neck_rx", "neck_ry", "neck_rz", "joint2"]
-    assert dynamics.state_names == (*positions, "joint2", *(f"{name}_velocity" for name in velocities))
+    velocities = ["bus_x", "bus_y", "bus_z", "bus_rx", "bus_ry", "bus_rz", "neck_rx", "neck_ry", "neck_rz", "boom"]
+    assert dynamics.state_names == (*positions, "boom", *(f"{name}_velocity" for name in velocities))
     assert dynamics.control_names == ("actuator0", "arm")
     assert dynamics.angles == (11,)
     assert (dynamics.state_dim, dynamics.tangent_dim, dynamics.dt) == (22, 20, 0.04)
@@ -205,6 +206,7 @@ def test_a_model_without_actuators_is_passive():
         "<mujoco><worldbody><body><joint type='slide'/><geom size='1'/></body></worldbody></mujoco>"
     )
     x = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    assert dynamics.state_names == ("joint0", "joint0_velocity")
     assert dynamics.linearize(x, x[:, :0]).fu.shape == (1, 2, 0)
     velocity = 1.0 - 9.81 * 0.002
     torch.testing.assert_close(dynamics(x, x[:, :0]), x.new_tensor([[0.002 * velocity, velocity]]))
@@ -370,6 +372,24 @@ def test_a_diverging_world_is_nan_and_leaves_the_others_and_the_folder_alone(tmp
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("memory", ["16K", "64K"])  # MuJoCo drops contacts and warns; MuJoCo raises an error
+def test_a_world_that_does_not_fit_into_memory_is_nan(memory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    boxes = "".join(
+        f"<body pos='0 0 {0.1 + 0.15 * i}'><freejoint/><geom type='box' size='.1 .1 .1'/></body>" for i in range(10)
+    )
+    dynamics = MujocoDynamics(
+        f"<mujoco><size memory='{memory}'/><worldbody><geom type='plane' size='1 1 1'/>{boxes}</worldbody></mujoco>"
+    )
+    pile = states(dynamics, scale=0.0)
+    apart = pile.clone()
+    apart[2 : dynamics.model.nq : 7] += 10.0 * torch.arange(10)
+    x_next = dynamics(torch.stack([pile, apart]), torch.zeros(2, 0, dtype=torch.float64))
+    assert x_next[0].isnan().all()
+    assert torch.equal(x_next[1], mj_steps(dynamics.model, apart, torch.zeros(0), 1))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_control_that_is_nan_is_divergence_even_where_it_does_nothing():
     dynamics = MujocoDynamics(
         Pendulum().mjcf().replace("<visual>", "<option><flag actuation='disable'/></option><visual>")
@@ -423,7 +443,8 @@ def test_takes_files_strings_models_and_environments(tmp_path):
         assert torch.equal(MujocoDynamics(source)(x, u), dynamics(x, u))
 
 
-def test_takes_a_gymnasium_environment_with_its_frame_skip():
+def test_takes_a_gymnasium_environment_with_its_frame_skip(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo logs that the environment uses a deprecated attribute
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the environment's own
         env = gymnasium.make("HalfCheetah-v5")
@@ -493,11 +514,20 @@ def test_survives_copies_and_pickles():
     assert torch.equal(torch.load(buffer, weights_only=False).rollout(x, us), xs)
 
 
+def test_may_be_called_from_several_python_threads():
+    dynamics = leg(frame_skip=2)
+    x, us = states(dynamics, 8), randn(8, 30, 2)
+    expected = dynamics.rollout(x, us)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(dynamics.rollout, x, us))
+    assert torch.equal(torch.stack(results), expected)
+
+
 FORK = """
 import os, sys, time, warnings
 import torch
 from dynamics import Pendulum
-from dynamics.mujoco import MujocoDynamics
+from dynamics import MujocoDynamics
 warnings.simplefilter("ignore", DeprecationWarning)
 dynamics, unused = (MujocoDynamics(Pendulum().mjcf(), threads=4) for _ in range(2))
 x, us = torch.rand(64, 2, dtype=torch.float64), torch.zeros(64, 5, 1, dtype=torch.float64)

@@ -54,8 +54,8 @@ class BatchedStepper:
         self.substeps = substeps
         self.threads = threads if threads is not None else len(os.sched_getaffinity(0))
         self.fields = dict(fields or {})
-        # where (qpos, qvel, act), ctrl and the warm start lie in a row of the batch's state
-        bits = mjtState.mjSTATE_PHYSICS, mjtState.mjSTATE_CTRL, mjtState.mjSTATE_WARMSTART
+        # where time, (qpos, qvel, act), ctrl and the warm start lie in a row of the batch's state
+        bits = mjtState.mjSTATE_TIME, mjtState.mjSTATE_PHYSICS, mjtState.mjSTATE_CTRL, mjtState.mjSTATE_WARMSTART
         self._parts = tuple(_columns(model, int(components)) for components in bits)
         self._start_afresh()
 
@@ -105,7 +105,7 @@ class BatchedStepper:
         batch = self._batch_for(worlds)
         self._load(batch, values, worlds)
         rows = batch.state[:worlds]
-        x, ctrl, warmstart = (rows[:, part] for part in self._parts)
+        time, x, ctrl, warmstart = (rows[:, part] for part in self._parts)
         counters = batch.warning[:worlds, :, 1]
         finite = np.all(np.isfinite(us), axis=-1)
         alive = np.all(np.isfinite(xs[:, 0]), axis=-1)
@@ -113,7 +113,7 @@ class BatchedStepper:
         xs[~alive, 0] = np.nan
         for k in range(us.shape[1]):
             alive &= finite[:, k]
-            rows[:, 0] = times[:, k]
+            time[:] = times[:, k : k + 1]
             ctrl[:] = us[:, k]
             warmstart[:] = 0.0
             counters[:] = 1

@@ -9,6 +9,7 @@ Derivatives are centered differences of this very f.
 # pyright: reportAttributeAccessIssue=false
 # (the compiled parts of mujoco have no type stubs)
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -129,7 +130,7 @@ class MujocoDynamics(Dynamics):
         x = x0.detach().to("cpu", x0.dtype if x0.dtype == torch.float32 else torch.float64)
         u = us.detach().to("cpu", torch.float64)
         times = (self.dt * steps.to("cpu", torch.float64)).expand(*batch, horizon)
-        worlds = int(np.prod(batch))
+        worlds = math.prod(batch)
         xs = self._stepper.rollout(
             x.reshape(worlds, self.state_dim).numpy(),
             u.reshape(worlds, horizon, self.control_dim).numpy(),
