@@ -50,6 +50,14 @@ def test_closed_forms(batch, generator):
     expected = (w.unsqueeze(-2) @ f_jacobian(z)).squeeze(-2)
     torch.testing.assert_close(gradient, expected, rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(hessian, f_hessian(z, w), rtol=1e-14, atol=1e-14)
+    assert torch.equal(hessian, hessian.mT)
+
+
+def test_hessians_are_symmetric_to_the_last_bit(generator):
+    """Even where the two orders of differentiation round differently."""
+    z = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    _, hessian = derivatives.gradient_and_hessian(lambda y: torch.exp(0.1 * torch.sin(y).prod(-1) * y.sum(-1)), z)
+    assert torch.equal(hessian, hessian.mT)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
