@@ -1,10 +1,11 @@
 """Fit a model to logged trajectories, and report honestly how good it is."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +23,7 @@ from dynamics.learned.ensemble import Ensemble
 from dynamics.learned.linear import LinearModel
 from dynamics.learned.training import Training, train_ensemble
 from dynamics.progress import progress_bar
-from dynamics.trajectories import Trajectory, check_compatible, state_source, transitions
+from dynamics.trajectories import UNIFORM_TOLERANCE, Trajectory, check_compatible, state_source, transitions
 
 HORIZONS = (1, 5, 10, 25, 50)
 
@@ -133,11 +134,12 @@ def fit(
         raise ValueError(f"{type(model).__name__} is fitted in closed form and takes no training settings")
     generator = torch.Generator().manual_seed(seed)
     parts = _split(trajectories, test, test_fraction, validation_fraction, generator)
-    data = {name: _transitions(part, group) for name, part in parts.items()}
+    device = model.target_mean.device
+    data = {name: _transitions(part, group, device) for name, part in parts.items()}
+    held_out = evaluation_windows(parts["test"], horizons, angles=model.angles, use=group).to(device)
     start = time.perf_counter()
     history = _learn(model, data, training or Training(), generator, checkpoint, progress)
     seconds = time.perf_counter() - start
-    held_out = evaluation_windows(parts["test"], horizons, angles=model.angles, use=group)
     return FitReport(
         model=type(model).__name__,
         names=model.state_names,
@@ -145,7 +147,7 @@ def fit(
         steps={name: len(part) for name, part in data.items()},
         horizons=held_out.horizons,
         dt=model.dt,
-        errors=_errors(model, data["train"], held_out),
+        errors=_errors(model, data["train"], held_out, torch.Generator(device=device).manual_seed(seed)),
         nll=negative_log_likelihood(model, data["test"]),
         history=history,
         seconds=seconds,
@@ -154,11 +156,18 @@ def fit(
 
 @torch.no_grad()
 def negative_log_likelihood(model: LearnedDynamics, data: TransitionData) -> float:
-    """Mean Gaussian NLL of one step, per dimension of the change normalized by the model's statistics [nats]."""
-    prediction = model.predict(data.x, data.u)
-    error = model.change(prediction.mean, data.x_next) / model.target_scale
-    std = (prediction.std / model.target_scale).clamp_min(1e-12)
-    return float((0.5 * (error / std).square() + std.log() + 0.5 * torch.log(torch.tensor(2 * torch.pi))).mean())
+    """Mean Gaussian NLL of one step, per dimension of the change normalized by the model's statistics [nats].
+
+    Dimensions that are constant in the model's data have no density and are left out.
+    """
+    total = 0.0
+    for x, u, x_next in zip(*(rows.split(10_000) for rows in (data.x, data.u, data.x_next)), strict=True):
+        prediction = model.predict(x, u)
+        error = model.change(prediction.mean, x_next) / model.target_scale
+        std = (prediction.std / model.target_scale).clamp_min(1e-12)
+        nll = 0.5 * (error / std).square() + std.log() + 0.5 * math.log(2 * math.pi)
+        total += float(nll[:, model.changes].mean(-1).sum())
+    return total / len(data)
 
 
 def _learn(
@@ -186,17 +195,21 @@ def _learn(
         )
 
 
-def _errors(model: LearnedDynamics, train: TransitionData, held_out: EvaluationWindows) -> dict[str, PredictionErrors]:
-    errors = {"model": evaluate_predictions(model, held_out)}
+def _errors(
+    model: LearnedDynamics, train: TransitionData, held_out: EvaluationWindows, generator: torch.Generator
+) -> dict[str, PredictionErrors]:
+    errors = {"model": evaluate_predictions(model, held_out, generator=generator)}
     if not isinstance(model, LinearModel):
-        ridge = LinearModel(model.state_dim, model.control_dim, model.dt, angles=model.angles)
+        ridge = LinearModel(model.state_dim, model.control_dim, model.dt, angles=model.angles).to(train.x.device)
         ridge.solve(train)
         errors["ridge"] = evaluate_predictions(ridge, held_out)
     errors["persistence"] = persistence_errors(held_out)
     return errors
 
 
-def _check(model: LearnedDynamics, trajectories: Sequence[Trajectory], test: Sequence[Trajectory] | None) -> str:
+def _check(
+    model: LearnedDynamics, trajectories: Sequence[Trajectory], test: Sequence[Trajectory] | None
+) -> Literal["states", "observations"]:
     """The group of columns to learn from, "states" or "observations", after checking that everything fits together."""
     everything = [*trajectories, *(test or ())]
     check_compatible(everything)
@@ -210,7 +223,7 @@ def _check(model: LearnedDynamics, trajectories: Sequence[Trajectory], test: Seq
             f"the model has {model.state_dim} states and {model.control_dim} controls, the trajectories have {dims[0]} "
             f"{group} and {dims[1]} controls; build the model with state_dim={dims[0]}, control_dim={dims[1]}"
         )
-    if abs(first.dt - model.dt) > 1e-6 * model.dt:
+    if abs(first.dt - model.dt) > UNIFORM_TOLERANCE * model.dt:
         raise ValueError(
             f"the model has dt={model.dt:g} s, the trajectories {first.dt:g} s; build the model with dt={first.dt:g} or "
             "resample the trajectories"
@@ -241,6 +254,8 @@ def _split(
             f"need at least {needed} trajectories to hold whole ones out, got {len(usable)}; cut long ones with "
             "trajectory.segments(length)" + ("" if test is not None else ", or pass test=")
         )
+    if test is not None and not any(len(t) for t in test):
+        raise ValueError("test has no trajectory with a step; leave it out to hold out a share of trajectories")
     order = [usable[i] for i in torch.randperm(len(usable), generator=generator).tolist()]
     num_validation = max(1, round(validation_fraction * len(order)))
     num_test = 0 if test is not None else max(1, round(test_fraction * len(order)))
@@ -257,6 +272,8 @@ def _split(
     }
 
 
-def _transitions(trajectories: Sequence[Trajectory], group: str) -> TransitionData:
-    found = transitions(trajectories, group)  # type: ignore[arg-type]
-    return TransitionData(*(torch.from_numpy(array) for array in (found.x, found.u, found.x_next)))
+def _transitions(
+    trajectories: Sequence[Trajectory], group: Literal["states", "observations"], device: torch.device
+) -> TransitionData:
+    found = transitions(trajectories, group)
+    return TransitionData(*(torch.from_numpy(array).to(device) for array in (found.x, found.u, found.x_next)))

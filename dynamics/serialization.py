@@ -1,6 +1,5 @@
 """Learned models as files: tensors in safetensors, the configuration as JSON in its header; nothing is executed on loading."""
 
-import importlib
 import json
 import os
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dynamics import learned
 from dynamics.learned.base import LearnedDynamics
 
 FORMAT = "mbrl-control model 1"
@@ -59,9 +59,12 @@ def load(path: str | Path) -> LearnedDynamics:
         raise ValueError(
             f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; write models with dynamics.save"
         )
-    learned = importlib.import_module("dynamics.learned")
-    if metadata["class"] not in learned.__all__:
-        raise ValueError(f"{path} holds a {metadata['class']!r}; this version knows {', '.join(learned.__all__)}")
-    model = getattr(learned, metadata["class"])(**json.loads(metadata["config"]))
-    model.load_state_dict(tensors)
+    name = metadata.get("class")
+    if name not in learned.__all__:
+        raise ValueError(f"{path} holds a {name!r}; this version knows {', '.join(learned.__all__)}")
+    try:
+        model = getattr(learned, name)(**json.loads(metadata["config"]))
+        model.load_state_dict(tensors, assign=True)  # as they are, whatever their dtype
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} does not describe a {name} of this version: {error}") from error
     return model

@@ -154,13 +154,7 @@ class LearnedDynamics(StochasticDynamics):
 
     def change(self, x: Tensor, x_next: Tensor) -> Tensor:
         """Change of state ``(*batch, n)``, angles the short way round."""
-        delta = x_next - x
-        if not self.angles:
-            return delta
-        delta = delta.clone()
-        angles = list(self.angles)
-        delta[..., angles] = torch.remainder(delta[..., angles] + torch.pi, 2 * torch.pi) - torch.pi
-        return delta
+        return wrap(x_next - x, self.angles)
 
     def next_state(self, x: Tensor, normalized: Tensor, *, bounded: bool = False) -> Tensor:
         """X plus a predicted normalized change ``(..., n)``.
@@ -176,6 +170,11 @@ class LearnedDynamics(StochasticDynamics):
             delta = torch.minimum(torch.maximum(delta, self.target_lower.to(x)), self.target_upper.to(x))
         return x + delta
 
+    @property
+    def changes(self) -> Tensor:
+        """Which state dimensions changed at all in the data other than by a constant, ``(n,)``."""
+        return self.target_upper > self.target_lower
+
     def outside_log(self, x: Tensor, u: Tensor, *, margin: float = 0.1) -> Tensor:
         """Whether states ``(*batch, n)`` and controls ``(*batch, m)`` leave the logged ranges, ``(*batch,)`` of bool.
 
@@ -186,21 +185,35 @@ class LearnedDynamics(StochasticDynamics):
         """
         z = torch.cat([x, u], dim=-1)
         lower, upper = self.logged_lower.to(z), self.logged_upper.to(z)
-        slack = margin * (upper - lower) + CONSTANT_TOLERANCE
+        slack = margin * (upper - lower) + CONSTANT_TOLERANCE * (1.0 + torch.maximum(lower.abs(), upper.abs()))
         outside = (z < lower - slack) | (z > upper + slack) | z.isnan()
         outside[..., list(self.angles)] = False
         return outside.any(-1)
 
     def set_statistics(self, data: TransitionData) -> None:
-        """Keep the statistics of the data a model is fitted to."""
+        """Keep the statistics of the data a model is fitted to.
+
+        Raises:
+            ValueError: the numbers are so large that their statistics are not finite.
+        """
         raw, delta = self._raw_features(data.x, data.u), self.change(data.x, data.x_next)
-        self.input_mean, self.input_scale = _mean_and_scale(raw)
-        self.target_mean, self.target_scale = _mean_and_scale(delta)
+        if not bool(torch.cat([raw.var(0, correction=0), delta.var(0, correction=0)]).isfinite().all()):
+            raise ValueError(
+                "the data's mean or variance is not finite; look for outliers with dynamics.audit(trajectories)"
+            )
+        self.input_mean, self.input_scale = _mean_and_scale(raw, is_constant(raw))
+        round_off = (
+            1e-3 * CONSTANT_TOLERANCE * data.x.abs().amax(0)
+        )  # what the difference of two equal numbers may have
+        constant = is_constant(delta) | (delta.std(0, correction=0) <= round_off)
+        self.target_mean, self.target_scale = _mean_and_scale(delta, constant)
         lower, upper = delta.amin(0), delta.amax(0)
-        self.target_lower, self.target_upper = lower - 0.5 * (upper - lower), upper + 0.5 * (upper - lower)
+        slack = 0.5 * (upper - lower)
+        self.target_lower = torch.where(constant, self.target_mean, lower - slack)
+        self.target_upper = torch.where(constant, self.target_mean, upper + slack)
         logged = torch.cat([data.x, data.u], dim=-1)
         self.logged_lower, self.logged_upper = logged.amin(0), logged.amax(0)
-        self.num_transitions = torch.tensor(len(data))
+        self.num_transitions.fill_(len(data))
 
     def _raw_features(self, x: Tensor, u: Tensor) -> Tensor:
         if not self.angles:
@@ -209,8 +222,20 @@ class LearnedDynamics(StochasticDynamics):
         return torch.cat([x[..., self._linear], torch.sin(angles), torch.cos(angles), u], dim=-1)
 
 
-def _mean_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
-    mean = values.mean(0)
+def wrap(difference: Tensor, angles: Sequence[int]) -> Tensor:
+    """Differences ``(*batch, n)`` of states with the angles among them the short way round, in [-pi, pi)."""
+    if not angles:
+        return difference
+    difference, columns = difference.clone(), list(angles)
+    difference[..., columns] = torch.remainder(difference[..., columns] + torch.pi, 2 * torch.pi) - torch.pi
+    return difference
+
+
+def is_constant(values: Tensor) -> Tensor:
+    """Whether the columns of ``(N, d)`` do not change but for round-off, ``(d,)``."""
+    return values.std(0, correction=0) <= CONSTANT_TOLERANCE * values.abs().amax(0)
+
+
+def _mean_and_scale(values: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
     scale = values.std(0, correction=0)
-    constant = scale <= CONSTANT_TOLERANCE * (1.0 + values.abs().amax(0))
-    return mean, torch.where(constant, torch.ones_like(scale), scale)
+    return values.mean(0), torch.where(constant, torch.ones_like(scale), scale)

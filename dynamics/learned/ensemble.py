@@ -7,7 +7,8 @@ the beta-NLL (Seitzer et al. 2022, equation 5)
     L = \sum_d \lfloor \sigma_d^{2 \beta} \rfloor \left( \tfrac12 \log \sigma_d^2 + \frac{(y_d - \mu_d)^2}{2 \sigma_d^2} \right)
 
 with the factor in floors held constant; beta = 0.5 keeps the noise head from starving the mean where it fits badly. The
-log-variance is bounded softly between learned bounds (PETS, appendix A.1).
+log-variance is bounded softly as in PETS (appendix A.1), but between fixed bounds: a penalty that pulls learned ones together,
+as there, lifts the lower one against the small gradients of the beta-NLL and makes intervals on noise-free logs too wide.
 
 All members are one set of batched matrix products.
 """
@@ -24,6 +25,12 @@ from torch.nn import functional
 from dynamics.base import TimeStep, nan_after_divergence
 from dynamics.learned.base import LearnedDynamics
 from dynamics.stochastic import Prediction, Resample, check_sampling
+
+MIN_LOGVAR, MAX_LOGVAR = -14.0, 0.5
+"""Bounds of the log-variance of the normalized change: standard deviations from 0.1 % to 130 % of the logged spread.
+
+A higher upper bound lets rare large changes, impacts say, pass for noise: the mean then learns them late or not at all.
+"""
 
 
 class Ensemble(LearnedDynamics):
@@ -72,8 +79,6 @@ class Ensemble(LearnedDynamics):
             for fan_in, fan_out in itertools.pairwise(sizes)
         )
         self.biases = nn.ParameterList(torch.zeros(self.num_members, 1, fan_out) for fan_out in sizes[1:])
-        self.max_logvar = nn.Parameter(torch.full((self.state_dim,), 0.5))
-        self.min_logvar = nn.Parameter(torch.full((self.state_dim,), -10.0))
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments as JSON values."""
@@ -102,8 +107,8 @@ class Ensemble(LearnedDynamics):
             if i < last:
                 h = functional.silu(h)
         mean, logvar = h.chunk(2, dim=-1)
-        logvar = self.max_logvar - functional.softplus(self.max_logvar - logvar)
-        return mean, self.min_logvar + functional.softplus(logvar - self.min_logvar)
+        logvar = MAX_LOGVAR - functional.softplus(MAX_LOGVAR - logvar)
+        return mean, MIN_LOGVAR + functional.softplus(logvar - MIN_LOGVAR)
 
     def losses(self, features: Tensor, targets: Tensor, *, beta: float = 0.5) -> Tensor:
         """Beta-NLL of each member on its own batch.
@@ -121,29 +126,28 @@ class Ensemble(LearnedDynamics):
         nll = 0.5 * (logvar + error * torch.exp(-logvar))
         return (torch.exp(beta * logvar).detach() * nll).sum(-1).mean(-1)
 
-    def bounds_penalty(self) -> Tensor:
-        """Width of the learned log-variance bounds; a small multiple in the loss keeps them near the data's noise."""
-        return self.max_logvar.sum() - self.min_logvar.sum()
-
     # Predictions
 
     def predict(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Prediction:
         """Mixture over the members at states ``(*batch, n)`` and controls ``(*batch, m)``."""
         self.check_step(x, u)
         self.check_fitted()
-        batch = torch.broadcast_shapes(x.shape[:-1], u.shape[:-1])
-        x = x.expand(*batch, self.state_dim)
-        features = self.features(x, u.expand(*batch, self.control_dim)).reshape(1, -1, self.num_features)
-        mean, logvar = self.outputs(features.expand(self.num_members, -1, -1))
-        members = self.next_state(x, mean.reshape(self.num_members, *batch, self.state_dim), bounded=True)
-        stds = self.target_scale.to(x) * torch.exp(0.5 * logvar).to(x).reshape(members.shape)
-        return Prediction(
-            mean=members.mean(0),
-            aleatoric_std=stds.square().mean(0).sqrt(),
-            epistemic_std=members.std(0, correction=0) if self.num_members > 1 else torch.zeros_like(x),
+        features = self.features(x, u).reshape(1, -1, self.num_features)
+        normalized, logvar = self.outputs(features.expand(self.num_members, -1, -1))
+        members = self.next_state(x, normalized.reshape(self.num_members, *x.shape), bounded=True)
+        stds = self._noise_std(x, logvar).reshape(members.shape)
+        mean, root = members.mean(0), math.sqrt(self.num_members)
+        return Prediction(  # norms, because unlike square roots they have finite gradients where they are zero
+            mean=mean,
+            aleatoric_std=torch.linalg.vector_norm(stds, dim=0) / root,
+            epistemic_std=torch.linalg.vector_norm(members - mean, dim=0) / root,
             members=members,
             members_std=stds,
         )
+
+    def _noise_std(self, x: Tensor, logvar: Tensor) -> Tensor:
+        """Standard deviation of the change of state in the units of x; a constant dimension has no noise."""
+        return (self.target_scale * self.changes).to(x) * torch.exp(0.5 * logvar).to(x.dtype)
 
     def sample_rollout(
         self,
@@ -179,7 +183,7 @@ class Ensemble(LearnedDynamics):
             x = self.next_state(xs[-1], mean, bounded=True)
             if noise:
                 draw = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-                x = x + self.target_scale.to(x) * torch.exp(0.5 * logvar).to(x) * draw
+                x = x + self._noise_std(x, logvar) * draw
             xs.append(x)
         sampled = torch.stack(xs, dim=-2).reshape(E, size, share, T + 1, self.state_dim)
         sampled = sampled.permute(1, 0, 2, 3, 4).reshape(*batch, particles, T + 1, self.state_dim)

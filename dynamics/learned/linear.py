@@ -70,19 +70,23 @@ class LinearModel(LearnedDynamics):
         self.set_statistics(data)
         phi = self._phi(data.x, data.u)
         target = self.targets(data.x, data.x_next)
-        precision = phi.mT @ phi + self.regularization * torch.eye(phi.shape[-1], dtype=phi.dtype)
+        precision = phi.mT @ phi + self.regularization * torch.eye(phi.shape[-1]).to(phi)
         self.covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
         self.weights = torch.linalg.solve(precision, phi.mT @ target)
         residual = target - phi @ self.weights
         degrees_of_freedom = max(len(data) - phi.shape[-1], 1)
         self.noise_std = (residual.square().sum(0) / degrees_of_freedom).sqrt()
 
-    def predict(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Prediction:
-        """The predictive distribution at states ``(*batch, n)`` and controls ``(*batch, m)``."""
+    def forward(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Tensor:
+        """The mean of :meth:`predict`, without the cost of its variance."""
         self.check_step(x, u)
         self.check_fitted()
+        return self.next_state(x, self._phi(x, u) @ self.weights.to(x))
+
+    def predict(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Prediction:
+        """The predictive distribution at states ``(*batch, n)`` and controls ``(*batch, m)``."""
+        mean = self(x, u)
         phi = self._phi(x, u)
-        mean = self.next_state(x, phi @ self.weights.to(x))
         noise = (self.target_scale * self.noise_std).to(x)
         leverage = (phi * (phi @ self.covariance.to(x))).sum(-1, keepdim=True).clamp_min(0.0).sqrt()
         return Prediction(mean=mean, aleatoric_std=noise.expand(mean.shape), epistemic_std=leverage * noise)

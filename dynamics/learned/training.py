@@ -3,6 +3,7 @@
 The whole data set is one tensor; each member draws minibatches from its own bootstrap sample. Every ``evaluate_every`` steps
 each member is measured by its mean squared error on the validation data (the likelihood rises and falls with the variance head
 and is a bad judge of the mean), its best weights are kept, and a checkpoint is written that resumes bit for bit.
+Data and minibatches are on the model's device; all random numbers are drawn on the CPU.
 """
 
 import dataclasses
@@ -21,6 +22,9 @@ from dynamics.learned.base import TransitionData
 from dynamics.learned.ensemble import Ensemble
 from dynamics.progress import Advance
 
+VALIDATION_ROWS = 5000
+"""Transitions that a validation looks at; more would cost as much as the training between two of them."""
+
 
 class FitError(RuntimeError):
     """Fitting could not go on; the message says why and what to do."""
@@ -38,7 +42,7 @@ class Training:
         beta: exponent of the beta-NLL.
         bootstrap: whether each member sees its own sample of the data, drawn with replacement.
         evaluate_every: steps between validations.
-        patience: validations without a gain of 1 % in any member's error after which training ends.
+        patience: validations after which training ends unless some member's error has fallen by 1 % meanwhile.
 
     Raises:
         ValueError: a value is out of range.
@@ -71,6 +75,7 @@ class _Run:
     step: int
     stale: int
     best_error: Tensor  # (E,)
+    gain_error: Tensor  # (E,), the error at the last gain of 1 %
     best_weights: dict[str, Tensor]
     history: list[dict[str, float]]
 
@@ -103,74 +108,78 @@ def train_ensemble(
         FitError: the loss is not finite, or the checkpoint belongs to another fit.
     """
     model.set_statistics(data)
-    features, targets = model.features(data.x, data.u).float(), model.targets(data.x, data.x_next).float()
-    sample = _bootstrap(model.num_members, len(data), training.bootstrap, generator)
+    model.num_transitions.zero_()  # not fitted until the end
+    inputs, outputs = _normalized(model, data)
+    rows = torch.linspace(0, len(validation) - 1, min(len(validation), VALIDATION_ROWS)).long()
+    held_out = _normalized(model, TransitionData(validation.x[rows], validation.u[rows], validation.x_next[rows]))
+    fingerprint = _fingerprint(model, data, validation, training, generator)
+    sample = _bootstrap(model.num_members, len(data), training.bootstrap, generator).to(inputs.device)
     optimizer = _optimizer(model, training)
-    run = _Run(0, 0, torch.full((model.num_members,), math.inf), _snapshot(model), [])
-    fingerprint = _fingerprint(model, data, validation, training)
+    unknown = torch.full((model.num_members,), math.inf, device=inputs.device)
+    run = _Run(0, 0, unknown, unknown, _snapshot(model), [])
     if checkpoint is not None and checkpoint.exists():
         run = _resume(checkpoint, fingerprint, model, optimizer, generator)
     while run.step < training.steps and run.stale < training.patience:
         loss = torch.zeros(())
-        for _ in range(min(training.evaluate_every, training.steps - run.step)):
+        for index in _minibatches(sample, min(training.evaluate_every, training.steps - run.step), training, generator):
             _set_learning_rate(optimizer, training, run.step)
-            loss = _descend(model, optimizer, features, targets, sample, training, generator)
+            loss = _descend(model, optimizer, inputs[index], outputs[index], training)
             run.step += 1
-        _validate(model, validation, run, float(loss))
+        _validate(model, *held_out, run, float(loss))
         advance(run.step, f"validation error {run.history[-1]['error']:.4f}")
         if checkpoint is not None:
             _write(checkpoint, fingerprint, run, model, optimizer, generator)
     _restore(model, run.best_weights)
+    model.num_transitions.fill_(len(data))
     return run.history
 
 
+def _normalized(model: Ensemble, data: TransitionData) -> tuple[Tensor, Tensor]:
+    """What the networks see, ``(N, num_features)``, and shall answer, ``(N, n)``, in their dtype."""
+    dtype = model.weights[0].dtype
+    return model.features(data.x, data.u).to(dtype), model.targets(data.x, data.x_next).to(dtype)
+
+
+def _minibatches(sample: Tensor, steps: int, training: Training, generator: torch.Generator) -> Tensor:
+    """Rows for each step, drawn from the sample ``(E, N)`` of each member, ``(steps, E, batch)``."""
+    draw = torch.randint(sample.shape[1], (steps, len(sample), training.batch_size), generator=generator)
+    return sample.expand(steps, -1, -1).gather(2, draw.to(sample.device))
+
+
 def _descend(
-    model: Ensemble,
-    optimizer: torch.optim.Optimizer,
-    features: Tensor,
-    targets: Tensor,
-    sample: Tensor,
-    training: Training,
-    generator: torch.Generator,
+    model: Ensemble, optimizer: torch.optim.Optimizer, features: Tensor, targets: Tensor, training: Training
 ) -> Tensor:
-    """One gradient step on a minibatch of each member's sample ``(E, N)``."""
-    draw = torch.randint(sample.shape[1], (len(sample), training.batch_size), generator=generator)
-    index = sample.gather(1, draw)
-    losses = model.losses(features[index], targets[index], beta=training.beta)
-    loss = losses.sum() + 0.01 * model.bounds_penalty()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    """One gradient step on a minibatch for each member, ``(E, batch, ...)``."""
+    losses = model.losses(features, targets, beta=training.beta)
+    optimizer.zero_grad()
+    losses.sum().backward()  # of members that share no weight: each trains as if it were alone
     optimizer.step()
     return losses.detach().mean()
 
 
-def _validate(model: Ensemble, validation: TransitionData, run: _Run, loss: float) -> None:
+def _validate(model: Ensemble, features: Tensor, targets: Tensor, run: _Run, loss: float) -> None:
     """Measure the members and keep the best weights of each."""
-    error = validation_error(model, validation)
+    error = validation_error(model, features, targets)
     if not math.isfinite(loss) or not bool(error.isfinite().all()):
         raise FitError(
             f"training diverged at step {run.step}: loss {loss}, validation errors {error.tolist()}; lower the learning_rate "
             "or look for outliers with dynamics.audit(trajectories)"
         )
-    gained = error < 0.99 * run.best_error
     better = error < run.best_error
+    gained = error < 0.99 * run.gain_error
     for name, best in run.best_weights.items():
-        present = model.get_parameter(name).detach()
-        if present.shape[0] == model.num_members and present.ndim == 3:
-            best[better] = present[better]
-        elif bool(better.any()):  # the shared log-variance bounds
-            best.copy_(present)
+        best[better] = model.get_parameter(name).detach()[better]
     run.best_error = torch.where(better, error, run.best_error)
+    run.gain_error = torch.where(gained, error, run.gain_error)
     run.stale = 0 if bool(gained.any()) else run.stale + 1
     run.history.append({"step": float(run.step), "loss": loss, "error": float(error.mean())})
 
 
 @torch.no_grad()
-def validation_error(model: Ensemble, validation: TransitionData) -> Tensor:
-    """Root mean squared error of each member's normalized one-step change, ``(E,)``."""
-    features = model.features(validation.x, validation.u).expand(model.num_members, -1, -1)
-    mean, _ = model.outputs(features)
-    return (mean - model.targets(validation.x, validation.x_next)).square().mean((-1, -2)).sqrt()
+def validation_error(model: Ensemble, features: Tensor, targets: Tensor) -> Tensor:
+    """Root mean squared error of each member at normalized features ``(V, num_features)`` and changes ``(V, n)``, ``(E,)``."""
+    mean, _ = model.outputs(features.expand(model.num_members, -1, -1))
+    return (mean - targets).square().mean((-1, -2)).sqrt()
 
 
 def _bootstrap(members: int, size: int, bootstrap: bool, generator: torch.Generator) -> Tensor:
@@ -180,12 +189,11 @@ def _bootstrap(members: int, size: int, bootstrap: bool, generator: torch.Genera
 
 
 def _optimizer(model: Ensemble, training: Training) -> torch.optim.AdamW:
-    others = [*model.biases, model.max_logvar, model.min_logvar]
     groups = [
         {"params": list(model.weights), "weight_decay": training.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": list(model.biases), "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, training: Training, step: int) -> None:
@@ -206,12 +214,15 @@ def _restore(model: Ensemble, weights: dict[str, Tensor]) -> None:
 # Checkpoints
 
 
-def _fingerprint(model: Ensemble, data: TransitionData, validation: TransitionData, training: Training) -> str:
-    """Identifies a fit: model, settings and data. A checkpoint of another fit must not be mixed in."""
+def _fingerprint(
+    model: Ensemble, data: TransitionData, validation: TransitionData, training: Training, generator: torch.Generator
+) -> str:
+    """Identifies a fit: model, settings, data and random numbers. A checkpoint of another fit must not be mixed in."""
     digest = hashlib.sha256(json.dumps([model.config(), dataclasses.asdict(training)], sort_keys=True).encode())
+    digest.update(generator.get_state().numpy().tobytes())
     for part in (data, validation):
         for tensor in (part.x, part.u, part.x_next):
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -230,7 +241,7 @@ def _write(
         "optimizer": optimizer.state_dict(),
         "generator": generator.get_state(),
     }
-    partial = path.with_suffix(path.suffix + ".partial")
+    partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, partial)
     os.replace(partial, path)  # a kill leaves the old checkpoint or the new one, never half of one
@@ -240,14 +251,16 @@ def _resume(
     path: Path, fingerprint: str, model: Ensemble, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> _Run:
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-    except Exception as error:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=model.weights[0].device)
+        found = state["fingerprint"]
+    except Exception as error:  # whatever torch, pickle and zip raise on bytes that are not theirs
         raise FitError(f"{path} is not a readable checkpoint ({error}); delete it to start over") from error
-    if state.get("fingerprint") != fingerprint:
+    if found != fingerprint:
         raise FitError(
-            f"{path} belongs to a fit of another model, with other settings or other data; delete it or choose another path"
+            f"{path} belongs to another fit: the model, the settings, the data or the seed differ; delete it or choose "
+            "another path"
         )
     _restore(model, state["weights"])
     optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["generator"])
+    generator.set_state(state["generator"].cpu())
     return _Run(**state["run"])
