@@ -7,7 +7,7 @@ from dynamics import Prediction, StochasticDynamics
 from dynamics.stochastic import deal_members
 
 DECAYS = torch.tensor([0.5, 0.8, 1.1], dtype=torch.float64)
-NOISES = torch.tensor([0.1, 0.3, 0.2], dtype=torch.float64)
+NOISES = torch.tensor([0.9, 0.3, 0.1], dtype=torch.float64)
 
 
 class LinearGaussian(StochasticDynamics):
