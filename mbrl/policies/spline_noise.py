@@ -9,9 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class SplineNoiseMemory:
-    """The four knots ``(4, batch, m)`` about the present interval, the step within it, and the source of further knots."""
+    """Where the spline stands.
 
-    knots: Tensor
+    Attributes:
+        impulses: ``(5, batch, m)``; their differences are the four knots about the present interval.
+        step: step within the interval.
+        generator: source of further impulses.
+    """
+
+    impulses: Tensor
     step: int
     generator: torch.Generator
 
@@ -20,8 +26,11 @@ class SplineNoiseMemory:
 class SplineNoise:
     """Zero-mean controls along a cubic (Catmull-Rom) spline through random knots, whatever the state.
 
+    Knots are differences of independent Gaussians: what one pushes, the next takes back, so that the impulse stays bounded
+    over time and a cart is shaken rather than driven away.
+
     Attributes:
-        control_limits: (lower, upper), numbers or ``(m,)``; knots are Gaussian about the middle and clipped to the limits.
+        control_limits: (lower, upper), numbers or ``(m,)``; the noise is about their middle and clipped to them.
         control_dim: m.
         interval: steps between knots.
         scale: standard deviation of the knots in half widths of the limits.
@@ -46,8 +55,8 @@ class SplineNoise:
     def init(self, batch: int = 1, *, generator: torch.Generator | None = None) -> SplineNoiseMemory:
         """Draw the first knots for a batch of episodes."""
         generator = generator.clone_state() if generator else torch.Generator().manual_seed(0)
-        knots = torch.randn(4, batch, self.control_dim, generator=generator, dtype=torch.float64)
-        return SplineNoiseMemory(knots, 0, generator)
+        impulses = torch.randn(5, batch, self.control_dim, generator=generator, dtype=torch.float64)
+        return SplineNoiseMemory(impulses, 0, generator)
 
     def act(
         self, y: Tensor, memory: SplineNoiseMemory, *, deterministic: bool = True
@@ -58,14 +67,15 @@ class SplineNoise:
         weights = 0.5 * torch.tensor(
             [-s + 2 * s**2 - s**3, 2 - 5 * s**2 + 3 * s**3, s + 4 * s**2 - 3 * s**3, s**3 - s**2], dtype=torch.float64
         )
-        value = self.scale * (weights[:, None, None] * memory.knots).sum(0)
+        knots = memory.impulses.diff(dim=0) / 2**0.5
+        value = self.scale * (weights[:, None, None] * knots).sum(0)
         u = 0.5 * (lower + upper) + 0.5 * (upper - lower) * value
         u = torch.minimum(torch.maximum(u, lower), upper)
         return u.to(y), self._next(memory)
 
     def _next(self, memory: SplineNoiseMemory) -> SplineNoiseMemory:
         if memory.step + 1 < self.interval:
-            return SplineNoiseMemory(memory.knots, memory.step + 1, memory.generator)
+            return SplineNoiseMemory(memory.impulses, memory.step + 1, memory.generator)
         generator = memory.generator.clone_state()
-        knot = torch.randn(1, *memory.knots.shape[1:], generator=generator, dtype=torch.float64)
-        return SplineNoiseMemory(torch.cat([memory.knots[1:], knot]), 0, generator)
+        impulse = torch.randn(1, *memory.impulses.shape[1:], generator=generator, dtype=torch.float64)
+        return SplineNoiseMemory(torch.cat([memory.impulses[1:], impulse]), 0, generator)
