@@ -1,0 +1,28 @@
+"""Every picture, video and page of the library. Functions return matplotlib figures or frames; nothing is shown or kept."""
+
+from mbrl.plots.animation import animate
+from mbrl.plots.fits import plot_fit, plot_predictions
+from mbrl.plots.rendering import RenderingUnavailable, render_mujoco
+from mbrl.plots.report import Picture, Table, Text, Video, html_report
+from mbrl.plots.style import figure_to_data_uri, save_figure
+from mbrl.plots.trajectories import plot_logged_states, plot_planning, plot_trajectory
+from mbrl.plots.video import write_video
+
+__all__ = [
+    "Picture",
+    "RenderingUnavailable",
+    "Table",
+    "Text",
+    "Video",
+    "animate",
+    "figure_to_data_uri",
+    "html_report",
+    "plot_fit",
+    "plot_logged_states",
+    "plot_planning",
+    "plot_predictions",
+    "plot_trajectory",
+    "render_mujoco",
+    "save_figure",
+    "write_video",
+]
