@@ -33,6 +33,9 @@ class LQR(Planner):
         tolerance: relative residual of the algebraic Riccati equation at which it counts as solved.
 
     Solving raises ValueError unless the dynamics are LinearDynamics and the cost is quadratic.
+
+    Raises:
+        ValueError: a field is out of range.
     """
 
     supports: ClassVar[frozenset[str]] = frozenset({"discount", "infinite horizon"})
@@ -40,6 +43,12 @@ class LQR(Planner):
 
     max_iterations: int = 60
     tolerance: float = 1e-8
+
+    def __post_init__(self):
+        if not (isinstance(self.max_iterations, int) and self.max_iterations >= 1):
+            raise ValueError(f"max_iterations must be an integer of at least 1, got {self.max_iterations!r}")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance}")
 
     def check(self, problem: Problem) -> None:
         """Raise ValueError unless the problem is linear-quadratic and, for an infinite horizon, time-invariant."""

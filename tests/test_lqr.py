@@ -318,6 +318,28 @@ def test_hard_riccati_equations_against_scipy(name):
     assert solution.stats["residual"] < 1e-10
 
 
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_a_residual_counts_relative_to_the_cost(size):
+    problem = stationary([[1.0]], [[1.0]], [[size]], [[size]])
+    early = solve(problem, LQR(max_iterations=2), torch.ones(1, dtype=F64), throw=False)
+    assert not bool(early.usable)  # P is still wrong in its third digit
+    assert bool(solve(problem, LQR(max_iterations=8), torch.ones(1, dtype=F64)).usable)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_iterations": 0}, "max_iterations must be an integer of at least 1, got 0"),
+        ({"max_iterations": 2.0}, "max_iterations must be an integer of at least 1, got 2.0"),
+        ({"tolerance": 0.0}, "tolerance must be positive, got 0.0"),
+        ({"tolerance": math.nan}, "tolerance must be positive, got nan"),
+    ],
+)
+def test_fields_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LQR(**fields)
+
+
 def test_golden_ratio():
     """P = 1 + P - P^2 / (1 + P): the smallest Riccati equation has the golden ratio as its solution."""
     solution = solve(stationary([[1.0]], [[1.0]], [[1.0]], [[1.0]]), LQR(), torch.tensor([2.0], dtype=F64))
