@@ -1,7 +1,7 @@
 """Receding-horizon control: a pure step, the fallback, the budget, references, parameters."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -319,6 +319,29 @@ def test_the_fallback_uses_the_gains_of_the_plan_that_goes_on():
     assert state.fallbacks.tolist() == [2, 2]
     u, state = mpc.step(state, torch.full_like(x, float("nan")))  # no state to feed back
     torch.testing.assert_close(u, plan.us[:, 1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 7.0])
+def test_no_planner_gets_a_bad_control_past_it(value):
+    """A planner that calls its plan usable, whatever it is; the gains of a plan may lead beyond the limits, too."""
+
+    @dataclass(frozen=True)
+    class Careless(LQR):
+        supports = LQR.supports | {"control_limits"}
+
+        def plan(self, problem, x0, request):
+            solution = super().plan(problem, x0, request)
+            gains = torch.full_like(solution.K, 100.0)
+            failed = torch.full_like(solution.status, int(Status.NO_FINITE_PLAN))
+            status = solution.status if request.t0 == 0 else failed
+            return replace(solution, us=torch.full_like(solution.us, value), K=gains, status=status)
+
+    mpc, x = MPC(replace(regulator(), control_limits=(-1.0, 1.0)), Careless()), tensor(1.0, 0.0)
+    u, state = mpc.step(mpc.init(x), x)
+    assert float(u) == (0.0 if math.isnan(value) else 1.0)
+    u, state = mpc.step(state, x - 5.0)
+    assert state.fallbacks == 1
+    assert -1.0 <= float(u) <= 1.0
 
 
 # The budget
