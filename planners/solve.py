@@ -1,6 +1,7 @@
 """One verb for all planners: :func:`solve`."""
 
 import abc
+import inspect
 import math
 import time
 from collections.abc import Callable
@@ -132,7 +133,6 @@ def check_support(problem: Problem, planner: Planner, gradient: Unrolled | None 
 
 
 def _planners(base: type[Planner]) -> list[type[Planner]]:
-    found = []
-    for kind in base.__subclasses__():
-        found += _planners(kind) if kind.__subclasses__() else [kind]
-    return found
+    """The planners of this package; those of users, and of tests, are theirs to recommend."""
+    ours = [kind for kind in base.__subclasses__() if kind.__module__.partition(".")[0] == __package__]
+    return [kind for kind in ours if not inspect.isabstract(kind)] + [p for kind in ours for p in _planners(kind)]

@@ -77,6 +77,15 @@ def test_planners_that_can_are_named():
         solve(problem(control_values=torch.zeros(1, 1), rate_limits=(-1.0, 1.0)), LQR(), X0)
 
 
+def test_planners_of_users_are_not_recommended_and_hide_none():
+    class Mine(LQR):
+        pass
+
+    assert Mine in LQR.__subclasses__()
+    with pytest.raises(ValueError, match=r"^ICEM cannot honor: infinite horizon; use LQR$"):
+        solve(problem(math.inf), ICEM(), X0)
+
+
 def test_kinds_of_gradient_that_a_planner_lacks_are_refused():
     with pytest.raises(ValueError, match=r"LQR offers Unrolled\(\), got gradient='yes'"):
         solve(problem(), LQR(), X0, gradient="yes")
