@@ -17,9 +17,9 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        returns: sum of rewards of each episode, ``(episodes,)``.
+        returns: sum of rewards of each episode, ``(episodes,)``; minus infinity where the simulation diverged.
         iqm: interquartile mean of the returns (Agarwal et al. 2021), which outliers do not move.
-        interval: 95 % bootstrap confidence interval of the IQM; a point for a single episode.
+        interval: 95 % percentile bootstrap confidence interval of the IQM; a point for a single episode.
         success_rate: share of successful episodes; None if the task does not define success.
         trajectories: the episodes.
     """
@@ -56,18 +56,28 @@ def evaluate(
         progress: show a progress bar; None shows it on a terminal.
     """
     trajectories = record(task, actor, episodes, generator=generator, progress=progress)
-    returns = np.array(
-        [float(trajectory.rewards.sum()) for trajectory in trajectories if trajectory.rewards is not None]
-    )
+    returns = np.array([_return(trajectory) for trajectory in trajectories])
     success = None
     if task.success is not None:
-        finished = [t for t in trajectories if t.states is not None and (t.terminated or t.truncated)]
+        finished = [t for t in trajectories if t.states is not None and not _diverged(t)]
         success = sum(bool(task.success(torch.from_numpy(np.array(t.states)))) for t in finished) / len(trajectories)
     if video is not None:
         from mbrl.plots import write_task_video
 
         write_task_video(video, task, trajectories[0])
     return Evaluation(returns, interquartile_mean(returns), _interval(returns), success, trajectories)
+
+
+def _diverged(trajectory: Trajectory) -> bool:
+    """Whether a recorded episode ended because its simulation diverged, see :func:`mbrl.record`."""
+    return not (trajectory.terminated or trajectory.truncated)
+
+
+def _return(trajectory: Trajectory) -> float:
+    """The sum of rewards; a short sum of costs before a divergence must not look good."""
+    if trajectory.rewards is None or _diverged(trajectory):
+        return float("-inf")
+    return float(trajectory.rewards.sum())
 
 
 def interquartile_mean(values: np.ndarray) -> float:
@@ -78,17 +88,9 @@ def interquartile_mean(values: np.ndarray) -> float:
 
 
 def _interval(returns: np.ndarray) -> tuple[float, float]:
-    from scipy.stats import bootstrap
+    from scipy.stats import trim_mean
 
-    if len(returns) < 2 or np.ptp(returns) == 0:
-        return float(returns.min()), float(returns.max())
-    found = bootstrap(
-        (returns,),
-        interquartile_mean,
-        vectorized=False,
-        n_resamples=2000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    low, high = found.confidence_interval
+    resampled = np.random.default_rng(0).choice(returns, (2000, len(returns)))
+    # a quantile that is one of the values: between a number and minus infinity there is none
+    low, high = np.quantile(trim_mean(resampled, 0.25, axis=1), [0.025, 0.975], method="inverted_cdf")
     return float(low), float(high)

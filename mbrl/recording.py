@@ -28,7 +28,7 @@ def record(
         episodes: number of episodes.
         generator: source of initial states and of the actor's randomness; seeded with 0 by default.
         initial_states: ``(episodes, n)`` instead of draws from the task.
-        steps: length of an episode; the task's by default.
+        steps: length of an episode, at least 1; the task's by default.
         deterministic: passed on to the actor.
         progress: show a progress bar; None shows it on a terminal.
 
@@ -38,17 +38,18 @@ def record(
         kept, where the simulation diverged.
 
     Raises:
-        ValueError: episodes < 1, a shape does not fit, or the actor gave a control that is not finite.
+        ValueError: episodes or steps < 1, a shape does not fit, or the actor gave a control that is not finite.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    steps = task.episode_steps if steps is None else steps
+    if episodes < 1 or steps < 1:
+        raise ValueError(f"episodes and steps must be at least 1, got {episodes} and {steps}")
     generator = generator or torch.Generator().manual_seed(0)
     x = task.initial_state(episodes, generator) if initial_states is None else initial_states
     if x.shape != (episodes, task.dynamics.state_dim):
         raise ValueError(
             f"initial_states must have shape ({episodes}, {task.dynamics.state_dim}), got {tuple(x.shape)}"
         )
-    xs, us, rewards = _simulate(task, actor, x, generator, steps or task.episode_steps, deterministic, progress)
+    xs, us, rewards = _simulate(task, actor, x, generator, steps, deterministic, progress)
     return [_episode(task, xs[i], us[i], rewards[i], i) for i in range(episodes)]
 
 
@@ -61,18 +62,26 @@ def _simulate(
     deterministic: bool,
     progress: bool | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Xs ``(episodes, T+1, n)``, us ``(episodes, T, m)`` and rewards ``(episodes, T)``; episodes that have ended go on."""
+    """Xs ``(episodes, T+1, n)``, us ``(episodes, T, m)`` and rewards ``(episodes, T)``, until the last episode has ended.
+
+    An episode that has ended goes on while others run; what happens then is cut off later.
+    """
     from dynamics.progress import progress_bar
 
     lower, upper = (limit.to(x) for limit in task.limits())
     memory = actor.init(len(x), generator=generator)
+    running = x.isfinite().all(-1)
     xs, us, rewards = [x], [], []
     with progress_bar(f"{task.name} x {len(x)}", steps, show=progress) as advance:
         for t in range(steps):
             u, memory = actor.act(
                 x if actor.acts_on == "state" else task.observe(x), memory, deterministic=deterministic
             )
-            running = x.isfinite().all(-1)
+            if u.shape != (len(x), task.dynamics.control_dim):
+                raise ValueError(
+                    f"{type(actor).__name__} must give controls of shape ({len(x)}, {task.dynamics.control_dim}), got "
+                    f"{tuple(u.shape)}"
+                )
             if not bool(u[running].isfinite().all()):
                 raise ValueError(f"{type(actor).__name__} gave a control that is not finite at step {t} of {task.name}")
             u = torch.minimum(torch.maximum(u.to(x).nan_to_num(), lower), upper)
@@ -82,6 +91,11 @@ def _simulate(
             xs.append(x_next)
             x = x_next
             advance(t + 1)
+            running = running & x.isfinite().all(-1)
+            if task.termination is not None:
+                running = running & ~task.termination(x)
+            if not bool(running.any()):
+                break
     return torch.stack(xs, dim=1), torch.stack(us, dim=1), torch.stack(rewards, dim=1)
 
 

@@ -81,6 +81,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
         return render_task(self.task, self.state[None])[0]
 
+    @torch.no_grad()
     def _observation(self) -> np.ndarray:
         return self.task.observe(torch.from_numpy(self.state)).numpy()
 

@@ -36,7 +36,7 @@ class SplineNoise:
         scale: standard deviation of the knots in half widths of the limits.
 
     Raises:
-        ValueError: interval or scale is not positive, or the limits are not finite.
+        ValueError: interval or scale is not positive, or the limits are not finite, inverted, or not m each.
     """
 
     acts_on: ClassVar[str] = "observation"
@@ -49,8 +49,17 @@ class SplineNoise:
     def __post_init__(self):
         if self.interval < 1 or not self.scale > 0:
             raise ValueError(f"need interval >= 1 and scale > 0, got {self.interval} and {self.scale}")
-        if not all(bool(torch.as_tensor(limit).isfinite().all()) for limit in self.control_limits):
-            raise ValueError(f"control_limits must be finite, got {self.control_limits}")
+        lower, upper = self._limits()
+        fit = all(limit.shape in ((), (1,), (self.control_dim,)) for limit in (lower, upper))
+        if not (fit and bool((lower.isfinite() & upper.isfinite() & (lower <= upper)).all())):
+            raise ValueError(
+                f"control_limits must be finite with lower <= upper for control_dim={self.control_dim}, got "
+                f"{self.control_limits}"
+            )
+
+    def _limits(self) -> tuple[Tensor, Tensor]:
+        lower, upper = (torch.as_tensor(limit, dtype=torch.float64) for limit in self.control_limits)
+        return lower, upper
 
     def init(self, batch: int = 1, *, generator: torch.Generator | None = None) -> SplineNoiseMemory:
         """Draw the first knots for a batch of episodes."""
@@ -62,7 +71,7 @@ class SplineNoise:
         self, y: Tensor, memory: SplineNoiseMemory, *, deterministic: bool = True
     ) -> tuple[Tensor, SplineNoiseMemory]:
         """Controls ``(batch, m)`` and the next memory; y gives the batch's dtype only."""
-        lower, upper = (torch.as_tensor(limit, dtype=torch.float64) for limit in self.control_limits)
+        lower, upper = self._limits()
         s = memory.step / self.interval
         weights = 0.5 * torch.tensor(
             [-s + 2 * s**2 - s**3, 2 - 5 * s**2 + 3 * s**3, s + 4 * s**2 - 3 * s**3, s**3 - s**2], dtype=torch.float64

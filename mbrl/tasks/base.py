@@ -30,7 +30,7 @@ class Task:
         success: ``fn(xs) -> (*batch,)`` of bool for state sequences ``(*batch, T+1, n)``.
         state_units: one unit per state.
         control_units: one unit per control.
-        observation_names: one name per observed column; those of the state by default.
+        observation_names: one name per observed column; by default those of the state where it is what is observed.
 
     Raises:
         ValueError: limits are not finite or inverted, or a number of steps is not positive.
@@ -80,14 +80,19 @@ class Task:
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
         """Names of the columns of a trajectory, for :class:`dynamics.Trajectory`."""
-        names = {"states": self.dynamics.state_names, "controls": self.dynamics.control_names}
-        return names if self.observation_names is None else {**names, "observations": tuple(self.observation_names)}
+        observed = self.dynamics.state_names if self._observes_state else None
+        observed = observed if self.observation_names is None else self.observation_names
+        return _given(states=self.dynamics.state_names, controls=self.dynamics.control_names, observations=observed)
 
     @property
     def units(self) -> dict[str, tuple[str, ...]]:
         """Units of the columns of a trajectory, for :class:`dynamics.Trajectory`."""
-        units = {"states": self.state_units, "controls": self.control_units}
-        return {group: tuple(unit) for group, unit in units.items() if unit is not None}
+        observed = self.state_units if self._observes_state else None
+        return _given(states=self.state_units, controls=self.control_units, observations=observed)
+
+    @property
+    def _observes_state(self) -> bool:
+        return self.observation is None and type(self.dynamics).observe is Dynamics.observe
 
     def problem(self, dynamics: Dynamics | None = None, horizon: int | None = None) -> Problem:
         """What a planner sees of the task.
@@ -124,6 +129,10 @@ class Task:
             expected, got = getattr(plant, kind), getattr(model, kind)
             if expected != got and not is_numbered(expected) and not is_numbered(got):
                 raise ValueError(f"task {self.name} has {kind} {expected}, the model {got}; reorder the logs' columns")
+
+
+def _given(**labels: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    return {group: tuple(texts) for group, texts in labels.items() if texts is not None}
 
 
 def uniform_initial_state(lower: Sequence[float], upper: Sequence[float]) -> Callable[[int, torch.Generator], Tensor]:

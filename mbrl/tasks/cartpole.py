@@ -33,7 +33,10 @@ def cart_pole_swing_up(backend: Literal["mujoco", "torch"] = "mujoco", *, system
     """
     system = CartPole(dt=0.04) if system is None else system
     steps_per_second = round(1.0 / system.dt)
-    mjcf = system.mjcf(rail=RAIL, force_limit=FORCE_LIMIT, timestep=system.dt / FRAME_SKIP)
+
+    def mjcf() -> str:
+        return system.mjcf(rail=RAIL, force_limit=FORCE_LIMIT, timestep=system.dt / FRAME_SKIP)
+
     cost = SmoothAbsCost(state_weights=[0.0, 1.0, 0.0, 0.0], angles=[1])
     cost = cost + GoalCost(0.0, [0.2, 0.0, 0.0, 0.005], 0.01 / FORCE_LIMIT**2) + 20.0 * FunctionCost(_beyond_safe_rail)
     return Task(

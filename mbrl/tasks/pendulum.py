@@ -1,6 +1,7 @@
 """Pendulum swing-up with a motor too weak to lift the rod at once."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -36,7 +37,7 @@ def pendulum_swing_up(
     steps_per_second = round(1.0 / system.dt)
     return Task(
         "PendulumSwingUp",
-        on_backend(system, system.mjcf(torque_limit=torque_limit), backend),
+        on_backend(system, lambda: system.mjcf(torque_limit=torque_limit), backend),
         SmoothAbsCost(state_weights=[1.0, 0.0], angles=[0]) + GoalCost(0.0, [0.0, 0.02], 0.01),
         (-torque_limit, torque_limit),
         uniform_initial_state([math.pi - 0.3, -0.3], [math.pi + 0.3, 0.3]),
@@ -50,7 +51,7 @@ def pendulum_swing_up(
     )
 
 
-def on_backend(system: Dynamics, mjcf: str, backend: str, *, frame_skip: int = 1) -> Dynamics:
+def on_backend(system: Dynamics, mjcf: Callable[[], str], backend: str, *, frame_skip: int = 1) -> Dynamics:
     """The plant of a task: the torch system itself, or its MuJoCo twin.
 
     Raises:
@@ -59,7 +60,7 @@ def on_backend(system: Dynamics, mjcf: str, backend: str, *, frame_skip: int = 1
     if backend == "torch":
         return system
     if backend == "mujoco":
-        return MujocoDynamics(mjcf, frame_skip=frame_skip)
+        return MujocoDynamics(mjcf(), frame_skip=frame_skip)
     raise ValueError(f"backend must be 'mujoco' or 'torch', got {backend!r}")
 
 
