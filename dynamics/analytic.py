@@ -189,11 +189,11 @@ class LinearDynamics(Dynamics):
     """
 
     def __init__(self, A: Tensor, B: Tensor, b: Tensor | None = None, *, dt: float = 1.0):
-        A, B = torch.as_tensor(A), torch.as_tensor(B)
+        A, B = _tensor(A), _tensor(B)
         if A.ndim < 2 or B.ndim < 2:
             raise ValueError(f"A and B must be matrices, got shapes {tuple(A.shape)} and {tuple(B.shape)}")
         n, m = A.shape[-1], B.shape[-1]
-        b = torch.zeros(n, dtype=A.dtype) if b is None else torch.as_tensor(b)
+        b = torch.zeros(n, dtype=A.dtype) if b is None else _tensor(b)
         steps = {
             name: value.shape[0] for name, value, ndim in (("A", A, 3), ("B", B, 3), ("b", b, 2)) if value.ndim == ndim
         }
@@ -233,3 +233,8 @@ class LinearDynamics(Dynamics):
         self.check_step(x, u)
         A, B, b = self.coefficients(x, t)
         return (A @ x.unsqueeze(-1) + B @ u.unsqueeze(-1)).squeeze(-1) + b
+
+
+def _tensor(value: Tensor) -> Tensor:
+    """Tensors as they are; arrays and lists in double precision, which torch would round to its default."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)

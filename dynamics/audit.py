@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dynamics.tables import text_table
 from dynamics.trajectories import FloatArray, RawLog, Trajectory
 
 GAP = 1.5
@@ -52,7 +53,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found; `print(report)` is a table."""
+    """What an audit found; `print(report)` shows one line per kind and column, with the log where it is worst.
+
+    `findings` has every log.
+    """
 
     findings: tuple[Finding, ...]
     num_logs: int
@@ -67,11 +71,27 @@ class AuditReport:
         total = f"{self.num_logs} logs, {self.num_steps} steps: {len(self.findings) or 'no'} findings"
         if self.ok:
             return total
-        header = ("log", "kind", "column", "count", "first row", "detail")
-        rows = [header] + [(f.source, f.kind, f.column, str(f.count), str(f.first), f.detail) for f in self.findings]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([total, *lines])
+        return f"{total}\n{text_table(_HEADER, [_row(group) for group in _groups(self.findings)])}"
+
+
+_HEADER = ("kind", "column", "logs", "count", "detail", "first row", "of log")
+
+
+def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Findings of one kind in one column, over all logs, in order of first appearance."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.kind, finding.column), []).append(finding)
+    return list(groups.values())
+
+
+def _row(group: Sequence[Finding]) -> list[str]:
+    """One line for a group, with the place and detail of its worst log."""
+    worst = max(group, key=lambda finding: finding.count)
+    source = worst.source if len(worst.source) <= 60 else f"...{worst.source[-57:]}"
+    counts = sum(finding.count for finding in group)
+    logs = len({finding.source for finding in group})
+    return [worst.kind, worst.column, str(logs), str(counts), worst.detail, str(worst.first), source]
 
 
 def audit(

@@ -119,14 +119,28 @@ class Problem:
         if self.terminal_value is not None:
             final = final + check_shape("terminal_value", self.terminal_value(last), batch)
         final = self.discount**T * final
-        if self.termination is None:
-            return stage.sum(-1) + final
-        terminal = check_shape("termination", self.termination(xs), (*batch, T + 1))
-        return self._terminated_cost(terminal.bool(), stage, final, discounts)
+        total = (
+            stage.sum(-1) + final if self.termination is None else self._terminated_cost(xs, stage, final, discounts)
+        )
+        # A cost that compares states, or ignores them, would not notice that they are NaN.
+        return total.masked_fill(~self.finite_states(xs), float("nan"))
 
-    def _terminated_cost(self, terminal: Tensor, stage: Tensor, final: Tensor, discounts: Tensor) -> Tensor:
+    def finite_states(self, xs: Tensor) -> Tensor:
+        """Whether all states of ``(*batch, T+1, n)`` up to the first terminal one are finite, ``(*batch,)`` of bool."""
+        finite = xs.isfinite().all(-1)
+        finite[..., 1:] |= self._ended(xs)[..., :-1]
+        return finite.all(-1)
+
+    def _ended(self, xs: Tensor) -> Tensor:
+        """Whether a state is the first terminal one or comes after it, ``(*batch, T+1)`` of bool."""
+        if self.termination is None:
+            return torch.zeros(xs.shape[:-1], dtype=torch.bool, device=xs.device)
+        terminal = check_shape("termination", self.termination(xs), tuple(xs.shape[:-1]))
+        return terminal.to(torch.uint8).cummax(-1).values.bool()
+
+    def _terminated_cost(self, xs: Tensor, stage: Tensor, final: Tensor, discounts: Tensor) -> Tensor:
         """Stage costs up to the first terminal state x_k (charged gamma^k times the termination cost), nothing after it."""
-        ended = terminal.to(torch.uint8).cummax(-1).values.bool()  # (*batch, T+1): at or after the first terminal state
+        ended = self._ended(xs)
         alive = stage.masked_fill(ended[..., :-1], 0.0).sum(-1) + final.masked_fill(ended[..., -1], 0.0)
         if not self.termination_cost:
             return alive

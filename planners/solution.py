@@ -135,8 +135,8 @@ class SolveError(RuntimeError):
 
 
 def finished(problem: Problem, xs: Tensor, us: Tensor, cost: Tensor, status: Tensor, **fields: Any) -> Solution:
-    """A solution in which plans that are not finite are marked and cost infinity."""
-    finite = xs.isfinite().all(-1).all(-1) & us.isfinite().all(-1).all(-1) & cost.isfinite()
+    """A solution in which plans that are not finite are marked and cost infinity; states after termination do not count."""
+    finite = problem.finite_states(xs) & us.isfinite().all(-1).all(-1) & cost.isfinite()
     unfit = torch.full_like(status, int(Status.NO_FINITE_PLAN))
     status = torch.where(finite | (status > int(Status.TIME_LIMIT)), status, unfit)
     cost = torch.where(status <= int(Status.TIME_LIMIT), cost, torch.full_like(cost, float("inf")))

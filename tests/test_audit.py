@@ -97,13 +97,14 @@ def test_limits_find_what_touches_and_what_exceeds_them():
         audit([CLEAN], control_limits=(-1, [1, 2]))
 
 
-def test_the_report_is_a_table():
-    text = str(audit([clean(observations=CLEAN.observations * [1, 0], source="")]))
-    assert text.splitlines() == [
-        "1 logs, 100 steps: 1 findings",
-        "log    kind      column              count  first row  detail",
-        "log 0  constant  observations: rate  101    0          0",
-    ]
+def test_the_report_has_a_line_per_kind_and_column_with_the_worst_log():
+    stuck = clean(observations=CLEAN.observations * [1, 0], source="stuck")
+    text = str(audit([stuck.replace(source="a" * 70), stuck.replace(controls=0 * stuck.controls)]))
+    title, header, _, both, one = text.splitlines()
+    assert title == "2 logs, 200 steps: 3 findings"
+    assert header.split() == ["kind", "column", "logs", "count", "detail", "first", "row", "of", "log"]
+    assert both.split() == ["constant", "observations:", "rate", "2", "202", "0", "0", "..." + "a" * 57]
+    assert one.split() == ["constant", "controls:", "torque", "1", "100", "0", "0", "stuck"]
 
 
 anything = st.sampled_from([0.0, 1.0, 1.0, 2.0, -3.0, np.nan, np.inf, -np.inf, 1e300, -1e300])

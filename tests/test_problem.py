@@ -255,3 +255,16 @@ def test_a_problem_cannot_be_changed():
     with pytest.raises(AttributeError):
         problem().discount = 0.5
     assert Problem(DoubleIntegrator(), COST, math.inf).features() == {"infinite horizon"}
+
+
+def test_a_state_that_is_not_finite_counts_until_termination_even_if_the_cost_does_not_look():
+    blind = FunctionCost(lambda x, u, t: (x[..., 0] > 0).to(x))  # NaN > 0 is False, which would be a perfect score
+    xs, us = torch.zeros(3, 4, 1), torch.zeros(3, 3, 1)
+    xs[1, 2:] = math.nan
+    xs[2, 1], xs[2, 2:] = 5.0, math.nan
+    dynamics = LinearDynamics(torch.eye(1), torch.eye(1))
+    plain = Problem(dynamics, blind, 3)
+    ending = Problem(dynamics, blind, 3, termination=lambda x: x[..., 0] > 4)
+    assert plain.trajectory_cost(xs, us).isnan().tolist() == [False, True, True]
+    assert ending.trajectory_cost(xs, us).isnan().tolist() == [False, True, False]
+    assert ending.finite_states(xs).tolist() == [True, False, True]
