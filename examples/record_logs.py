@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 import tyro
-from dynamics import summarize, write_trajectories
 
 import mbrl
+from dynamics import summarize, write_trajectories
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""Fit a model to your own logs, whatever the format: read, audit, prepare, fit, look.
+
+    python examples/fit_your_logs.py                                   # on CSV files that it writes itself first
+    python examples/fit_your_logs.py --path my_logs/ --angles heading
+
+Without --path it writes what a small robot might have logged: CSV files of a pendulum whose angle is in degrees, whose clock
+jitters and whose velocity nobody measured. Then it does what real logs need: units, a uniform grid, velocities.
+"""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+import mbrl
+from dynamics import (
+    Ensemble,
+    FitReport,
+    Pendulum,
+    Training,
+    Trajectory,
+    audit,
+    convert_units,
+    estimate_velocities,
+    fit,
+    read_trajectories,
+    resample,
+    save,
+)
+from mbrl import plots
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the fit."""
+
+    path: Path | None = None
+    """Logs: a file, a folder, a glob or a Minari dataset; simulated CSV files by default."""
+    angles: tuple[str, ...] = ("angle",)
+    """Columns that are angles."""
+    dt: float = 0.05
+    """Uniform step to resample to [s]."""
+    training: Training = field(default_factory=lambda: Training(steps=2000))
+    """How the ensemble is trained."""
+    out: Path = Path("runs/fit_your_logs")
+    """Folder for the model and the figures."""
+
+
+def main(config: Config) -> FitReport:
+    """Read, audit, prepare, fit, save."""
+    if config.path is not None:
+        prepared = [resample(log, config.dt, angles=config.angles) for log in read_trajectories(config.path)]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            write_csv_logs(Path(folder))
+            logs = read_trajectories(
+                folder,
+                time="t",
+                observations=["angle"],
+                controls=["torque"],
+                units={"observations": ["deg"], "controls": ["N m"]},
+            )
+        print(audit(logs))
+        prepared = [prepare(log, config) for log in logs]
+    print(audit(prepared))
+
+    model = Ensemble.for_trajectories(prepared, angles=config.angles)
+    report = fit(model, prepared, training=config.training)
+    print(report)
+    save(model, config.out / "model.safetensors")
+    plots.save_figure(plots.plot_fit(report), config.out / "fit.png")
+    plots.save_figure(plots.plot_predictions(model, prepared[:2], steps=40), config.out / "predictions.png")
+    print(f"model and figures in {config.out}")
+    return report
+
+
+def prepare(log: Trajectory, config: Config) -> Trajectory:
+    """Radians, a uniform grid, and the velocity that nobody measured."""
+    log = convert_units(log, {"angle": "rad"})
+    log = resample(log, config.dt, angles=config.angles)
+    return estimate_velocities(log, ["angle"], angles=config.angles)
+
+
+def write_csv_logs(folder: Path) -> None:
+    """What a logger might write: time with jitter, angle in degrees with encoder noise, torque."""
+    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    plant = Pendulum(dt=0.01)
+    noise = mbrl.SplineNoise((-2.0, 2.0), interval=25, scale=1.0)
+    for run in range(30):
+        memory = noise.init(1, generator=generator.manual_seed(run))
+        x, rows, elapsed = torch.tensor([[3.14 + 0.5 * rng.standard_normal(), 0.0]], dtype=torch.float64), [], 0.0
+        for k in range(400):
+            u, memory = noise.act(x, memory)
+            if k % 4 == 0:
+                angle = np.degrees(float(x[0, 0])) + 0.02 * rng.standard_normal()
+                rows.append((elapsed + 0.0005 * rng.standard_normal(), angle, float(u[0, 0])))
+            x, elapsed = plant(x, u), elapsed + plant.dt
+        np.savetxt(folder / f"run_{run:02d}.csv", rows, delimiter=",", header="t,angle,torque", comments="", fmt="%.6f")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
