@@ -88,7 +88,8 @@ def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
 def _row(group: Sequence[Finding]) -> list[str]:
     """One line for a group, with the place and detail of its worst log."""
     worst = max(group, key=lambda finding: finding.count)
-    source = worst.source if len(worst.source) <= 60 else f"...{worst.source[-57:]}"
+    source = worst.source.split(" | ")[0]  # what preparation did to it is said elsewhere
+    source = source if len(source) <= 60 else f"...{source[-57:]}"
     counts = sum(finding.count for finding in group)
     logs = len({finding.source for finding in group})
     return [worst.kind, worst.column, str(logs), str(counts), worst.detail, str(worst.first), source]

@@ -92,7 +92,7 @@ def write_csv_logs(folder: Path) -> None:
     noise = mbrl.SplineNoise((-2.0, 2.0), interval=25, scale=1.0)
     for run in range(30):
         memory = noise.init(1, generator=generator.manual_seed(run))
-        x, rows, elapsed = torch.tensor([[3.14 + 0.5 * rng.standard_normal(), 0.0]], dtype=torch.float64), [], 0.0
+        x, rows, elapsed = torch.tensor([[rng.uniform(-3.0, 3.0), 0.0]], dtype=torch.float64), [], 0.0
         for k in range(400):
             u, memory = noise.act(x, memory)
             if k % 4 == 0:
