@@ -89,7 +89,7 @@ def _content(section: Section) -> str:
             return _figure(_table(section), section.caption)
         case Picture():
             source = f'src="{figure_to_data_uri(section.figure)}" alt="{html.escape(section.caption)}"'
-            return _figure(f"<img {source}>", section.caption)
+            return _figure(f'<div class="wide"><img {source}></div>', section.caption)
         case Video():
             data = base64.b64encode(Path(section.path).read_bytes()).decode()
             source = f'src="data:video/mp4;base64,{data}" aria-label="{html.escape(section.caption)}"'
@@ -129,10 +129,12 @@ img, video { display: block; max-width: 100%; height: auto; margin: 0 auto; bord
 img { background: #ffffff; padding: 8px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .35rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; }
+th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 tbody tr:nth-child(even) { background: var(--band); }
+@media (max-width: 40rem) { .wide img { max-width: none; width: 40rem; } }
 """
 
 PAGE = """<!DOCTYPE html>

@@ -75,4 +75,4 @@ def states_at_frames(states: np.ndarray | Tensor, dt: float, fps: float) -> np.n
     if not (dt > 0 and fps > 0):
         raise ValueError(f"dt and fps must be positive, got dt={dt}, fps={fps}")
     count = math.floor((len(rows) - 1) * dt * fps + 1e-9) + 1
-    return rows[np.rint(np.arange(count) / (fps * dt)).astype(int)]
+    return rows[np.floor(np.arange(count) / (fps * dt) + 0.5 + 1e-9).astype(int)]  # halves go up, all of them
