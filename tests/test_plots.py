@@ -383,7 +383,7 @@ def test_drawn_rods_lean_to_positive_angles(system, right_of_the_hinge):
 
 
 def test_other_systems_are_drawn_as_curves_with_a_cursor():
-    states = np.random.default_rng(0).normal(size=(5, 2))
+    states = torch.tensor(np.random.default_rng(0).normal(size=(5, 2)), requires_grad=True)
     frames = animate(DoubleIntegrator(dt=0.1), states, fps=10, width=321, height=201)
     assert frames.shape == (5, 201, 321, 3)
     cursors = [marked(frame, (213, 94, 0))[0].mean() for frame in frames]

@@ -35,6 +35,7 @@ def animate(
     Raises:
         ValueError: the states have another shape or are not finite.
     """
+    states = states.detach().cpu().numpy() if isinstance(states, Tensor) else np.asarray(states)
     x = states_at_frames(states, dynamics.dt, fps)
     if x.shape[1] != dynamics.state_dim:
         raise ValueError(f"{type(dynamics).__name__} has {dynamics.state_dim} states, got columns {x.shape[1]}")
@@ -42,7 +43,7 @@ def animate(
     if isinstance(dynamics, CartPole | Pendulum | Acrobot):
         figure, move = _mechanism(_joints(dynamics, x), seconds, on_cart=isinstance(dynamics, CartPole))
     else:
-        figure, move = _curves(dynamics, np.asarray(states), seconds)
+        figure, move = _curves(dynamics, states, seconds)
     figure.set_size_inches(width / figure.dpi, height / figure.dpi)
     frames = np.empty((len(x), height, width, 3), dtype=np.uint8)
     for i in range(len(x)):
