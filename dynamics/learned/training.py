@@ -1,8 +1,10 @@
 """Gradient descent for ensembles: bootstrap, per-member best snapshot, early stopping, exact resume.
 
 The whole data set is one tensor; each member draws minibatches from its own bootstrap sample. Every ``evaluate_every`` steps
-each member is measured by its mean squared error on the validation data (the likelihood rises and falls with the variance head
-and is a bad judge of the mean), its best weights are kept, and a checkpoint is written that resumes bit for bit.
+each member is measured on the validation data, its best weights are kept, and a checkpoint is written that resumes bit for bit.
+The measure is the geometric mean over dimensions of the root mean squared error. Against the likelihood, it does not rise and
+fall with the variance head; against the mean over dimensions, one that is mostly noise does not hide what is still being learned
+about another. (It is the likelihood under the best constant variances.)
 Data and minibatches are on the model's device; all random numbers are drawn on the CPU.
 """
 
@@ -102,7 +104,7 @@ def train_ensemble(
         advance: told of each validation.
 
     Returns:
-        One record per validation: ``step``, ``loss`` and ``error`` (validation RMSE of the normalized change).
+        One record per validation: ``step``, ``loss`` and ``error`` (:func:`validation_error`, mean over the members).
 
     Raises:
         FitError: the loss is not finite, or the checkpoint belongs to another fit.
@@ -177,9 +179,16 @@ def _validate(model: Ensemble, features: Tensor, targets: Tensor, run: _Run, los
 
 @torch.no_grad()
 def validation_error(model: Ensemble, features: Tensor, targets: Tensor) -> Tensor:
-    """Root mean squared error of each member at normalized features ``(V, num_features)`` and changes ``(V, n)``, ``(E,)``."""
+    """Geometric mean over dimensions of each member's root mean squared error, ``(E,)``; constant dimensions do not count.
+
+    Args:
+        model: the ensemble.
+        features: normalized features ``(V, num_features)``.
+        targets: normalized changes ``(V, n)``.
+    """
     mean, _ = model.outputs(features.expand(model.num_members, -1, -1))
-    return (mean - targets).square().mean((-1, -2)).sqrt()
+    log_error = 0.5 * (mean - targets).square().mean(1).clamp_min(1e-30).log()
+    return torch.exp((log_error * model.changes).sum(-1) / model.changes.sum().clamp_min(1))
 
 
 def _bootstrap(members: int, size: int, bootstrap: bool, generator: torch.Generator) -> Tensor:
@@ -254,7 +263,7 @@ def _resume(
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=model.weights[0].device)
         found = state["fingerprint"]
     except Exception as error:  # whatever torch, pickle and zip raise on bytes that are not theirs
-        raise FitError(f"{path} is not a readable checkpoint ({error}); delete it to start over") from error
+        raise FitError(f"{path} is not a readable checkpoint; delete it to start over") from error
     if found != fingerprint:
         raise FitError(
             f"{path} belongs to another fit: the model, the settings, the data or the seed differ; delete it or choose "
