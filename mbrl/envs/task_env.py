@@ -1,12 +1,15 @@
 """A task as a gymnasium environment."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 import torch
 
 from mbrl.tasks import Task
+
+if TYPE_CHECKING:
+    from mbrl.plots.tasks import TaskRenderer
 
 
 class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -35,6 +38,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (sample.shape[-1],), np.float64)
         self.state = np.zeros(task.dynamics.state_dim)
         self._step = 0
+        self._renderer: TaskRenderer | None = None
 
     @property
     def dt(self) -> float:
@@ -77,9 +81,17 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """The present state as an image ``(height, width, 3)`` with render_mode ``"rgb_array"``."""
         if self.render_mode is None:
             return None
-        from mbrl.plots import render_task
+        if self._renderer is None:
+            from mbrl.plots.tasks import TaskRenderer
 
-        return render_task(self.task, self.state[None])[0]
+            self._renderer = TaskRenderer(self.task)
+        return self._renderer.frames(self.state[None])[0]
+
+    def close(self) -> None:
+        """End the process that draws, if there is one."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     @torch.no_grad()
     def _observation(self) -> np.ndarray:

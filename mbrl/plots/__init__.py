@@ -5,6 +5,7 @@ from mbrl.plots.fits import plot_fit, plot_predictions
 from mbrl.plots.rendering import RenderingUnavailable, render_mujoco
 from mbrl.plots.report import Picture, Table, Text, Video, html_report
 from mbrl.plots.style import figure_to_data_uri, save_figure
+from mbrl.plots.tasks import render_task, write_task_video
 from mbrl.plots.trajectories import plot_logged_states, plot_planning, plot_trajectory
 from mbrl.plots.video import write_video
 
@@ -23,6 +24,8 @@ __all__ = [
     "plot_predictions",
     "plot_trajectory",
     "render_mujoco",
+    "render_task",
     "save_figure",
+    "write_task_video",
     "write_video",
 ]

@@ -7,10 +7,13 @@ are drawn by a process of their own: it does not matter what has been imported h
 # pyright: reportAttributeAccessIssue=false
 # (the compiled parts of mujoco have no type stubs)
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+import threading
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,9 @@ from mbrl.plots.video import states_at_frames
 
 if TYPE_CHECKING:
     import mujoco
+
+ERRORS = "errors.txt"
+LONGEST_DRAWING = 60.0  # of one picture, the first one including the start [s]
 
 
 class RenderingUnavailable(RuntimeError):  # noqa: N818 (a condition of the machine, which callers fall back from)
@@ -58,8 +64,6 @@ def render_mujoco(
         RenderingUnavailable: there is no usable graphics library.
         ValueError: the states do not fit the model, there is no such camera, or dt is missing.
     """
-    import mujoco
-
     if isinstance(model, MujocoDynamics):
         model, dt = model.model, dt or model.dt
     if dt is None:
@@ -67,12 +71,70 @@ def render_mujoco(
     x = states_at_frames(states, dt, fps)
     if x.shape[1] < model.nq:
         raise ValueError(f"the model has {model.nq} positions, the states have {x.shape[1]} columns")
-    number = _camera(model, camera)
-    with tempfile.TemporaryDirectory() as folder:
-        mujoco.mj_saveModel(model, f"{folder}/model.mjb")
-        np.save(f"{folder}/qpos.npy", x[:, : model.nq])
-        _draw(folder, number, width, height, seconds=60.0 + 2.0 * len(x))
-        return np.load(f"{folder}/frames.npy")
+    renderer = MujocoRenderer(model, camera=camera, width=width, height=height)
+    try:
+        return renderer.frames(x)
+    finally:
+        renderer.close()
+
+
+class MujocoRenderer:
+    """A process that draws a MuJoCo scene until it is closed or the object is gone, as in :func:`render_mujoco`.
+
+    Args:
+        model: the scene.
+        camera: name or number of a camera of the model; -1 is a free one that sees everything.
+        width: of the frames [pixel].
+        height: of the frames [pixel].
+
+    Raises:
+        ValueError: there is no such camera.
+    """
+
+    def __init__(self, model: "mujoco.MjModel", *, camera: str | int = -1, width: int = 640, height: int = 360):
+        import mujoco
+
+        number = _camera(model, camera)
+        self._num_positions, self._shape = model.nq, (height, width, 3)
+        self._folder = tempfile.TemporaryDirectory()
+        mujoco.mj_saveModel(model, f"{self._folder.name}/model.mjb")
+        self._process = _drawing_process(self._folder.name, number, width, height)
+        self.close = weakref.finalize(self, _end, self._process, self._folder)
+
+    def frames(self, states: np.ndarray) -> np.ndarray:
+        """One frame for each state ``(frames, n)`` that begins with qpos.
+
+        Raises:
+            RenderingUnavailable: there is no usable graphics library.
+        """
+        frames = np.empty((len(states), *self._shape), dtype=np.uint8)
+        for state, frame in zip(states, frames, strict=True):
+            self._draw(state[: self._num_positions], frame)
+        return frames
+
+    def _draw(self, qpos: np.ndarray, frame: np.ndarray) -> None:
+        source, target = self._process.stdout, self._process.stdin
+        too_long = threading.Timer(LONGEST_DRAWING, self._process.kill)
+        too_long.start()
+        try:
+            target.write(np.asarray(qpos, dtype=np.float64).tobytes())  # type: ignore[union-attr]
+            target.flush()  # type: ignore[union-attr]
+            picture = source.read(frame.size)  # type: ignore[union-attr]
+        except BrokenPipeError:
+            picture = b""
+        finally:
+            too_long.cancel()
+        if len(picture) != frame.size:
+            raise RenderingUnavailable(
+                "MuJoCo cannot draw here; without a display it needs the system packages libegl1 and libgl1 "
+                f"(apt-get install libegl1 libgl1). It said: {self._reason()}"
+            )
+        frame[:] = np.frombuffer(picture, dtype=np.uint8).reshape(self._shape)
+
+    def _reason(self) -> str:
+        status = self._process.wait()
+        said = Path(self._folder.name, ERRORS).read_text(errors="replace").strip().splitlines()
+        return said[-1] if said else f"exit status {status}"
 
 
 def _camera(model: "mujoco.MjModel", camera: str | int) -> int:
@@ -84,21 +146,23 @@ def _camera(model: "mujoco.MjModel", camera: str | int) -> int:
     return number
 
 
-def _draw(folder: str, camera: int, width: int, height: int, *, seconds: float) -> None:
-    """Let the other process draw, in the folder, where MuJoCo may leave its log."""
+def _drawing_process(folder: str, camera: int, width: int, height: int) -> "subprocess.Popen[bytes]":
+    """A process in the folder, where it finds the model and MuJoCo may leave its log."""
     environment = dict(os.environ)
     if sys.platform == "linux" and not environment.get("MUJOCO_GL"):
         environment["MUJOCO_GL"] = "egl"
     script = Path(__file__).with_name("rendering_process.py")
     # -P: this folder's modules must not hide those of the standard library
     command = [sys.executable, "-P", str(script), str(camera), str(width), str(height)]
-    try:
-        drawn = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired as error:
-        raise RenderingUnavailable(f"MuJoCo did not finish drawing within {seconds:g} s") from error
-    if drawn.returncode != 0:
-        reason = (drawn.stderr.strip().splitlines() or [f"exit status {drawn.returncode}"])[-1]
-        raise RenderingUnavailable(
-            "MuJoCo cannot draw here; without a display it needs the system packages libegl1 and libgl1 "
-            f"(apt-get install libegl1 libgl1). It said: {reason}"
-        )
+    pipe = subprocess.PIPE
+    with open(f"{folder}/{ERRORS}", "wb") as errors:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=errors)
+
+
+def _end(process: "subprocess.Popen[bytes]", folder: "tempfile.TemporaryDirectory[str]") -> None:
+    process.kill()  # it holds nothing worth waiting for
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        with contextlib.suppress(BrokenPipeError):  # positions that it has not read
+            stream.close()  # type: ignore[union-attr]
+    folder.cleanup()

@@ -1,29 +1,31 @@
-"""The process that draws for ``render_mujoco``: reads model.mjb and qpos.npy, writes frames.npy, all in the working directory."""
+"""The process that draws for ``MujocoRenderer``: reads model.mjb, then positions from its input, and writes pictures."""
 
 # pyright: reportAttributeAccessIssue=false
 # (the compiled parts of mujoco have no type stubs)
 
+import os
 import sys
 
 import numpy as np
 
 
 def draw(camera: int, width: int, height: int) -> None:
-    """One picture ``(height, width, 3)`` for each row of positions."""
+    """One picture ``(height, width, 3)`` of uint8 for each qpos of float64, until the input ends."""
+    pictures = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing that a graphics library prints may get between the pictures
     import mujoco
 
     model = mujoco.MjModel.from_binary_path("model.mjb")
     model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
     model.vis.global_.offheight = max(height, model.vis.global_.offheight)
-    data, positions = mujoco.MjData(model), np.load("qpos.npy")
-    frames = np.empty((len(positions), height, width, 3), dtype=np.uint8)
+    data = mujoco.MjData(model)
     with mujoco.Renderer(model, height, width) as renderer:
-        for qpos, frame in zip(positions, frames, strict=True):
-            data.qpos[:] = qpos
+        while qpos := sys.stdin.buffer.read(8 * model.nq):
+            data.qpos[:] = np.frombuffer(qpos)
             mujoco.mj_forward(model, data)
             renderer.update_scene(data, camera)
-            renderer.render(out=frame)
-    np.save("frames.npy", frames)
+            pictures.write(renderer.render().tobytes())
+            pictures.flush()
 
 
 if __name__ == "__main__":

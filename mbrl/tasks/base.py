@@ -31,6 +31,7 @@ class Task:
         state_units: one unit per state.
         control_units: one unit per control.
         observation_names: one name per observed column; by default those of the state where it is what is observed.
+        system: the plant as a formula, which can be drawn without MuJoCo; ``dynamics`` by default.
 
     Raises:
         ValueError: limits are not finite or inverted, or a number of steps is not positive.
@@ -52,6 +53,7 @@ class Task:
     state_units: Sequence[str] | None = None
     control_units: Sequence[str] | None = None
     observation_names: Sequence[str] | None = None
+    system: Dynamics | None = None
 
     def __post_init__(self):
         lower, upper = self.limits()

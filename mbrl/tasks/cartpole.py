@@ -52,6 +52,7 @@ def cart_pole_swing_up(backend: Literal["mujoco", "torch"] = "mujoco", *, system
         state_units=["m", "rad", "m/s", "rad/s"],
         control_units=["N"],
         observation_names=["position", "cos_angle", "sin_angle", "position_velocity", "angle_velocity"],
+        system=system,
     )
 
 

@@ -48,6 +48,7 @@ def pendulum_swing_up(
         state_units=["rad", "rad/s"],
         control_units=["N m"],
         observation_names=["cos_angle", "sin_angle", "angle_velocity"],
+        system=system,
     )
 
 
