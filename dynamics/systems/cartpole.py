@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dynamics.analytic import MechanicalSystem
 from dynamics.parameters import ParameterView, PhysicalParameter
+from dynamics.systems.scene import SCENE
 
 
 class CartPole(MechanicalSystem):
@@ -92,9 +93,9 @@ class CartPole(MechanicalSystem):
         return f"""
 <mujoco model="cart-pole">
   <option timestep="{timestep or self.dt!r}" integrator="RK4" gravity="0 0 {-p["gravity"]!r}"/>
-  <visual><headlight ambient="0.5 0.5 0.5"/></visual>
+  {SCENE}
   <worldbody>
-    <camera name="side" pos="0 {-2.4 * half_view!r} 0" xyaxes="1 0 0 0 0 1"/>
+    <camera name="side" pos="0 {-1.6 * half_view!r} 0" fovy="50" xyaxes="1 0 0 0 0 1"/>
     <geom type="capsule" fromto="{-half_view!r} 0 0 {half_view!r} 0 0" size="0.015" rgba="0.5 0.5 0.5 1" {looks}/>
     <body name="cart">
       <joint name="position" type="slide" axis="1 0 0" damping="{p["cart_damping"]!r}" {stop}/>

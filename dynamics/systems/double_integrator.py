@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dynamics.analytic import MechanicalSystem
 from dynamics.parameters import ParameterView, PhysicalParameter
+from dynamics.systems.scene import SCENE
 
 
 class DoubleIntegrator(MechanicalSystem):
@@ -59,6 +60,7 @@ class DoubleIntegrator(MechanicalSystem):
         return f"""
 <mujoco model="double integrator">
   <option timestep="{self.dt!r}" integrator="RK4" gravity="0 0 0"/>
+  {SCENE}
   <worldbody>
     <camera name="side" pos="0 -6 0" xyaxes="1 0 0 0 0 1"/>
     <body name="point">

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dynamics.analytic import MechanicalSystem
 from dynamics.parameters import ParameterView, PhysicalParameter
+from dynamics.systems.scene import SCENE
 
 
 class Pendulum(MechanicalSystem):
@@ -64,7 +65,7 @@ class Pendulum(MechanicalSystem):
         return f"""
 <mujoco model="pendulum">
   <option timestep="{self.dt!r}" integrator="RK4" gravity="0 0 {-p["gravity"]!r}"/>
-  <visual><headlight ambient="0.5 0.5 0.5"/></visual>
+  {SCENE}
   <worldbody>
     <camera name="side" pos="0 -{3.5 * p["length"]!r} 0" xyaxes="1 0 0 0 0 1"/>
     <body name="rod">
