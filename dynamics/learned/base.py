@@ -48,6 +48,8 @@ class LearnedDynamics(StochasticDynamics):
         control_names: one name per control.
     """
 
+    _linear_index: Tensor
+    _angle_index: Tensor
     input_mean: Tensor
     input_scale: Tensor
     target_mean: Tensor
@@ -71,8 +73,11 @@ class LearnedDynamics(StochasticDynamics):
         super().__init__(
             state_dim, control_dim, dt, angles=angles, state_names=state_names, control_names=control_names
         )
-        self._linear = [i for i in range(self.state_dim) if i not in self.angles]
-        self.num_features = len(self._linear) + 2 * len(self.angles) + self.control_dim
+        linear = [i for i in range(self.state_dim) if i not in self.angles]
+        self.num_features = len(linear) + 2 * len(self.angles) + self.control_dim
+        # Index tensors, because indexing by a list builds one at every call; they follow the model's device.
+        self.register_buffer("_linear_index", torch.tensor(linear, dtype=torch.long), persistent=False)
+        self.register_buffer("_angle_index", torch.tensor(self.angles, dtype=torch.long), persistent=False)
         statistics = {"input_mean": 0.0, "input_scale": 1.0}
         for name, value in statistics.items():
             self.register_buffer(name, torch.full((self.num_features,), value, dtype=torch.float64))
@@ -218,8 +223,8 @@ class LearnedDynamics(StochasticDynamics):
     def _raw_features(self, x: Tensor, u: Tensor) -> Tensor:
         if not self.angles:
             return torch.cat([x, u], dim=-1)
-        angles = x[..., list(self.angles)]
-        return torch.cat([x[..., self._linear], torch.sin(angles), torch.cos(angles), u], dim=-1)
+        angles = x.index_select(-1, self._angle_index)
+        return torch.cat([x.index_select(-1, self._linear_index), torch.sin(angles), torch.cos(angles), u], dim=-1)
 
 
 def wrap(difference: Tensor, angles: Sequence[int]) -> Tensor:

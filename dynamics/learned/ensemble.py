@@ -100,6 +100,11 @@ class Ensemble(LearnedDynamics):
         Returns:
             Two tensors ``(E, N, n)`` in the networks' dtype.
         """
+        mean, logvar = self._unbounded(features)
+        return mean, _bound_logvar(logvar)
+
+    def _unbounded(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The networks' two outputs as they come, see :meth:`outputs`."""
         h = features.to(self.weights[0].dtype)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -107,8 +112,7 @@ class Ensemble(LearnedDynamics):
             if i < last:
                 h = functional.silu(h)
         mean, logvar = h.chunk(2, dim=-1)
-        logvar = MAX_LOGVAR - functional.softplus(MAX_LOGVAR - logvar)
-        return mean, MIN_LOGVAR + functional.softplus(logvar - MIN_LOGVAR)
+        return mean, logvar
 
     def losses(self, features: Tensor, targets: Tensor, *, beta: float = 0.5) -> Tensor:
         """Beta-NLL of each member on its own batch.
@@ -179,15 +183,21 @@ class Ensemble(LearnedDynamics):
         us = us.expand(E, size, share, -1, -1).reshape(E, size * share, T, self.control_dim)
         xs = [x]
         for k in range(T):
-            mean, logvar = self.outputs(self.features(xs[-1], us[:, :, k]))
+            mean, logvar = self._unbounded(self.features(xs[-1], us[:, :, k]))
             x = self.next_state(xs[-1], mean, bounded=True)
             if noise:
                 draw = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-                x = x + self._noise_std(x, logvar) * draw
+                x = x + self._noise_std(x, _bound_logvar(logvar)) * draw
             xs.append(x)
         sampled = torch.stack(xs, dim=-2).reshape(E, size, share, T + 1, self.state_dim)
         sampled = sampled.permute(1, 0, 2, 3, 4).reshape(*batch, particles, T + 1, self.state_dim)
         return nan_after_divergence(sampled)
+
+
+def _bound_logvar(logvar: Tensor) -> Tensor:
+    """A log-variance between MIN_LOGVAR and MAX_LOGVAR, softly (PETS, appendix A.1)."""
+    logvar = MAX_LOGVAR - functional.softplus(MAX_LOGVAR - logvar)
+    return MIN_LOGVAR + functional.softplus(logvar - MIN_LOGVAR)
 
 
 def MLP(  # noqa: N802 (the smallest ensemble, under the name it is known by)
