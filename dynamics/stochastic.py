@@ -46,7 +46,13 @@ class Prediction:
 
 
 class StochasticDynamics(Dynamics):
-    """Dynamics with a predictive distribution; :meth:`forward` is its mean."""
+    """Dynamics with a predictive distribution; :meth:`forward` is its mean.
+
+    Attributes:
+        num_members: E, the number of models that disagree; 1 without an ensemble.
+    """
+
+    num_members: int = 1
 
     @abc.abstractmethod
     def predict(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Prediction:
