@@ -51,8 +51,8 @@ class PredictionErrors:
     outside: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, for JSON."""
-        return {k: None if v is None else v.tolist() for k, v in vars(self).items()}
+        """Plain lists for JSON, which has no NaN: None where every window has diverged."""
+        return {k: None if v is None else np.where(np.isfinite(v), v, None).tolist() for k, v in vars(self).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,7 @@ def _summarize(errors: Tensor, coverage: np.ndarray | None, outside: np.ndarray 
         median=squared.mean(-1).sqrt().nanmedian(0).values.numpy(),
         rmse=squared.mean(-1).nanmean(0).sqrt().numpy(),
         per_dimension=squared.nanmean(0).sqrt().numpy(),
-        diverged=1.0 - finite.double().mean(0).numpy(),
+        diverged=(~finite).double().mean(0).numpy(),
         coverage=None if coverage is None else coverage.mean(-1),
         coverage_per_dimension=coverage,
         outside=outside,

@@ -327,7 +327,7 @@ def test_corrupt_checkpoint(content, generator, tmp_path):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         path.write_bytes(content)
-    with pytest.raises(FitError, match="checkpoint.pt is not a readable checkpoint; delete it to start over"):
+    with pytest.raises(FitError, match=r"checkpoint\.pt is not a readable checkpoint; delete it to start over"):
         train(small(), data, data, checkpoint=path)
 
 

@@ -71,8 +71,10 @@ class LinearModel(LearnedDynamics):
         phi = self._phi(data.x, data.u)
         target = self.targets(data.x, data.x_next)
         precision = phi.mT @ phi + self.regularization * torch.eye(phi.shape[-1]).to(phi)
-        self.covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
-        self.weights = torch.linalg.solve(precision, phi.mT @ target)
+        factor = torch.linalg.cholesky(precision)
+        # in the memory layout of a loaded model, because products round differently in another
+        self.covariance = torch.cholesky_inverse(factor).contiguous()
+        self.weights = torch.cholesky_solve(phi.mT @ target, factor).contiguous()
         residual = target - phi @ self.weights
         degrees_of_freedom = max(len(data) - phi.shape[-1], 1)
         self.noise_std = (residual.square().sum(0) / degrees_of_freedom).sqrt()
