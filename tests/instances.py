@@ -19,6 +19,7 @@ from dynamics import (
     TorchDynamics,
 )
 from dynamics.learned.base import TransitionData
+from mbrl import Task, cart_pole_swing_up, pendulum_swing_up
 from planners import ICEM, LQR, Planner
 
 
@@ -104,4 +105,9 @@ ALL_PLANNERS: dict[str, Planner] = {
     "LQR": LQR(),
     "ICEM": ICEM(),
     "ICEM, mean": ICEM(num_samples=30, max_iterations=2, num_elites=20, noise_exponent=0.0, execute="mean"),
+}
+
+ALL_TASKS: dict[str, Callable[..., Task]] = {
+    "PendulumSwingUp": pendulum_swing_up,
+    "CartPoleSwingUp": cart_pole_swing_up,
 }

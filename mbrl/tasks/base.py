@@ -143,10 +143,13 @@ def uniform_initial_state(lower: Sequence[float], upper: Sequence[float]) -> Cal
     Args:
         lower: lower end of each state.
         upper: upper end of each state.
+
+    Raises:
+        ValueError: the ends are not finite, inverted or of different lengths.
     """
     low, high = (torch.as_tensor(end, dtype=torch.float64) for end in (lower, upper))
-    if low.shape != high.shape or bool((low > high).any()):
-        raise ValueError(f"need lower <= upper of equal length, got {list(lower)} and {list(upper)}")
+    if low.shape != high.shape or not bool((low.isfinite() & high.isfinite() & (low <= high)).all()):
+        raise ValueError(f"need finite lower <= upper of equal length, got {list(lower)} and {list(upper)}")
 
     def sample(batch: int, generator: torch.Generator) -> Tensor:
         return low + (high - low) * torch.rand(batch, len(low), generator=generator, dtype=torch.float64)
