@@ -52,7 +52,7 @@ class PredictionErrors:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists for JSON, which has no NaN: None where every window has diverged."""
-        return {k: None if v is None else np.where(np.isfinite(v), v, None).tolist() for k, v in vars(self).items()}
+        return {name: None if values is None else _json_values(values) for name, values in vars(self).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +181,12 @@ def _inside(held_out: EvaluationWindows, sampled: Tensor, levels: Sequence[float
     ranks = ((tails * (size + 1) - 1) / max(size - 1, 1)).clamp(0.0, 1.0)
     quantiles = torch.quantile(errors, ranks.flatten(), dim=0).unflatten(0, tails.shape)
     return (quantiles[:, 0] <= 0) & (quantiles[:, 1] >= 0)
+
+
+def _json_values(values: np.ndarray) -> list[Any]:
+    nested = values.astype(object)
+    nested[~np.isfinite(values)] = None
+    return nested.tolist()
 
 
 def _spread(values: Tensor, angles: Sequence[int]) -> Tensor:

@@ -114,7 +114,7 @@ def train_ensemble(
     inputs, outputs = _normalized(model, data)
     rows = torch.linspace(0, len(validation) - 1, min(len(validation), VALIDATION_ROWS)).long()
     held_out = _normalized(model, TransitionData(validation.x[rows], validation.u[rows], validation.x_next[rows]))
-    fingerprint = _fingerprint(model, data, validation, training, generator)
+    fingerprint = "" if checkpoint is None else _fingerprint(model, data, validation, training, generator)
     sample = _bootstrap(model.num_members, len(data), training.bootstrap, generator).to(inputs.device)
     optimizer = _optimizer(model, training)
     unknown = torch.full((model.num_members,), math.inf, device=inputs.device)
