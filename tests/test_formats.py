@@ -620,3 +620,11 @@ def test_a_dt_that_contradicts_the_dataset(tmp_path):
     write_trajectories(tmp_path / "a-v0", [sample()])
     assert read_trajectories(tmp_path / "a-v0", dt=0.05)[0].dt == 0.05
     assert "dt=0.1 s was asked for, but the time stamps step by 0.05 s." in error_of(tmp_path / "a-v0", dt=0.1)
+
+
+def test_minari_is_written_to_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = Trajectory([[0.0], [1.0]], [[0.5]], dt=0.1)
+    write_trajectories("logs/line-v0", [log])
+    (found,) = read_trajectories("logs/line-v0")
+    assert found.observations.tolist() == log.observations.tolist()

@@ -172,7 +172,8 @@ def write(
         FileExistsError: something is at `path` already.
         ValueError: trajectories that do not go together, a trajectory without steps, an id that minari does not take.
     """
-    path, dataset_id = Path(path), Path(path).name if dataset_id is None else dataset_id
+    path = Path(path).resolve()  # minari doubles a relative path when it looks up sizes
+    dataset_id = path.name if dataset_id is None else dataset_id
     check_compatible(trajectories)
     _check_id(dataset_id)
     if empty := [trajectory for trajectory in trajectories if trajectory.num_steps == 0]:

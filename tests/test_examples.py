@@ -1,0 +1,100 @@
+"""Every example runs at a tiny scale in the fast suite, and keeps its promise at full scale in the slow one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynamics import load
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+TINY = {
+    "demo.py": [
+        "--training.steps",
+        "40",
+        "--seconds",
+        "1.2",
+        "--planner.num-samples",
+        "12",
+        "--planner.max-iterations",
+        "1",
+    ],
+    "fit_your_logs.py": ["--training.steps", "40"],
+    "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
+    "record_logs.py": ["--clips", "3"],
+}
+
+
+def run(name, *arguments, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-W", "error::UserWarning:mbrl", EXAMPLES / name, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_every_example_is_run():
+    assert {path.name for path in EXAMPLES.glob("**/*.py")} == TINY.keys()
+
+
+def test_the_demo_leaves_a_complete_run_folder(tmp_path):
+    done = run("demo.py", *TINY["demo.py"], "--run", "run", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr  # half trained, one second: the pole cannot stand
+    assert "NOT upright" in done.stdout
+    assert "times smaller than that of ridge regression" in done.stdout
+    folder = tmp_path / "run"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["upright"] is False
+    assert summary["fit"]["horizons"] == [1, 5, 10, 25, 50]
+    assert {file.stem for file in folder.glob("figures/*.png")} == {"logs", "fit", "predictions", "episode", "planning"}
+    assert (folder / "episode.mp4").stat().st_size > 1000
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png") == 5
+    assert page.count("data:video/mp4") == 1
+    assert load(folder / "model.safetensors").state_names == (
+        "position",
+        "angle",
+        "position_velocity",
+        "angle_velocity",
+    )
+
+
+def test_your_own_logs_are_prepared_and_fitted(tmp_path):
+    done = run("fit_your_logs.py", *TINY["fit_your_logs.py"], "--out", "fit", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "jitter" in done.stdout  # the audit before preparation sees the clock
+    assert "jitter" not in done.stdout.split("findings")[2]  # and not after it
+    model = load(tmp_path / "fit" / "model.safetensors")
+    assert (model.state_names, model.dt) == (("angle", "angle_velocity"), 0.05)
+    assert {file.name for file in (tmp_path / "fit").glob("*.png")} == {"fit.png", "predictions.png"}
+
+
+def test_the_quickstart_runs(tmp_path):
+    done = run("quickstart.py", *TINY["quickstart.py"], cwd=tmp_path)
+    assert done.returncode in (0, 1), done.stderr
+    assert "upright over the last second" in done.stdout
+
+
+def test_the_logs_can_be_recorded_again(tmp_path):
+    done = run("record_logs.py", *TINY["record_logs.py"], "--path", "logs/random-v0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 trajectories, 225 steps" in done.stdout
+    again = run("record_logs.py", *TINY["record_logs.py"], "--path", "logs/random-v0", cwd=tmp_path)
+    assert again.returncode != 0
+    assert "overwrite" in again.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_swings_the_cart_pole_up(tmp_path):
+    done = run("demo.py", "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["ratio_to_ridge"] >= 5.0
+
+
+@pytest.mark.slow
+def test_the_quickstart_swings_the_pendulum_up(tmp_path):
+    done = run("quickstart.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
