@@ -252,6 +252,10 @@ def test_share_outside_the_log():
     errors = evaluate_predictions(model, held_out)
     assert errors.outside.tolist() == [float((starts + k > 11).double().mean()) for k in (1, 3)]
     assert errors.outside[0] < errors.outside[1] < 1.0
+    held_out.us[0, 0] = (
+        1.0  # the model has seen no control but zero: outside at the first step, and counted from there on
+    )
+    np.testing.assert_allclose(evaluate_predictions(model, held_out).outside, errors.outside + 1 / len(starts))
 
 
 def test_particles_are_a_multiple_of_the_members():
