@@ -1,9 +1,13 @@
 """Recording from tasks and from gymnasium: every transition is replayed, and none is made up."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium
+import minari
 import numpy as np
 import pytest
 import torch
@@ -11,8 +15,17 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
 from instances import ALL_TASKS
 
-from dynamics import LinearDynamics, TorchDynamics, check_compatible
-from mbrl import SplineNoise, Task, make_env, pendulum_swing_up, record, record_env, uniform_initial_state
+from dynamics import LinearDynamics, TorchDynamics, check_compatible, read_trajectories, transitions
+from mbrl import (
+    SplineNoise,
+    Task,
+    cart_pole_swing_up,
+    make_env,
+    pendulum_swing_up,
+    record,
+    record_env,
+    uniform_initial_state,
+)
 from planners import ICEM, MPC, QuadraticCost
 
 every_task = pytest.mark.parametrize("name", ALL_TASKS)
@@ -503,3 +516,76 @@ def test_environments_in_other_processes_survive():
     (single,) = record_env(gymnasium.make("Pendulum-v1"), Fixed(0.0), 1, seed=3)
     np.testing.assert_array_equal(trajectories[0].observations[0], single.observations[0])
     assert [t.num_steps for t in trajectories] == [200] * 3
+
+
+# The logs that are shipped
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / "examples" / "logs" / "cartpole" / "random-v0"
+
+
+@pytest.fixture(scope="module")
+def logs():
+    return read_trajectories(LOGS)
+
+
+def test_the_shipped_logs_are_clips_of_the_cart_pole_from_anywhere(logs):
+    task = cart_pole_swing_up()
+    check_compatible(logs)
+    assert len(logs) == 134
+    assert {(t.num_steps, t.terminated, t.truncated) for t in logs} == {(75, False, True)}
+    assert logs[0].dt == task.dynamics.dt
+    for group in ("observations", "controls", "states"):
+        assert getattr(logs[0].names, group) == task.names[group]
+    assert (logs[0].units.states, logs[0].units.controls) == (task.units["states"], task.units["controls"])
+    angles = np.array([t.states[0, 1] for t in logs])
+    assert np.histogram(angles, bins=8, range=(-math.pi, math.pi))[0].min() > 5
+    assert sum(file.stat().st_size for file in LOGS.rglob("*") if file.is_file()) < 3e6
+
+
+def test_the_shipped_logs_happened(logs):
+    """Step by step: another machine may round otherwise, and over a clip the swinging pole magnifies that."""
+    task = cart_pole_swing_up()
+    x, u, x_next = (torch.from_numpy(a) for a in transitions(logs)[:3])
+    torch.testing.assert_close(task.dynamics(x, u), x_next, rtol=0, atol=1e-9)
+    reward = task.reward(x, u, x_next, 0).numpy()
+    np.testing.assert_allclose(np.concatenate([t.rewards for t in logs]), reward, rtol=1e-9)
+    xs, us = (
+        torch.from_numpy(np.stack(arrays)) for arrays in zip(*((t.states, t.controls) for t in logs), strict=True)
+    )
+    torch.testing.assert_close(task.dynamics.rollout(xs[:, 0], us), xs, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.stack([t.observations for t in logs]), task.observe(xs).numpy(), atol=1e-12)
+    assert float(us.abs().max()) <= 10.0
+
+
+def test_minari_loads_the_shipped_logs(logs, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(ROOT / "examples" / "logs"))
+    dataset = minari.load_dataset("cartpole/random-v0")
+    assert (dataset.total_episodes, dataset.total_steps) == (134, 10050)
+    for trajectory, episode in zip(logs[:3], dataset.iterate_episodes([0, 1, 2]), strict=True):
+        np.testing.assert_array_equal(episode.observations, trajectory.observations)
+        np.testing.assert_array_equal(episode.actions, trajectory.controls)
+
+
+def run_record_logs(folder, *arguments):
+    command = [sys.executable, str(ROOT / "examples" / "record_logs.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_command_that_records_them(tmp_path):
+    result = run_record_logs(tmp_path, "--clips", "3", "--path", "few-v0")
+    assert result.returncode == 0, result.stderr
+    assert "3 trajectories, 225 steps, 9 s" in result.stdout
+    assert [t.num_steps for t in read_trajectories(tmp_path / "few-v0")] == [75] * 3
+
+
+@pytest.mark.slow
+def test_the_command_gives_the_shipped_logs(logs, tmp_path):
+    result = run_record_logs(tmp_path, "--path", "all-v0")
+    assert result.returncode == 0, result.stderr
+    for recorded, shipped in zip(read_trajectories(tmp_path / "all-v0"), logs, strict=True):
+        np.testing.assert_array_equal(recorded.controls, shipped.controls)
+        np.testing.assert_allclose(recorded.states, shipped.states, rtol=0, atol=1e-6)
+    again = run_record_logs(tmp_path, "--clips", "3", "--path", "all-v0")
+    assert again.returncode != 0  # nothing is overwritten unasked
+    assert len(read_trajectories(tmp_path / "all-v0")) == 134
