@@ -44,6 +44,7 @@ class FitReport:
         levels: levels of the intervals behind ``coverage``.
         history: one record per validation of the training, empty for a closed form.
         seconds: duration of the fit without the evaluation.
+        test: indices of the held-out trajectories among those that ``fit`` was given; empty if they came as ``test=``.
     """
 
     model: str
@@ -57,6 +58,7 @@ class FitReport:
     levels: tuple[float, ...] = LEVELS
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    test: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report as JSON values."""
@@ -133,7 +135,10 @@ def fit(
     if training is not None and not isinstance(model, Ensemble):
         raise ValueError(f"{type(model).__name__} is fitted in closed form and takes no training settings")
     generator = torch.Generator().manual_seed(seed)
-    parts = _split(trajectories, test, test_fraction, validation_fraction, generator)
+    indices = _split(trajectories, test, test_fraction, validation_fraction, generator)
+    parts = {name: [trajectories[i] for i in part] for name, part in indices.items()}
+    if test is not None:
+        parts["test"] = [t for t in test if len(t)]
     device = model.target_mean.device
     data = {name: _transitions(part, group, device) for name, part in parts.items()}
     held_out = evaluation_windows(parts["test"], horizons, angles=model.angles, use=group).to(device)
@@ -151,6 +156,7 @@ def fit(
         nll=negative_log_likelihood(model, data["test"]),
         history=history,
         seconds=seconds,
+        test=tuple(indices["test"]),
     )
 
 
@@ -242,12 +248,12 @@ def _split(
     test_fraction: float,
     validation_fraction: float,
     generator: torch.Generator,
-) -> dict[str, list[Trajectory]]:
-    """Whole trajectories for train, validation and test, at least one each."""
+) -> dict[str, list[int]]:
+    """Indices of whole trajectories for train, validation and, unless it is given, test: at least one each."""
     for name, value in (("test_fraction", test_fraction), ("validation_fraction", validation_fraction)):
         if not 0 < value < 1:
             raise ValueError(f"{name} must be in (0, 1), got {value}")
-    usable = [t for t in trajectories if len(t)]
+    usable = [i for i, t in enumerate(trajectories) if len(t)]
     needed = 2 if test is not None else 3
     if len(usable) < needed:
         raise ValueError(
@@ -265,11 +271,7 @@ def _split(
             "trajectories to learn from"
         )
     held_out, rest = order[:num_test], order[num_test:]
-    return {
-        "train": rest[num_validation:],
-        "validation": rest[:num_validation],
-        "test": held_out if test is None else [t for t in test if len(t)],
-    }
+    return {"train": rest[num_validation:], "validation": rest[:num_validation], "test": held_out}
 
 
 def _transitions(

@@ -136,7 +136,10 @@ def write_report(
             "Where the logs have been.",
         ),
         "fit": (plots.plot_fit(report), "How the fit went, and how far ahead it predicts clips it has not seen."),
-        "predictions": (plots.plot_predictions(model, logs[:2]), "Open-loop predictions under logged forces."),
+        "predictions": (
+            plots.plot_predictions(model, [logs[i] for i in report.test[:2]]),
+            "Open-loop predictions of clips held out.",
+        ),
         "episode": (plots.plot_trajectory(episode, control_limits=task.control_limits), "The controlled episode."),
         "planning": (
             plots.plot_planning(actor.seconds, actor.costs, task.dynamics.dt),

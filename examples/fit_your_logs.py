@@ -72,7 +72,9 @@ def main(config: Config) -> FitReport:
     print(report)
     save(model, config.out / "model.safetensors")
     plots.save_figure(plots.plot_fit(report), config.out / "fit.png")
-    plots.save_figure(plots.plot_predictions(model, prepared[:2], steps=40), config.out / "predictions.png")
+    plots.save_figure(
+        plots.plot_predictions(model, [prepared[i] for i in report.test[:2]], steps=40), config.out / "predictions.png"
+    )
     print(f"model and figures in {config.out}")
     return report
 

@@ -420,11 +420,7 @@ def test_no_trajectory_is_on_both_sides(given, monkeypatch):
 
 
 def test_the_split_depends_on_the_seed():
-    chosen = []
-    for seed in (0, 0, 1):
-        generator = torch.Generator().manual_seed(seed)
-        parts = fitting_module._split(labelled(20), None, 0.15, 0.1, generator)
-        chosen.append([int(t.observations[0, 0]) for t in parts["test"]])
+    chosen = [fit(LinearModel(1, 1, 0.1), labelled(20), horizons=[1], seed=seed).test for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
 
 
@@ -626,3 +622,14 @@ def test_noise_level_is_recovered():
     held_out = report.steps["test"] * 2
     for coverage, level in zip(report.errors["model"].coverage[:, 0], report.levels, strict=True):
         assert abs(coverage - level) < 3 * math.sqrt(level * (1 - level) / min(held_out, 1000)) + 0.02
+
+
+def test_the_report_names_the_trajectories_it_held_out():
+    logs = [Trajectory([[0.0, 0.0]], np.zeros((0, 1)), dt=0.05), *pendulum_logs(9)]  # the first has no step to hold out
+    report = fit(LinearModel(2, 1, 0.05), logs, horizons=[1], test_fraction=0.3)
+    assert len(report.test) == report.trajectories["test"] == 3
+    assert 0 not in report.test
+    alone = fit(LinearModel(2, 1, 0.05), logs, test=[logs[i] for i in report.test], horizons=[1])
+    assert alone.test == ()
+    assert alone.steps["test"] == report.steps["test"]
+    assert "test" in report.to_dict()

@@ -215,7 +215,7 @@ def test_every_package_has_a_reference_page():
 SMALLER = {"README.md": {"steps=4000": "steps=40", "ICEM(initial_std=0.6)": "ICEM(num_samples=20, max_iterations=1)"}}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in sorted(ROOT.glob("docs/*.md")))])
 def test_the_snippets_of_a_page_run(page, tmp_path, monkeypatch):
     """All Python blocks of a page, top to bottom, as a reader would type them at the root of a clone, at a smaller scale."""
     monkeypatch.chdir(tmp_path)

@@ -53,7 +53,7 @@ def read(
     """Reads tables, in the natural order of their names (run_2 before run_10).
 
     Args:
-        path: a file, a folder (its *.csv files), or a glob pattern; with `files`, a folder or a glob pattern of folders.
+        path: a file, a folder (its ``*.csv`` files), or a glob pattern; with `files`, a folder or a glob pattern of folders.
         observations: columns, by name or index. Required, except with `files`, where all columns are the default.
         controls: likewise.
         states: likewise, optional.
