@@ -13,9 +13,10 @@ from gymnasium.utils.env_checker import check_env
 from instances import ALL_TASKS
 
 import mbrl
-from dynamics import CartPole, MujocoDynamics
+from dynamics import CartPole, LinearDynamics, MujocoDynamics, Trajectory
 from mbrl import TaskEnv, cart_pole_swing_up, make_env, pendulum_swing_up
-from mbrl.plots import RenderingUnavailable, render_mujoco
+from mbrl.plots import RenderingUnavailable, render_mujoco, render_task, write_task_video
+from mbrl.plots.rendering import MujocoRenderer
 
 BACKENDS = ("mujoco", "torch")
 
@@ -267,6 +268,46 @@ def test_one_process_draws_all_pictures_and_ends_with_the_environment():
     np.testing.assert_array_equal(env.render(), first)  # a new one
     env.close()
     env.close()
+
+
+@pytest.mark.usefixtures("_mujoco_draws")
+def test_a_process_that_dies_is_an_error_like_no_graphics_library():
+    renderer = MujocoRenderer(cart_pole_swing_up().dynamics.model, width=32, height=24)
+    assert renderer.frames(np.zeros((2, 4))).shape == (2, 24, 32, 3)
+    renderer._process.kill()
+    with pytest.raises(RenderingUnavailable, match="It said: exit status -9"):
+        renderer.frames(np.zeros((1, 4)))
+    renderer.close()
+
+
+@pytest.mark.usefixtures("_mujoco_draws")
+def test_a_motion_of_a_task_in_pictures():
+    """One picture for each state, or as many as the time needs; the same as for one state alone."""
+    task = pendulum_swing_up()
+    states = np.linspace([0.0, 0.0], [math.pi, 0.0], 11)
+    frames = render_task(task, states, width=96, height=64)
+    assert frames.shape == (11, 64, 96, 3)
+    np.testing.assert_array_equal(frames[7], render_task(task, states[7:8], width=96, height=64)[0])
+    heights = [orange(frame)[0].mean() for frame in frames]
+    assert (np.diff(heights) > 0).all()
+    assert len(render_task(task, states, fps=10, width=96, height=64)) == 6
+
+
+def test_a_task_without_a_scene_is_drawn_as_curves():
+    dynamics = LinearDynamics(torch.eye(2).double(), torch.ones(2, 1).double(), dt=0.1)
+    task = replace(pendulum_swing_up("torch"), dynamics=dynamics, system=None)
+    frames = render_task(task, np.zeros((3, 2)), width=320, height=200)
+    assert frames.shape == (3, 200, 320, 3)
+    assert frames.std() > 5
+
+
+def test_motions_that_cannot_be_drawn(tmp_path):
+    task = pendulum_swing_up("torch")
+    blind = Trajectory(np.zeros((2, 3)), np.zeros((1, 1)), dt=0.05)
+    with pytest.raises(ValueError, match=r"has no states to draw; record it with mbrl.record"):
+        write_task_video(tmp_path / "blind.mp4", task, blind)
+    with pytest.raises(ValueError, match="row 0 of 1 is not finite"):
+        render_task(task, np.full((1, 2), math.nan))
 
 
 def test_without_a_graphics_library_the_system_is_drawn(tmp_path, monkeypatch):

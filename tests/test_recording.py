@@ -584,7 +584,7 @@ def test_the_command_gives_the_shipped_logs(logs, tmp_path):
     result = run_record_logs(tmp_path, "--path", "all-v0")
     assert result.returncode == 0, result.stderr
     for recorded, shipped in zip(read_trajectories(tmp_path / "all-v0"), logs, strict=True):
-        np.testing.assert_array_equal(recorded.controls, shipped.controls)
+        np.testing.assert_allclose(recorded.controls, shipped.controls, rtol=0, atol=1e-12)
         np.testing.assert_allclose(recorded.states, shipped.states, rtol=0, atol=1e-6)
     again = run_record_logs(tmp_path, "--clips", "3", "--path", "all-v0")
     assert again.returncode != 0  # nothing is overwritten unasked
