@@ -86,22 +86,24 @@ def prepare(log: Trajectory, config: Config) -> Trajectory:
     return estimate_velocities(log, ["angle"], angles=config.angles)
 
 
-def write_csv_logs(folder: Path) -> None:
+def write_csv_logs(folder: Path, runs: int = 30) -> None:
     """What a logger might write: time with jitter, angle in degrees with encoder noise, torque."""
-    rng = np.random.default_rng(0)
-    generator = torch.Generator().manual_seed(0)
-    plant = Pendulum(dt=0.01)
-    noise = mbrl.SplineNoise((-2.0, 2.0), interval=25, scale=1.0)
-    for run in range(30):
-        memory = noise.init(1, generator=generator.manual_seed(run))
-        x, rows, elapsed = torch.tensor([[rng.uniform(-3.0, 3.0), 0.0]], dtype=torch.float64), [], 0.0
-        for k in range(400):
-            u, memory = noise.act(x, memory)
-            if k % 4 == 0:
-                angle = np.degrees(float(x[0, 0])) + 0.02 * rng.standard_normal()
-                rows.append((elapsed + 0.0005 * rng.standard_normal(), angle, float(u[0, 0])))
-            x, elapsed = plant(x, u), elapsed + plant.dt
-        np.savetxt(folder / f"run_{run:02d}.csv", rows, delimiter=",", header="t,angle,torque", comments="", fmt="%.6f")
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    plant, noise = Pendulum(dt=0.01), mbrl.SplineNoise((-2.0, 2.0), interval=25, scale=1.0)
+    memory = noise.init(runs, generator=generator)
+    x = torch.tensor([[rng.uniform(-3.0, 3.0), 0.0] for _ in range(runs)], dtype=torch.float64)
+    rows: list[list[tuple[float, float, float]]] = [[] for _ in range(runs)]
+    for k in range(400):
+        u, memory = noise.act(x, memory)
+        for run in range(runs) if k % 4 == 0 else ():
+            clock = plant.dt * k + 0.0005 * rng.standard_normal()
+            angle = np.degrees(float(x[run, 0])) + 0.02 * rng.standard_normal()
+            rows[run].append((clock, angle, float(u[run, 0])))
+        x = plant(x, u)
+    for run, table in enumerate(rows):
+        np.savetxt(
+            folder / f"run_{run:02d}.csv", table, delimiter=",", header="t,angle,torque", comments="", fmt="%.6f"
+        )
 
 
 if __name__ == "__main__":

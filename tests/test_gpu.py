@@ -1,0 +1,53 @@
+"""The same results on a GPU: device follows the tensors that come in."""
+
+import pytest
+import torch
+
+import mbrl
+from dynamics import CartPole, Ensemble, Pendulum, Training, fit
+from planners import ICEM, LQR, MPC, GoalCost, Problem, solve
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+
+
+def test_systems_and_their_derivatives_agree():
+    for system in (Pendulum(), CartPole()):
+        x = torch.randn(16, system.state_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        u = torch.ones(16, system.control_dim, dtype=torch.float64)
+        here, there = system.linearize(x, u), system.linearize(x.cuda(), u.cuda())
+        for name in ("x_next", "fx", "fu"):
+            torch.testing.assert_close(getattr(there, name).cpu(), getattr(here, name), rtol=1e-11, atol=1e-11)
+
+
+def test_an_ensemble_predicts_plans_and_controls_on_the_gpu():
+    task = mbrl.pendulum_swing_up(backend="torch")
+    logs = mbrl.record(task, mbrl.SplineNoise(task.control_limits), 12, steps=40)
+    model = Ensemble.for_trajectories(logs, angles=["angle"], hidden=(32, 32))
+    fit(model, logs, training=Training(steps=50), progress=False)
+    x = task.initial_state(4, torch.Generator().manual_seed(0))
+    u = torch.zeros(4, 1, dtype=torch.float64)
+    expected = model(x, u)
+    model.cuda()
+    torch.testing.assert_close(model(x.cuda(), u.cuda()).cpu(), expected, rtol=1e-4, atol=1e-5)
+    mpc = MPC(task.problem(model), ICEM(num_samples=32, max_iterations=2))
+    control, state = mpc.step(mpc.init(x.cuda()), x.cuda())
+    assert control.is_cuda
+    assert state.solution.xs.is_cuda
+    assert bool(state.solution.usable.all())
+
+
+def test_sampling_on_a_torch_system_stays_on_the_device():
+    problem = Problem(Pendulum(), GoalCost(angles=[0]), 20, control_limits=(-2.0, 2.0))
+    solution = solve(problem, ICEM(), torch.zeros(3, 2, device="cuda", dtype=torch.float64))
+    assert solution.us.is_cuda
+    assert solution.controller().K.is_cuda
+
+
+def test_lqr_agrees():
+    from dynamics import LinearDynamics
+    from planners import QuadraticCost
+
+    A, B = torch.tensor([[1.0, 0.1], [0.0, 1.0]]).double(), torch.tensor([[0.0], [0.1]]).double()
+    problem = Problem(LinearDynamics(A, B), QuadraticCost(torch.eye(2).double(), torch.eye(1).double()), 30)
+    x0 = torch.ones(5, 2, dtype=torch.float64)
+    torch.testing.assert_close(solve(problem, LQR(), x0.cuda()).us.cpu(), solve(problem, LQR(), x0).us)
