@@ -82,8 +82,8 @@ def main(config: Config) -> FitReport:
 def prepare(log: Trajectory, config: Config) -> Trajectory:
     """Radians, a uniform grid, and the velocity that nobody measured."""
     log = convert_units(log, {"angle": "rad"})
-    log = resample(log, config.dt, angles=config.angles)
-    return estimate_velocities(log, ["angle"], angles=config.angles)
+    log = resample(log, config.dt, method="cubic", angles=config.angles)
+    return estimate_velocities(log, ["angle"], window_length=5, polyorder=3, angles=config.angles)
 
 
 def write_csv_logs(folder: Path, runs: int = 30) -> None:
