@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self, final
+from typing import Any, Literal, NamedTuple, NoReturn, Self, final
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,11 @@ class _Log(ABC):
     def __len__(self) -> int:
         return self.num_steps
 
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            f"a single {type(self).__name__} came where a sequence of them belongs; put it in a list: [log]"
+        )
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed; `names` and `units` as mappings change only the groups they name."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -159,10 +164,14 @@ class Trajectory(_Log):
         late = np.flatnonzero(np.diff(self.times) <= 0)
         if late.size:
             row = late[0] + 1
+            fix = "Repeated stamps can be removed with drop_duplicates, on reading by repair=[drop_duplicates]."
+            if (np.diff(self.times) < 0).any():
+                fix = (
+                    "A clock that runs backwards has been set, or rows are out of order: cut the log there, or sort it."
+                )
             raise ValueError(
                 f"times must increase strictly, but times[{row}] = {self.times[row]:.9g} s comes after "
-                f"times[{row - 1}] = {self.times[row - 1]:.9g} s ({late.size} such rows in all). "
-                "Repeated stamps can be removed with drop_duplicates, on reading by repair=[drop_duplicates]."
+                f"times[{row - 1}] = {self.times[row - 1]:.9g} s ({late.size} such rows in all). {fix}"
             )
 
     @property
@@ -251,12 +260,16 @@ def check_compatible(trajectories: Sequence[Trajectory]) -> None:
     """Checks that trajectories can be used together: same dimensions, names, units and dt.
 
     Raises:
+        TypeError: an entry is no `Trajectory`, or a single one came in place of a sequence.
         ValueError: the sequence is empty, a time grid is not uniform, or two trajectories disagree (both are named).
     """
     if not len(trajectories):
         raise ValueError("No trajectories: the collection is empty. Check the path or the filter they came from.")
     first: dict[str, tuple[Any, str]] = {}
     for index, trajectory in enumerate(trajectories):
+        if not isinstance(trajectory, Trajectory):
+            fix = "take .trajectory() of it" if isinstance(trajectory, RawLog) else "make one with Trajectory(...)"
+            raise TypeError(f"Entry {index} must be a Trajectory, got {type(trajectory).__name__}; {fix}.")
         label = f"trajectory {index}" + (f" ({trajectory.source})" if trajectory.source else "")
         for what, value in _comparable(trajectory):
             reference, reference_label = first.setdefault(what, (value, label))

@@ -283,7 +283,7 @@ def test_files_of_one_folder_make_one_trajectory(tmp_path):
     [
         ([*ROWS[:2], "0.2,0.2,1.2"], HEADER, {}, "line 4: has 3 cells, line 1 has 5."),
         ([ROWS[0], "0.1,bad,1.1,0.6,-2", *ROWS[2:]], HEADER, {}, "line 3, column x: 'bad' is not a number."),
-        (ROWS, HEADER, {"controls": ["thrust"]}, "has 0 columns named 'thrust'. Columns are t, x, v, force, reward."),
+        (ROWS, HEADER, {"controls": ["thrust"]}, "has no columns named 'thrust'. Columns are t, x, v, force, reward."),
         (ROWS, HEADER, {"controls": [5]}, "has no column 5. Columns are t, x"),
         (ROWS, "", {}, "has no header, so there is no column 'x'. Give columns by index. It has columns 0 to 4."),
         (ROWS, HEADER.replace("v", "x"), {}, "has 2 columns named 'x'."),
@@ -291,6 +291,8 @@ def test_files_of_one_folder_make_one_trajectory(tmp_path):
         (ROWS, HEADER, {"dt": 0.05}, "dt=0.05 s was asked for, but the time stamps step by 0.1 s."),
         ([ROWS[0], ROWS[0], *ROWS[1:]], HEADER, {}, "times[1] = 0 s comes after times[0] = 0 s"),
         ([ROWS[0], "0.1,,1.1,0.6,-2", *ROWS[2:]], HEADER, {}, "column 'x', row 1 is nan; 1 of 8 values"),
+        ([ROWS[0], ROWS[2], ROWS[1]], HEADER, {}, "cut the log there, or sort it."),
+        (["0;1;2", "1;2;3"], "t;x;force", {}, "say what separates them: delimiter=."),
         ([], HEADER, {}, "holds no rows of numbers."),
         ([], "", {}, "holds no rows of numbers."),
     ],
@@ -310,9 +312,20 @@ def test_a_first_row_of_missing_values_is_no_header(tmp_path):
     np.testing.assert_array_equal(log.observations, [[np.nan], [1], [3]])
 
 
+@pytest.mark.parametrize("pattern", ["", "run_*.csv"])
+def test_of_many_files_the_error_names_one(tmp_path, pattern):
+    table(tmp_path, name="run_0.csv")
+    bad = table(tmp_path, [ROWS[0], "0.1,,1.1,0.6,-2", *ROWS[2:]], name="run_1.csv")
+    with pytest.raises(TrajectoryFormatError, match="column 'x', row 1 is nan") as caught:
+        read_trajectories(tmp_path / pattern, **COLUMNS)
+    assert (caught.value.file, caught.value.place) == (str(bad), "")
+
+
 def test_columns_must_be_said_and_options_be_known(tmp_path):
     with pytest.raises(ValueError, match="Say which columns are which"):
         read_trajectories(table(tmp_path))
+    with pytest.raises(ValueError, match=r"got 'force'; write controls=\['force'\]"):
+        read_trajectories(table(tmp_path), **{**COLUMNS, "controls": "force"})
     with pytest.raises(ValueError, match="time_unit must be one of s, ms, us, ns, got 'min'"):
         read_trajectories(table(tmp_path), time_unit="min", **COLUMNS)
 
@@ -385,6 +398,9 @@ def test_d4rl_states_have_no_successor(tmp_path):
         ({"drop": ["timeouts", "next_observations"]}, "there is no array 'timeouts'."),
         ({"drop": ["timeouts"]}, "row 4: next_observations is not the observation of row 5 (1 such rows in all)."),
         ({"rewards": np.zeros(5)}, "rewards: 5 rows, but 'observations' has 6."),
+        ({"rewards": np.float64(1.0)}, "rewards: holds float64 of shape ()."),
+        ({"terminals": np.zeros((6, 2), bool)}, "terminals: has shape (6, 2). It needs one value per step."),
+        ({"observations": np.array([[b"a"]] * 6)}, "observations: holds |S1 of shape (6, 1)."),
         (
             {"next_observations": np.zeros((6, 2))},
             "next_observations: has shape (6, 2), but 'observations' has (6, 1).",

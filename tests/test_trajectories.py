@@ -179,6 +179,20 @@ def test_an_empty_collection_is_refused():
         windows([], 2)
 
 
+def test_what_is_no_collection_of_trajectories_is_refused():
+    log = Trajectory(np.zeros((3, 1)), np.zeros((2, 1)), dt=0.1)
+    raw = RawLog(np.zeros((3, 1)), np.zeros((2, 1)), dt=0.1)
+    for function in (check_compatible, summarize, transitions):
+        with pytest.raises(
+            TypeError, match=r"a single Trajectory came where a sequence of them belongs; put it in a list"
+        ):
+            function(log)
+        with pytest.raises(TypeError, match=r"Entry 1 must be a Trajectory, got RawLog; take \.trajectory\(\) of it"):
+            function([log, raw])
+        with pytest.raises(TypeError, match=r"Entry 0 must be a Trajectory, got ndarray; make one with Trajectory\("):
+            function([np.zeros((3, 1))])
+
+
 def test_trajectories_with_and_without_states_or_steps_are_compatible():
     lone = Trajectory(np.zeros((1, 3)), np.zeros((0, 2)), dt=1.0)
     check_compatible([lone, make(), make(states=None)])

@@ -48,13 +48,22 @@ def read_trajectories(
         single = {"format": format, "repair": repair, "names": names, "units": units, **options}
         return [trajectory for one in path for trajectory in read_trajectories(one, **single)]
     trajectories = []
-    for log in read_logs(path, format=format, names=names, units=units, **options):
-        place = log.source.removeprefix(os.fspath(path)).lstrip(": ")
-        with naming(path, place, "audit(read_logs(...)) lists all that is wrong."):
+    for index, log in enumerate(read_logs(path, format=format, names=names, units=units, **options)):
+        with naming(*_origin(path, index, log.source), "audit(read_logs(...)) lists all that is wrong."):
             for function in repair:
                 log = function(log)
             trajectories.append(log.trajectory())
     return trajectories
+
+
+def _origin(path: PathLike, index: int, source: str) -> tuple[PathLike, str]:
+    """The file that a log came from, one of many where the path is a folder or pattern, and the place in it."""
+    file, _, place = source.partition(": ")
+    if Path(file).exists() and (glob.has_magic(os.fspath(path)) or Path(path) in Path(file).parents):
+        return file, place
+    if source.startswith(os.fspath(path)):
+        return path, source.removeprefix(os.fspath(path)).lstrip(": ")
+    return path, f"trajectory {index} ({source})"
 
 
 def read_logs(

@@ -75,6 +75,9 @@ def read(
         "times": None if time is None else [time],
     }
     chosen = {group: wanted for group, wanted in columns.items() if wanted is not None}
+    for group, wanted in chosen.items():
+        if isinstance(wanted, str):  # its letters would be taken for columns
+            raise ValueError(f"{group} must be a sequence of columns, got {wanted!r}; write {group}=[{wanted!r}].")
     if files is not None:
         _check_files(files, chosen, episode)
         return [
@@ -147,11 +150,13 @@ class _Table:
     def index(self, column: Column) -> int:
         """Position of a column; raises where there is none of that name or number."""
         fix = f"Columns are {', '.join(self.header)}." if self.header else f"It has columns 0 to {self.width - 1}."
+        if self.width == 1:
+            fix += " If there should be more than one, say what separates them: delimiter=."
         if isinstance(column, str) and self.header is None:
             problem = f"has no header, so there is no column {column!r}."
             raise TrajectoryFormatError(self.file, "", problem, f"Give columns by index. {fix}")
         if isinstance(column, str) and self.header is not None and self.header.count(column) != 1:
-            problem = f"has {self.header.count(column)} columns named {column!r}."
+            problem = f"has {self.header.count(column) or 'no'} columns named {column!r}."
             raise TrajectoryFormatError(self.file, f"line {self.lines[0] - 1}", problem, fix)
         if not isinstance(column, str) and not 0 <= column < self.width:
             raise TrajectoryFormatError(self.file, "", f"has no column {column}.", fix)

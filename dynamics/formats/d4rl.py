@@ -38,12 +38,19 @@ def read(
     if last_step not in (None, "drop"):
         raise ValueError(f"last_step must be None or 'drop', got {last_step!r}.")
     with open_hdf5(path) as root:
-        arrays = {key: root[key][()] for key in _keys(path, root, states)}
+        arrays = {key: np.asarray(root[key][()]) for key in _keys(path, root, states)}
+    for key, array in arrays.items():
+        if array.ndim == 0 or array.dtype.kind not in "biuf":
+            problem = f"holds {array.dtype} of shape {array.shape}."
+            raise TrajectoryFormatError(path, key, problem, "All arrays need numbers, one row per step.")
     size = len(arrays["observations"])
     for key, array in arrays.items():
         if len(array) != size:
             problem = f"{len(array)} rows, but 'observations' has {size}."
             raise TrajectoryFormatError(path, key, problem, "All arrays need one row per step.")
+        if key in ("rewards", "terminals", "timeouts") and array.size != size:
+            problem = f"has shape {array.shape}."
+            raise TrajectoryFormatError(path, key, problem, "It needs one value per step.")
     if size == 0:
         raise TrajectoryFormatError(path, "observations", "holds no rows.", "Record at least one step.")
     terminals = arrays["terminals"].astype(bool).reshape(-1)
