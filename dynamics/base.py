@@ -106,6 +106,11 @@ class Dynamics(nn.Module, abc.ABC):
         self.tangent_dim = int(tangent_dim if tangent_dim is not None else state_dim)
         self.state_names = _names("state", state_names, self.state_dim, "x")
         self.control_names = _names("control", control_names, self.control_dim, "u")
+        if any(isinstance(i, str) for i in angles):
+            raise ValueError(
+                f"angles must be indices of states, got {tuple(angles)} for the states {self.state_names}; names are for "
+                "for_trajectories(trajectories, angles=...)"
+            )
         self.angles = tuple(int(i) for i in angles)
         if any(not 0 <= i < self.state_dim for i in self.angles):
             raise ValueError(f"angles must be state indices in 0..{self.state_dim - 1}, got {self.angles}")
@@ -282,7 +287,7 @@ class Dynamics(nn.Module, abc.ABC):
                 f"parameter {name!r} must have shape {tuple(shape)}, or ({', '.join(['W', *map(str, shape)])}) for one value "
                 f"per world, got {tuple(value.shape)}"
             )
-        if not value.requires_grad:  # an optimizer's value stays within bounds by its transform
+        if not value.requires_grad:  # whoever optimizes a value keeps it within bounds
             parameter.check(name, value)
         return value
 
@@ -304,6 +309,11 @@ class Dynamics(nn.Module, abc.ABC):
         return _common_batch("x0", x0.shape[:-1], "us", us.shape[:-2])
 
     def _check_operands(self, x_name: str, x: Tensor, u_name: str, u: Tensor) -> None:
+        for name, value in ((x_name, x), (u_name, u)):
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{name} must be a torch tensor, got {type(value).__name__}; use torch.as_tensor({name})"
+                )
         if x.ndim < 1 or x.shape[-1] != self.state_dim:
             raise ValueError(f"{x_name} must have last axis n = {self.state_dim}, got shape {tuple(x.shape)}")
         if u.ndim < 1 or u.shape[-1] != self.control_dim:

@@ -20,7 +20,7 @@ from torch import Tensor
 from dynamics.base import Dynamics
 from dynamics.learned.base import LearnedDynamics, is_constant, wrap
 from dynamics.stochastic import StochasticDynamics
-from dynamics.trajectories import Trajectory, state_source, windows
+from dynamics.trajectories import Trajectory, check_compatible, state_source, windows
 
 LEVELS = (0.5, 0.9, 0.95)
 
@@ -92,10 +92,11 @@ def evaluation_windows(
     Horizons longer than every trajectory are left out.
 
     Raises:
-        ValueError: a horizon is below 1, or none fits any trajectory.
+        ValueError: a horizon is below 1, none fits any trajectory, or the trajectories do not go together.
     """
     if any(k < 1 for k in horizons):
         raise ValueError(f"horizons are numbers of steps, at least 1, got {tuple(horizons)}")
+    check_compatible(trajectories)
     longest = max(len(trajectory) for trajectory in trajectories)
     fitting = tuple(sorted({k for k in horizons if k <= longest}))
     if not fitting:

@@ -23,6 +23,7 @@ from dynamics.learned.ensemble import Ensemble
 from dynamics.learned.linear import LinearModel
 from dynamics.learned.training import Training, train_ensemble
 from dynamics.progress import progress_bar
+from dynamics.tables import text_table
 from dynamics.trajectories import UNIFORM_TOLERANCE, Trajectory, check_compatible, state_source, transitions
 
 HORIZONS = (1, 5, 10, 25, 50)
@@ -40,7 +41,8 @@ class FitReport:
         horizons: k, in steps.
         dt: duration of a step [s].
         errors: :class:`PredictionErrors` of the ``model``, of ``ridge`` regression on the same data, and of ``persistence``.
-        nll: held-out negative log-likelihood of one step [nats per dimension of the normalized change].
+        nll: held-out negative log-likelihood of one step [nats per dimension of the normalized change]; NaN if no dimension
+            changes.
         levels: levels of the intervals behind ``coverage``.
         history: one record per validation of the training, empty for a closed form.
         seconds: duration of the fit without the evaluation.
@@ -62,16 +64,16 @@ class FitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report as JSON values."""
-        return {**vars(self), "errors": {name: e.to_dict() for name, e in self.errors.items()}}
+        nll = self.nll if math.isfinite(self.nll) else None  # JSON has no NaN
+        return {**vars(self), "nll": nll, "errors": {name: e.to_dict() for name, e in self.errors.items()}}
 
     def __str__(self) -> str:
-        from dynamics.tables import text_table
-
         train, test = self.steps["train"], self.steps["test"]
         head = (
             f"{self.model} fitted to {train} steps of {self.trajectories['train']} trajectories in {self.seconds:.1f} s; "
             f"held out: {test} steps of {self.trajectories['test']} trajectories\n"
             f"one-step NLL {self.nll:.3f} nats per dimension\n"
+            "k steps ahead, open loop: errors in standard deviations of the held-out data, shares of values inside intervals\n"
         )
         return head + text_table(self.header(), self.rows())
 
@@ -128,9 +130,12 @@ def fit(
         The report; print it.
 
     Raises:
+        TypeError: the model is of another kind, or the trajectories are no :class:`Trajectory`.
         ValueError: no trajectories, too few to hold some out, dimensions or dt that do not match the model.
         FitError: training diverged, or the checkpoint belongs to another fit.
     """
+    if not isinstance(model, Ensemble | LinearModel):
+        raise TypeError(f"fit takes an Ensemble or a LinearModel, got {type(model).__name__}")
     group = _check(model, trajectories, test)
     if training is not None and not isinstance(model, Ensemble):
         raise ValueError(f"{type(model).__name__} is fitted in closed form and takes no training settings")
@@ -177,7 +182,7 @@ def negative_log_likelihood(model: LearnedDynamics, data: TransitionData) -> flo
 
 
 def _learn(
-    model: LearnedDynamics,
+    model: Ensemble | LinearModel,
     data: dict[str, TransitionData],
     training: Training,
     generator: torch.Generator,
@@ -187,8 +192,6 @@ def _learn(
     if isinstance(model, LinearModel):
         model.solve(data["train"])
         return []
-    if not isinstance(model, Ensemble):
-        raise TypeError(f"fit knows Ensemble and LinearModel, got {type(model).__name__}")
     with progress_bar(f"fit {type(model).__name__}", training.steps, show=progress) as advance:
         return train_ensemble(
             model,

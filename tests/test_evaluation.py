@@ -140,6 +140,8 @@ def test_windows_that_cannot_be():
         evaluation_windows([observed(np.arange(5.0))], [5])
     with pytest.raises(ValueError, match=r"horizons are numbers of steps, at least 1, got \(-1, 2\)"):
         evaluation_windows([observed(np.arange(5.0))], [-1, 2])
+    with pytest.raises(ValueError, match="the collection is empty"):
+        evaluation_windows([], [1])
 
 
 def test_states_or_observations():

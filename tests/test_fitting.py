@@ -490,6 +490,10 @@ def test_a_clock_that_is_a_little_off_is_the_same_dt():
 
 def test_unusable_arguments():
     logs = labelled(4)
+    with pytest.raises(TypeError, match="fit takes an Ensemble or a LinearModel, got Pendulum"):
+        fit(Pendulum(), logs)
+    with pytest.raises(TypeError, match=r"a single Trajectory came where a sequence of them belongs"):
+        fit(LinearModel(1, 1, 0.1), logs[0])
     with pytest.raises(ValueError, match="LinearModel is fitted in closed form and takes no training settings"):
         fit(LinearModel(1, 1, 0.1), logs, training=QUICK)
     for name in ("test_fraction", "validation_fraction"):
@@ -533,10 +537,11 @@ def test_report():
     restored = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert restored["errors"]["ridge"]["median"] == report.errors["ridge"].median.tolist()
     assert restored["horizons"] == [1, 5, 10, 25]
-    head, nll, header, _, *lines = str(report).splitlines()
+    head, nll, legend, header, _, *lines = str(report).splitlines()
     assert head.startswith("Ensemble fitted to 180 steps of 6 trajectories in ")
     assert head.endswith("; held out: 30 steps of 1 trajectories")
     assert nll == f"one-step NLL {report.nll:.3f} nats per dimension"
+    assert "standard deviations" in legend
     for title in ("model (median)", "ridge (median)", "persistence (median)", "90 % interval", "outside log"):
         assert title in header
     assert [line.split()[:2] for line in lines] == [["1", "0.05"], ["5", "0.25"], ["10", "0.50"], ["25", "1.25"]]
@@ -571,6 +576,14 @@ def test_a_constant_dimension_does_not_drown_the_nll():
     still = [other_columns(t, observations=np.hstack([t.observations, np.full((31, 1), 3.0)])) for t in logs]
     expected = fit(LinearModel(2, 1, 0.05), logs).nll
     assert fit(LinearModel(3, 1, 0.05), still).nll == pytest.approx(expected, rel=1e-3)
+
+
+def test_logs_in_which_nothing_happens_have_no_nll():
+    logs = [Trajectory(np.ones((11, 1)), np.ones((10, 1)), dt=0.1) for _ in range(4)]
+    report = fit(LinearModel(1, 1, 0.1), logs, horizons=[1, 5])
+    assert math.isnan(report.nll)
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["nll"] is None
+    np.testing.assert_array_equal(report.errors["model"].rmse, 0.0)
 
 
 def test_one_dimension_without_control():

@@ -185,6 +185,10 @@ def test_bad_arguments():
         ValueError, match="integrator must be None, 'euler', 'rk4' or 'semi_implicit_euler', got 'heun'"
     ):
         TorchDynamics(f, 2, 1, 0.1, integrator="heun")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        ValueError, match=r"angles must be indices of states, got \('x0',\) for the states \('x0', 'x1'\)"
+    ):
+        TorchDynamics(f, 2, 1, 0.1, angles=["x0"])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="even dimension, got state_dim=3"):
         TorchDynamics(f, 3, 1, 0.1, integrator="semi_implicit_euler")
     with pytest.raises(ValueError, match="need state_dim >= 1 and control_dim >= 0, got 0 and 1"):
@@ -208,6 +212,10 @@ def test_bad_arguments():
 
 def test_steps_that_do_not_fit():
     pendulum = Pendulum()
+    with pytest.raises(TypeError, match=r"x must be a torch tensor, got list; use torch\.as_tensor\(x\)"):
+        pendulum([0.0, 0.0], torch.zeros(1))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"us must be a torch tensor, got ndarray"):
+        pendulum.rollout(torch.zeros(2), torch.zeros(3, 1).numpy())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"x must have last axis n = 2, got shape \(3,\)"):
         pendulum(torch.zeros(3), torch.zeros(1))
     with pytest.raises(ValueError, match=r"u must have last axis m = 1, got shape \(2,\)"):

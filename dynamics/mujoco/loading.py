@@ -48,7 +48,9 @@ def _compile(source: str | Path) -> "mujoco.MjModel":
 
     is_mjcf = isinstance(source, str) and source.lstrip().startswith("<")
     if not is_mjcf and not Path(source).is_file():
-        raise FileNotFoundError(f"no MuJoCo model at {str(source)!r}; give an MJCF or MJB file, or the MJCF itself")
+        raise FileNotFoundError(
+            f"no MuJoCo model at {str(source)!r}; give an MJCF or MJB file, the MJCF itself, or gymnasium.make(id)"
+        )
     # MuJoCo's own handler would write to MUJOCO_LOG.TXT in the working directory.
     handler, messages = mujoco.get_mju_user_warning(), []
     mujoco.set_mju_user_warning(messages.append)
