@@ -19,7 +19,8 @@ from dynamics import (
     TorchDynamics,
 )
 from dynamics.learned.base import TransitionData
-from mbrl import Task, cart_pole_swing_up, pendulum_swing_up
+from mbrl import Task
+from mbrl.tasks import CONSTRUCTORS
 from planners import ICEM, LQR, Planner
 
 
@@ -107,7 +108,4 @@ ALL_PLANNERS: dict[str, Planner] = {
     "ICEM, mean": ICEM(num_samples=30, max_iterations=2, num_elites=20, noise_exponent=0.0, execute="mean"),
 }
 
-ALL_TASKS: dict[str, Callable[..., Task]] = {
-    "PendulumSwingUp": pendulum_swing_up,
-    "CartPoleSwingUp": cart_pole_swing_up,
-}
+ALL_TASKS: dict[str, Callable[..., Task]] = CONSTRUCTORS

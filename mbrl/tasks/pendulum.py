@@ -1,14 +1,14 @@
 """Pendulum swing-up with a motor too weak to lift the rod at once."""
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dynamics import Dynamics, MujocoDynamics, Pendulum
+from dynamics import Pendulum
 from mbrl.tasks.base import Task, uniform_initial_state
+from mbrl.tasks.swing_up import on_backend, upright
 from planners import GoalCost, SmoothAbsCost
 
 TORQUE_LIMIT = 2.0  # [N m]; holding the rod level takes 4.9
@@ -50,24 +50,6 @@ def pendulum_swing_up(
         observation_names=["cos_angle", "sin_angle", "angle_velocity"],
         system=system,
     )
-
-
-def on_backend(system: Dynamics, mjcf: Callable[[], str], backend: str, *, frame_skip: int = 1) -> Dynamics:
-    """The plant of a task: the torch system itself, or its MuJoCo twin.
-
-    Raises:
-        ValueError: the backend is unknown.
-    """
-    if backend == "torch":
-        return system
-    if backend == "mujoco":
-        return MujocoDynamics(mjcf(), frame_skip=frame_skip)
-    raise ValueError(f"backend must be 'mujoco' or 'torch', got {backend!r}")
-
-
-def upright(angles: Tensor, *, tolerance: float = 0.2) -> Tensor:
-    """Whether all angles ``(*batch, K)`` are within a tolerance of zero on the circle [rad]."""
-    return (torch.cos(angles) >= math.cos(tolerance)).all(-1)
 
 
 def _observation(x: Tensor) -> Tensor:
