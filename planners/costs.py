@@ -268,6 +268,8 @@ class _ReferenceCost(Cost):
 
     def with_reference(self, reference: Tensor, *, start: int = 0) -> Self:
         """This cost with another goal, see :meth:`Cost.with_reference`; a tensor is used as it is."""
+        if not isinstance(reference, Tensor):  # as it comes from a sensor or a file
+            reference = torch.as_tensor(reference, dtype=torch.float64)
         if reference.shape[-1:] != self.goal.shape[-1:] and self.goal.ndim > 0:
             raise ValueError(
                 f"reference must have {self.goal.shape[-1]} columns as the goal has, got shape {tuple(reference.shape)}"
@@ -288,12 +290,12 @@ class _ReferenceCost(Cost):
 
     def error(self, x: Tensor, t: int | Tensor) -> Tensor:
         """The error x - goal at step t, ``(*batch, n)``."""
-        return x - self._goal_at(t, x.ndim - 1).to(x)
+        return x - _fitted("goal", self._goal_at(t, x.ndim - 1), x)
 
     def terminal_error(self, x: Tensor) -> Tensor:
         """The error x - goal at the goal's last row, ``(*batch, n)``."""
         last = 0 if self.goal.ndim < 2 else self.start + self.goal.shape[-2] - 1
-        return x - self._goal_at(last, x.ndim - 1).to(x)
+        return x - _fitted("goal", self._goal_at(last, x.ndim - 1), x)
 
     def _goal_at(self, t: int | Tensor, batch_ndim: int = 0) -> Tensor:
         """The goal's rows at steps t, the ends held, for states with ``batch_ndim`` axes before the last.
@@ -385,7 +387,7 @@ class QuadraticCost(_ReferenceCost):
 
     def stage(self, x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
         """The quadratic form at step t."""
-        Q, R, N, q, r = self._coefficients(x, t)
+        Q, R, N, q, r = self._coefficients(x, u, t)
         e = self.error(x, t)
         state = (e * (0.5 * _apply(Q, e) + _apply(N, u) + q)).sum(-1)
         return state + (u * (0.5 * _apply(R, u) + r)).sum(-1)
@@ -397,7 +399,7 @@ class QuadraticCost(_ReferenceCost):
 
     def expand(self, x: Tensor, u: Tensor, t: int | Tensor) -> StageExpansion:
         """The exact expansion, in closed form."""
-        Q, R, N, q, r = self._coefficients(x, t)
+        Q, R, N, q, r = self._coefficients(x, u, t)
         e = self.error(x, t)
         n, m, batch = x.shape[-1], u.shape[-1], x.shape[:-1]
         return StageExpansion(
@@ -419,7 +421,9 @@ class QuadraticCost(_ReferenceCost):
         """Q, R, N, q and r, each with its number of axes when it is the same at all steps."""
         return [(self.Q, 2), (self.R, 2), (self.N, 2), (self.q, 1), (self.r, 1)]
 
-    def _coefficients(self, x: Tensor, t: int | Tensor) -> list[Tensor]:
+    def _coefficients(self, x: Tensor, u: Tensor, t: int | Tensor) -> list[Tensor]:
+        _fitted("Q", self.Q, x)
+        _fitted("R", self.R, u)
         rows = [
             value if value.ndim == ndim else value[_held(torch.as_tensor(t, device=value.device), len(value))]
             for value, ndim in self._values()
@@ -453,12 +457,14 @@ class _DistanceCost(_ReferenceCost):
 
     def stage(self, x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
         """Weighted distances plus weighted squared controls."""
-        state = (self.state_weights.to(x) * self.distance(self._squared(self.error(x, t)))).sum(-1)
-        return state + (self.control_weights.to(u) * u.square()).sum(-1)
+        weights = _fitted("state_weights", self.state_weights, x)
+        state = (weights * self.distance(self._squared(self.error(x, t)))).sum(-1)
+        return state + (_fitted("control_weights", self.control_weights, u) * u.square()).sum(-1)
 
     def terminal(self, x: Tensor) -> Tensor:
         """Weighted distances of the last state."""
-        return (self.terminal_weights.to(x) * self.distance(self._squared(self.terminal_error(x)))).sum(-1)
+        weights = _fitted("terminal_weights", self.terminal_weights, x)
+        return (weights * self.distance(self._squared(self.terminal_error(x)))).sum(-1)
 
     def _squared(self, error: Tensor) -> Tensor:
         if not self.angles:
@@ -550,6 +556,13 @@ def _weights(name: str, value: Tensor | Sequence[float] | float) -> Tensor:
     if weights.ndim > 1 or not bool((weights >= 0).all()):
         raise ValueError(f"{name} must be a number or one for each dimension, not negative, got {weights.tolist()}")
     return weights
+
+
+def _fitted(name: str, value: Tensor, z: Tensor) -> Tensor:
+    """A value for states or controls z ``(*batch, k)``, cast like them; ValueError unless it is a number or has k columns."""
+    if value.ndim > 0 and value.shape[-1] != z.shape[-1]:  # z of one column would broadcast into a wrong result
+        raise ValueError(f"{name} is for vectors of size {value.shape[-1]}, the problem's have size {z.shape[-1]}")
+    return value.to(z)
 
 
 def _held(steps: Tensor, length: int) -> Tensor:

@@ -430,3 +430,27 @@ NAN = float("nan")
 def test_bad_values_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (GoalCost(0.0, 1.0, [1.0, 2.0]), "control_weights is for vectors of size 2, the problem's have size 1"),
+        (GoalCost(0.0, [1.0, 2.0, 3.0]), "state_weights is for vectors of size 3, the problem's have size 1"),
+        (SmoothAbsCost([1.0, 2.0], 1.0), "goal is for vectors of size 2"),
+        (QuadraticCost(torch.eye(2), torch.eye(1)), "Q is for vectors of size 2"),
+        (QuadraticCost(torch.eye(1), torch.eye(2)), "R is for vectors of size 2"),
+    ],
+)
+def test_costs_for_another_size_do_not_broadcast(cost, message):
+    """A single state or control would fit weights of any size."""
+    x = torch.zeros(4, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=message):
+        cost.stage(x, x, 0)
+
+
+def test_references_come_as_lists_and_arrays_too():
+    cost, x = GoalCost([0.0, 0.0]), draw(3, 2)
+    expected = cost.with_reference(torch.tensor([1.0, 2.0], dtype=torch.float64)).stage(x, x, 0)
+    for reference in ([1.0, 2.0], np.array([1.0, 2.0])):
+        assert torch.equal(cost.with_reference(reference).stage(x, x, 0), expected)

@@ -232,6 +232,11 @@ def test_ends_that_do_not_fit(lower, upper):
         uniform_initial_state(lower, upper)
 
 
+def test_control_limits_are_one_for_each_control():
+    with pytest.raises(ValueError, match="control_limits must be numbers or one for each of 1 controls"):
+        replace(toy(), control_limits=(torch.tensor([-1.0, -1.0]), 1.0))
+
+
 @pytest.mark.parametrize("limits", [(1.0, -1.0), (-math.inf, 1.0), (0.0, 0.0), (math.nan, 1.0)])
 def test_control_limits_that_are_none(limits):
     with pytest.raises(ValueError, match="control_limits must be finite with lower < upper, got"):

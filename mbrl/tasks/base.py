@@ -34,7 +34,7 @@ class Task:
         system: the plant as a formula, which can be drawn without MuJoCo; ``dynamics`` by default.
 
     Raises:
-        ValueError: limits are not finite or inverted, or a number of steps is not positive.
+        ValueError: limits are not finite, inverted, or not m each, or a number of steps is not positive.
     """
 
     name: str
@@ -65,8 +65,12 @@ class Task:
     def limits(self) -> tuple[Tensor, Tensor]:
         """Lower and upper control limits, ``(m,)`` each, float64."""
         m = self.dynamics.control_dim
-        lower, upper = (torch.as_tensor(limit, dtype=torch.float64).expand(m) for limit in self.control_limits)
-        return lower, upper
+        lower, upper = (torch.as_tensor(limit, dtype=torch.float64) for limit in self.control_limits)
+        if not all(limit.shape in ((), (1,), (m,)) for limit in (lower, upper)):
+            raise ValueError(
+                f"control_limits must be numbers or one for each of {m} controls, got {self.control_limits}"
+            )
+        return lower.expand(m), upper.expand(m)
 
     def observe(self, x: Tensor) -> Tensor:
         """What a policy sees of states ``(*batch, n)``."""
