@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dynamics import Trajectory
-from mbrl.policies.actor import Actor
+from mbrl.policies.actor import Actor, check_actor
 from mbrl.tasks.base import Task
 
 
@@ -39,7 +39,9 @@ def record(
 
     Raises:
         ValueError: episodes or steps < 1, a shape does not fit, or the actor gave a control that is not finite.
+        TypeError: actor is nothing that acts.
     """
+    check_actor(actor)
     steps = task.episode_steps if steps is None else steps
     if episodes < 1 or steps < 1:
         raise ValueError(f"episodes and steps must be at least 1, got {episodes} and {steps}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dynamics import LinearDynamics
 from planners.problem import Problem, check_shape
-from planners.riccati import LinearQuadratic, algebraic_riccati, backward_pass, solved
+from planners.riccati import LinearQuadratic, algebraic_riccati, backward_pass, mv, solved
 from planners.solution import Solution, Status, finished
 from planners.solve import Planner, Request, Unrolled
 
@@ -77,8 +77,8 @@ class LQR(Planner):
         riccati = backward_pass(lq)
         x, xs, us = x0, [x0], []
         for t in range(int(problem.horizon)):
-            us.append(_mv(riccati.K[..., t, :, :], x) + riccati.k[..., t, :])
-            x = _mv(lq.A[..., t, :, :], x) + _mv(lq.B[..., t, :, :], us[-1]) + lq.b[..., t, :]
+            us.append(mv(riccati.K[..., t, :, :], x) + riccati.k[..., t, :])
+            x = mv(lq.A[..., t, :, :], x) + mv(lq.B[..., t, :, :], us[-1]) + lq.b[..., t, :]
             xs.append(x)
         xs, us = torch.stack(xs, dim=-2), torch.stack(us, dim=-2)
         cost = problem.trajectory_cost(xs, us, t0=request.t0)
@@ -107,9 +107,9 @@ class LQR(Planner):
         residual = _norm(lq.Q + gamma * lq.A.mT @ P @ lq.A + Qxu @ K - P).detach()
         residual = residual / (_norm(P) + _norm(lq.Q)).detach().clamp_min(torch.finfo(P.dtype).tiny)
         p, k, constant = _affine_part(lq, P, K, Quu, closed, lambda x, u: problem.cost.stage(x, u, t0))
-        u = _mv(K, x0) + k
-        xs = torch.stack([x0, _mv(lq.A, x0) + _mv(lq.B, u) + lq.b], dim=-2)
-        cost = 0.5 * (x0 * _mv(P, x0)).sum(-1) + (p * x0).sum(-1) + constant
+        u = mv(K, x0) + k
+        xs = torch.stack([x0, mv(lq.A, x0) + mv(lq.B, u) + lq.b], dim=-2)
+        cost = 0.5 * (x0 * mv(P, x0)).sum(-1) + (p * x0).sum(-1) + constant
         stable = (residual <= self._tolerance(P)) & (_spectral_radius(closed) * math.sqrt(gamma) < 1)
         status = torch.where(_is_positive(Quu), int(Status.CONVERGED), int(Status.NOT_CONVEX))
         status = torch.where(stable & constant.isfinite(), status, int(Status.NOT_STABILIZABLE))
@@ -167,19 +167,19 @@ def _affine_part(
     """
     gamma = lq.discount
     eye = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    right = lq.q + _mv(K.mT, lq.r) + gamma * _mv(closed.mT, _mv(P, lq.b))
+    right = lq.q + mv(K.mT, lq.r) + gamma * mv(closed.mT, mv(P, lq.b))
     p = solved(eye - gamma * closed.mT, right.unsqueeze(-1)).squeeze(-1)
-    k = -solved(Quu, (lq.r + gamma * _mv(lq.B.mT, p + _mv(P, lq.b))).unsqueeze(-1)).squeeze(-1)
-    drift = gamma * (lq.b * (0.5 * _mv(P, lq.b) + p)).sum(-1)
-    saved = 0.5 * (k * _mv(Quu, k)).sum(-1)
+    k = -solved(Quu, (lq.r + gamma * mv(lq.B.mT, p + mv(P, lq.b))).unsqueeze(-1)).squeeze(-1)
+    drift = gamma * (lq.b * (0.5 * mv(P, lq.b) + p)).sum(-1)
+    saved = 0.5 * (k * mv(Quu, k)).sum(-1)
     at_zero = stage(torch.zeros_like(p), torch.zeros_like(k))
     if gamma < 1:
         return p, k, (at_zero + drift - saved) / (1 - gamma)
-    settled = solved(eye - closed, (_mv(lq.B, k) + lq.b).unsqueeze(-1)).squeeze(-1)
+    settled = solved(eye - closed, (mv(lq.B, k) + lq.b).unsqueeze(-1)).squeeze(-1)
     # evaluated there, and not as at_zero + drift - saved: an error of the settled state enters only by its square
-    rate = stage(settled, _mv(K, settled) + k)
+    rate = stage(settled, mv(K, settled) + k)
     free = rate.abs() <= 1e3 * torch.finfo(P.dtype).eps * (at_zero.abs() + drift.abs() + saved.abs())
-    v = -(settled * (0.5 * _mv(P, settled) + p)).sum(-1)
+    v = -(settled * (0.5 * mv(P, settled) + p)).sum(-1)
     return p, k, torch.where(free, v, torch.full_like(v, math.inf))
 
 
@@ -194,7 +194,3 @@ def _spectral_radius(matrix: Tensor) -> Tensor:
 
 def _norm(matrix: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(matrix)
-
-
-def _mv(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from planners.problem import Problem
-from planners.sampling.base import shifted
-from planners.solution import Solution
+from planners.solution import Solution, shifted
 from planners.solve import Planner, check_support, solve
 
 
@@ -50,6 +49,7 @@ class MPC:
 
     Raises:
         ValueError: the budget is not positive or the planner cannot solve the problem.
+        TypeError: problem is not a Problem, or planner not a planner.
     """
 
     acts_on: ClassVar[str] = "state"
@@ -141,12 +141,11 @@ class MPC:
         previous, usable, T = state.solution, solution.usable, solution.us.shape[-2]
         if previous is None:
             return replace(solution, us=_where(usable, solution.us, torch.zeros_like(solution.us)))
-        steps = state.time - previous.t0
+        K, stationary = solution.K, previous.K is not None and previous.K.ndim == previous.us.ndim
+        steps = 0 if stationary else state.time - previous.t0  # one gain for all times belongs to its own x and u
         xs = _where(usable, solution.xs, shifted(previous.xs, steps, T + 1))
         us = _where(usable, solution.us, shifted(previous.us, steps, T))
-        K = solution.K
         if K is not None and previous.K is not None:
-            stationary = K.ndim == us.ndim
             K = _where(usable, K, previous.K if stationary else shifted(previous.K, steps, T, dim=-3))
         return replace(solution, xs=xs, us=us, K=K)
 

@@ -73,16 +73,16 @@ def backward_pass(lq: LinearQuadratic) -> Riccati:
     for t in reversed(range(lq.A.shape[-3])):
         A, B = lq.A[..., t, :, :], lq.B[..., t, :, :]
         PA, PB = P @ A, P @ B
-        p_next = p + _mv(P, lq.b[..., t, :])
+        p_next = p + mv(P, lq.b[..., t, :])
         Qxx = lq.Q[..., t, :, :] + lq.discount * A.mT @ PA
         Qxu = lq.N[..., t, :, :] + lq.discount * A.mT @ PB
         Quu = lq.R[..., t, :, :] + lq.discount * B.mT @ PB
-        Qx = lq.q[..., t, :] + lq.discount * _mv(A.mT, p_next)
-        Qu = lq.r[..., t, :] + lq.discount * _mv(B.mT, p_next)
+        Qx = lq.q[..., t, :] + lq.discount * mv(A.mT, p_next)
+        Qu = lq.r[..., t, :] + lq.discount * mv(B.mT, p_next)
         K, k, ok = _minimize(Quu, Qxu.mT, Qu)
         P = Qxx + Qxu @ K
         P = 0.5 * (P + P.mT)
-        p = Qx + _mv(Qxu, k)
+        p = Qx + mv(Qxu, k)
         for found, value in zip((Ks, ks, Ps, ps, Quus, oks), (K, k, P, p, Quu, ok), strict=True):
             found.append(value)
     return Riccati(
@@ -153,5 +153,6 @@ def _stack(values: list[Tensor], core_ndim: int) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*reversed(values)), dim=-core_ndim - 1)
 
 
-def _mv(matrix: Tensor, vector: Tensor) -> Tensor:
+def mv(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Batched product of matrices ``(*batch, k, n)`` and vectors ``(*batch, n)``."""
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)

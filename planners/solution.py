@@ -142,3 +142,9 @@ def finished(problem: Problem, xs: Tensor, us: Tensor, cost: Tensor, status: Ten
     cost = torch.where(status <= int(Status.TIME_LIMIT), cost, torch.full_like(cost, float("inf")))
     us = torch.where(us.isfinite(), us, torch.zeros_like(us))
     return Solution(problem, xs, us, cost, status, **fields)
+
+
+def shifted(sequence: Tensor, steps: int, length: int, *, dim: int = -2) -> Tensor:
+    """A sequence from ``steps`` later on, ``length`` long along its time axis ``dim``, the ends held."""
+    index = (torch.arange(length, device=sequence.device) + steps).clamp(0, sequence.shape[dim] - 1)
+    return sequence.index_select(dim, index)

@@ -91,16 +91,14 @@ def solve(
 
     Raises:
         ValueError: shapes do not fit, or the planner cannot honor a field of the problem (the message names those that can).
-        TypeError: planner is not a planner.
+        TypeError: problem is not a Problem, or planner not a planner.
         SolveError: some problem has no usable plan and ``throw`` is set; the error carries the solution.
     """
-    if not isinstance(planner, Planner):
-        raise TypeError(f"planner must be a planner such as LQR(), got {planner!r}")
+    check_support(problem, planner, gradient)
     dynamics = problem.dynamics
     if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.ndim < 1 or x0.shape[-1] != dynamics.state_dim:
         came = f"{tuple(x0.shape)} of {x0.dtype}" if isinstance(x0, Tensor) else type(x0).__name__
         raise ValueError(f"x0 must be a floating-point tensor of shape (*batch, {dynamics.state_dim}), got {came}")
-    check_support(problem, planner, gradient)
     if previous_control is not None and previous_control.shape[-1:] != (dynamics.control_dim,):
         raise ValueError(
             f"previous_control must have shape (*batch, {dynamics.control_dim}), got {tuple(previous_control.shape)}"
@@ -118,7 +116,11 @@ def solve(
 
 
 def check_support(problem: Problem, planner: Planner, gradient: Unrolled | None = None) -> None:
-    """Raise ValueError unless the planner honors every field of the problem and the kind of gradient."""
+    """Raise TypeError for another kind of object, ValueError unless the planner honors every field and the kind of gradient."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}; a task has one: task.problem()")
+    if not isinstance(planner, Planner):
+        raise TypeError(f"planner must be a planner such as LQR(), got {planner!r}")
     unsupported = problem.features() - planner.supports
     if unsupported:
         able = sorted(p.__name__ for p in _planners(Planner) if problem.features() <= p.supports)

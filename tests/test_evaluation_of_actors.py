@@ -10,8 +10,19 @@ import torch
 from scipy.stats import bootstrap, trim_mean
 
 from dynamics import LinearDynamics, TorchDynamics
-from mbrl import Evaluation, SplineNoise, Task, cart_pole_swing_up, evaluate, interquartile_mean, record
-from planners import FunctionCost
+from mbrl import (
+    Evaluation,
+    SplineNoise,
+    Task,
+    cart_pole_swing_up,
+    evaluate,
+    interquartile_mean,
+    make_env,
+    pendulum_swing_up,
+    record,
+    record_env,
+)
+from planners import ICEM, MPC, FunctionCost
 
 
 class Still:
@@ -157,3 +168,11 @@ def test_the_first_episode_as_a_video(tmp_path):
         frames = [np.array(frame) for frame in video]
     assert len(frames) == 13
     assert frames[0].shape == (360, 640, 3)
+
+
+@pytest.mark.parametrize("actor", [ICEM(), lambda x: x, MPC])
+def test_what_does_not_act_is_refused_with_the_fix(actor):
+    task = pendulum_swing_up(backend="torch")
+    for call in (lambda: evaluate(actor, task, episodes=1), lambda: record_env(make_env(task), actor, 1)):
+        with pytest.raises(TypeError, match=r"an actor has acts_on, init and act .* a planner acts inside"):
+            call()

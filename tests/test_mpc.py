@@ -321,6 +321,18 @@ def test_the_fallback_uses_the_gains_of_the_plan_that_goes_on():
     torch.testing.assert_close(u, plan.us[:, 1], rtol=0, atol=0)
 
 
+def test_a_gain_for_all_times_goes_on_as_it_is():
+    """With an infinite horizon u = K x is optimal at every step; models without control leave no usable plan."""
+    mpc, x = MPC(regulator(math.inf), LQR()), tensor(1.0, 0.0)
+    u, state = mpc.step(mpc.init(x), x)
+    K = state.solution.K
+    for k in range(3):
+        x = LinearDynamics(A, B)(x, u)
+        u, state = mpc.step(state, x, parameters={"A": 2.0 * A, "B": 0.0 * B})
+        assert state.fallbacks == k + 1
+        torch.testing.assert_close(u, K @ x, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("value", [float("nan"), 7.0])
 def test_no_planner_gets_a_bad_control_past_it(value):
     """A planner that calls its plan usable, whatever it is; the gains of a plan may lead beyond the limits, too."""

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from dynamics import LinearDynamics, Pendulum
+from mbrl import pendulum_swing_up
 from planners import (
     ICEM,
     LQR,
+    MPC,
     FunctionCost,
     GoalCost,
     Planner,
@@ -65,6 +67,12 @@ def test_initial_states_that_do_not_fit_are_refused(x0, message):
 def test_a_class_is_not_a_planner():
     with pytest.raises(TypeError, match=r"planner must be a planner such as LQR\(\), got <class .*LQR'>"):
         solve(problem(), LQR, X0)
+
+
+@pytest.mark.parametrize("call", [lambda task: solve(task, LQR(), X0), lambda task: MPC(task, LQR())])
+def test_a_task_is_not_a_problem(call):
+    with pytest.raises(TypeError, match=r"problem must be a Problem, got Task; a task has one: task.problem\(\)"):
+        call(pendulum_swing_up(backend="torch"))
 
 
 def test_planners_that_can_are_named():

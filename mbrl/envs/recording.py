@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dynamics import Trajectory
-from mbrl.policies.actor import Actor
+from mbrl.policies.actor import Actor, check_actor
 from mbrl.tasks import Task
 
 
@@ -40,7 +40,10 @@ def record_env(
     Raises:
         ValueError: the vector environment resets by itself, the spaces are no Boxes of one axis, dt is unknown, the actor
             needs states that the environment does not give, or it gave a control that is not finite.
+        TypeError: actor is nothing that acts.
     """
+    if actor is not None:
+        check_actor(actor)
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     if isinstance(env, gymnasium.vector.VectorEnv):

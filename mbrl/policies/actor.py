@@ -25,3 +25,13 @@ class Actor(Protocol):
     def act(self, y: Tensor, memory: Any, *, deterministic: bool = True) -> tuple[Tensor, Any]:
         """Controls ``(batch, m)`` for observations or states ``(batch, dim)``, and the next memory."""
         ...
+
+
+def check_actor(actor: Any) -> None:
+    """Raise TypeError for what does not act, such as a function or a planner that nothing closes the loop of."""
+    missing = [name for name in ("acts_on", "init", "act") if not hasattr(actor, name)]
+    if missing or isinstance(actor, type):
+        raise TypeError(
+            f"an actor has acts_on, init and act (see mbrl.Actor), got {actor!r}; a planner acts inside planners.MPC(problem, "
+            "planner)"
+        )

@@ -6,8 +6,8 @@ Candidate control sequences are drawn from a belief, rolled out, scored, and the
     U^{(k)} \sim \pi_i, \qquad J^{(k)} = \mathrm{mean}_p \, J(x_0, U^{(k)}, p), \qquad
     \pi_{i+1} = \mathrm{update}(\pi_i, U, J)
 
-with p the particles of a stochastic model. A planner is its three methods ``start``, ``propose`` and ``update``. A rollout
-that is not finite never wins: its cost is infinite, and it is counted.
+with p the particles of a stochastic model. A planner is its four methods ``start``, ``propose``, ``update`` and ``mean``. A
+rollout that is not finite never wins: its cost is infinite, and it is counted.
 """
 
 import abc
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dynamics import StochasticDynamics
 from planners.problem import Problem
-from planners.solution import Solution, Status, finished
+from planners.solution import Solution, Status, finished, shifted
 from planners.solve import Planner, Request
 
 
@@ -224,9 +224,3 @@ def _expanded(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(
             f"{name} must broadcast to (*batch, T, m) = {tuple(shape)}, got {tuple(value.shape)}"
         ) from None
-
-
-def shifted(sequence: Tensor, steps: int, length: int, *, dim: int = -2) -> Tensor:
-    """A sequence from ``steps`` later on, ``length`` long along its time axis ``dim``, the ends held."""
-    index = (torch.arange(length, device=sequence.device) + steps).clamp(0, sequence.shape[dim] - 1)
-    return sequence.index_select(dim, index)

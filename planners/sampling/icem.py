@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from planners.sampling.base import Bounds, SamplingPlanner, shifted
+from planners.sampling.base import Bounds, SamplingPlanner
+from planners.solution import shifted
 
 
 @dataclass(frozen=True, eq=False)
