@@ -44,7 +44,8 @@ class MPC:
     Attributes:
         problem: what is solved at every step.
         planner: how it is solved.
-        budget: time to plan one step [s]; iterative planners end at the first iteration that exceeds it. None: no bound.
+        budget: time to plan one step [s], None for no bound. An iterative planner ends when it does not leave room for one more
+            iteration and the finish, each taken to last as long as the longest iteration so far; one iteration always runs.
         clock: returns the present time [s].
 
     Raises:
@@ -92,7 +93,8 @@ class MPC:
         Args:
             state: from :meth:`init` or the previous step.
             x: present states ``(*batch, n)``.
-            reference: what to track from now on, ``(n,)`` or ``(T+1, n)``, for a cost that has a reference.
+            reference: what to track from now on, ``(n,)``, by step ``(T+1, n)``, or for each of a batch ``(*batch, T+1, n)``,
+                for a cost that has a reference.
             parameters: values for the model's physical parameters, for instance as estimated just now.
 
         Returns:
@@ -111,7 +113,7 @@ class MPC:
             init=state.solution,
             generator=generator,
             throw=False,
-            out_of_time=lambda: self._late(start),
+            out_of_time=self._deadline(start),
         )
         fallbacks = state.fallbacks + (~solution.usable).long()
         solution = self._continued(state, solution)
@@ -127,6 +129,20 @@ class MPC:
 
     def _late(self, start: float) -> bool:
         return self.budget is not None and self.clock() - start > self.budget
+
+    def _deadline(self, start: float) -> Callable[[], bool]:
+        """What the solve asks after each iteration: whether to end now, to be within the budget when the control is due."""
+        last, longest = start, 0.0
+
+        def out_of_time() -> bool:
+            nonlocal last, longest
+            if self.budget is None:
+                return False
+            now = self.clock()
+            last, longest = now, max(longest, now - last)
+            return now - start + 2.0 * longest > self.budget
+
+        return out_of_time
 
     def _problem(self, state: MPCState, reference: Tensor | None, parameters: dict[str, Any] | None) -> Problem:
         problem = self.problem

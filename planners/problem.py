@@ -26,7 +26,7 @@ class Problem:
         dynamics: f.
         cost: stage and terminal cost.
         horizon: T, the number of steps, or ``math.inf``.
-        control_limits: (lower, upper), each a number or a tensor that broadcasts to ``(*batch, T, m)``.
+        control_limits: (lower, upper), each a number or a tensor that broadcasts to ``(*batch, T, m)``, by step of the plan.
         control_values: the allowed discrete controls ``(k, m)``.
         rate_limits: (lower, upper) change of control per second.
         constraints: stage constraints.
