@@ -1,14 +1,16 @@
-"""Fit a model to your own logs, whatever the format: read, audit, prepare, fit, look.
+r"""Fit a model to your own logs, whatever the format: read, audit, prepare, fit, look.
 
-    python examples/fit_your_logs.py                                   # on CSV files that it writes itself first
-    python examples/fit_your_logs.py --path my_logs/ --angles heading
+    python examples/fit_your_logs.py                                  # on CSV files that it writes itself first
+    python examples/fit_your_logs.py --path my_logs-v0 --angles heading
+    python examples/fit_your_logs.py --path my_csv_folder --time t --observations angle --units deg --controls torque \
+        --angles angle --velocities angle
 
 Without --path it writes what a small robot might have logged: CSV files of a pendulum whose angle is in degrees, whose clock
 jitters and whose velocity nobody measured. Then it does what real logs need: units, a uniform grid, velocities.
 """
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +41,18 @@ class Config:
 
     path: Path | None = None
     """Logs: a file, a folder, a glob or a Minari dataset; simulated CSV files by default."""
-    angles: tuple[str, ...] = ("angle",)
+    time: str | None = None
+    """Column of the time stamps [s], in CSV files."""
+    observations: tuple[str, ...] = ()
+    """Columns that the sensors gave, in CSV files; other formats say it themselves."""
+    controls: tuple[str, ...] = ()
+    """Columns that were commanded, in CSV files."""
+    units: tuple[str, ...] = ()
+    """Units of the observations, where the files do not say them; what is in deg is converted to rad."""
+    angles: tuple[str, ...] = ()
     """Columns that are angles."""
+    velocities: tuple[str, ...] = ()
+    """Columns whose velocity nobody measured, to be differentiated."""
     dt: float = 0.05
     """Uniform step to resample to [s]."""
     training: Training = field(default_factory=lambda: Training(steps=2000))
@@ -52,19 +64,16 @@ class Config:
 def main(config: Config) -> FitReport:
     """Read, audit, prepare, fit, save."""
     if config.path is not None:
-        prepared = [resample(log, config.dt, angles=config.angles) for log in read_trajectories(config.path)]
+        logs = read(config.path, config)
     else:
+        angle = ("angle",)
+        config = replace(config, time="t", observations=angle, controls=("torque",), units=("deg",))
+        config = replace(config, angles=angle, velocities=angle)
         with tempfile.TemporaryDirectory() as folder:
             write_csv_logs(Path(folder))
-            logs = read_trajectories(
-                folder,
-                time="t",
-                observations=["angle"],
-                controls=["torque"],
-                units={"observations": ["deg"], "controls": ["N m"]},
-            )
-        print(audit(logs))
-        prepared = [prepare(log, config) for log in logs]
+            logs = read(Path(folder), config)
+    print(audit(logs))
+    prepared = [prepare(log, config) for log in logs]
     print(audit(prepared))
 
     model = Ensemble.for_trajectories(prepared, angles=config.angles)
@@ -79,11 +88,24 @@ def main(config: Config) -> FitReport:
     return report
 
 
+def read(path: Path, config: Config) -> list[Trajectory]:
+    """The logs; only CSV files have to be told which column is which."""
+    columns = {"time": config.time, "observations": config.observations, "controls": config.controls}
+    return read_trajectories(
+        path,
+        units={"observations": config.units} if config.units else None,
+        **{group: wanted for group, wanted in columns.items() if wanted},
+    )
+
+
 def prepare(log: Trajectory, config: Config) -> Trajectory:
-    """Radians, a uniform grid, and the velocity that nobody measured."""
-    log = convert_units(log, {"angle": "rad"})
+    """Radians, a uniform grid, and the velocities that nobody measured."""
+    units = zip(log.names.observations, log.units.observations, strict=True)
+    degrees = [name for name, unit in units if unit == "deg"]
+    log = convert_units(log, dict.fromkeys(degrees, "rad"))
     log = resample(log, config.dt, method="cubic", angles=config.angles)
-    return estimate_velocities(log, ["angle"], window_length=5, polyorder=3, angles=config.angles)
+    angles = [name for name in config.velocities if name in config.angles]
+    return estimate_velocities(log, config.velocities, window_length=5, polyorder=3, angles=angles)
 
 
 def write_csv_logs(folder: Path, runs: int = 30) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dynamics import load
@@ -69,6 +70,34 @@ def test_your_own_logs_are_prepared_and_fitted(tmp_path):
     model = load(tmp_path / "fit" / "model.safetensors")
     assert (model.state_names, model.dt) == (("angle", "angle_velocity"), 0.05)
     assert {file.name for file in (tmp_path / "fit").glob("*.png")} == {"fit.png", "predictions.png"}
+
+
+def test_csv_files_of_your_own_are_told_which_column_is_which(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for k in range(4):
+        t = 0.1 * np.arange(60)
+        rows = np.stack([t, 170.0 + 30.0 * np.sin(t + k), np.cos(t + k), np.cos(2 * t)], axis=1)
+        np.savetxt(
+            tmp_path / "mine" / f"{k}.csv", rows, delimiter=",", header="clock,heading,speed,throttle", comments=""
+        )
+    columns = [
+        "--time",
+        "clock",
+        "--observations",
+        "heading",
+        "speed",
+        "--units",
+        "deg",
+        "m/s",
+        "--controls",
+        "throttle",
+    ]
+    options = [*columns, "--angles", "heading", "--velocities", "heading", "--dt", "0.1", *TINY["fit_your_logs.py"]]
+    done = run("fit_your_logs.py", "--path", "mine", *options, "--out", "fit", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    model = load(tmp_path / "fit" / "model.safetensors")
+    assert (model.state_names, model.control_names) == (("heading", "speed", "heading_velocity"), ("throttle",))
+    assert model.angles == (0,)
 
 
 def test_the_quickstart_runs(tmp_path):
