@@ -123,14 +123,16 @@ def estimate_velocities(
     from scipy.signal import savgol_filter
 
     names, units = trajectory.names.observations, trajectory.units.observations
-    _check_names([*columns], names, "observations")
-    _check_names([*angles], columns, "the columns to differentiate")
+    _check_names(columns, names, "observations")
+    _check_names(angles, columns, "the columns to differentiate")
     if window_length % 2 == 0 or not 1 <= polyorder < window_length:
         raise ValueError(f"window_length must be odd and above polyorder, got {window_length} and {polyorder}.")
     if window_length > trajectory.num_steps + 1:
         raise ValueError(
             f"window_length={window_length} is more than the {trajectory.num_steps + 1} rows of {trajectory!r}."
         )
+    if not columns:
+        return trajectory
     positions = trajectory.observations[:, [names.index(column) for column in columns]].copy()
     for i, column in enumerate(columns):
         if column in angles:
@@ -186,6 +188,8 @@ def convert_units(trajectory: AnyLog, units: Mapping[str, str]) -> AnyLog:
         ValueError: an unknown column, a column without a unit, or units that do not convert into each other.
     """
     _check_names([*units], [name for group in _names(trajectory).values() for name in group], "the log")
+    if not units:
+        return trajectory
     arrays, new_units = {}, {}
     for group, names in _names(trajectory).items():
         array, texts = getattr(trajectory, group).copy(), list(getattr(trajectory.units, group))
@@ -289,7 +293,7 @@ def _columns(
 ) -> dict[str, FloatArray]:
     """Applies function(column, period) to every column of observations and states."""
     groups = {group: names for group, names in _names(log).items() if group != "controls"}
-    _check_names([*angles], [name for names in groups.values() for name in names], "observations and states")
+    _check_names(angles, [name for names in groups.values() for name in names], "observations and states")
     result = {}
     for group, names in groups.items():
         periods = [_period(u) if n in angles else None for n, u in zip(names, getattr(log.units, group), strict=True)]
@@ -340,6 +344,8 @@ def _names(log: RawLog | Trajectory) -> dict[str, tuple[str, ...]]:
 
 
 def _check_names(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
+    if isinstance(wanted, str):  # its letters would be taken for names
+        raise ValueError(f"Columns are given as a sequence of names, got {wanted!r}; write [{wanted!r}].")
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"There is no column {unknown[0]!r} in {where}; there are {', '.join(known)}.")
 

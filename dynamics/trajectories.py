@@ -446,6 +446,10 @@ def _flag(name: str, value: Any) -> bool:
 def _labels(
     kind: str, given: Labels | Mapping[str, Sequence[str]] | None, widths: Mapping[str, int], default: Any
 ) -> Labels:
+    if not isinstance(given, Labels | Mapping | None):
+        raise ValueError(
+            f"{kind} must be a mapping such as {{'observations': [...], 'controls': [...]}}, got {given!r}."
+        )
     given = dataclasses.asdict(given) if isinstance(given, Labels) else dict(given or {})
     if unknown := set(given) - set(_GROUPS):
         raise ValueError(f"{kind} has the unknown key {sorted(unknown)[0]!r}; known are {', '.join(_GROUPS)}.")

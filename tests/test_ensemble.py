@@ -446,6 +446,8 @@ def test_made_for_trajectories():
     assert (model.state_names, model.control_names) == (("x", "theta", "speed"), ("force",))
     assert (model.num_members, model.hidden) == (2, (3,))
     assert Ensemble.for_trajectories([trajectory], angles=[2, "x"]).angles == (2, 0)
+    with pytest.raises(ValueError, match=r"sequence of columns, got 'theta'; write angles=\['theta'\]"):
+        Ensemble.for_trajectories([trajectory], angles="theta")
     with pytest.raises(ValueError, match="no column is called 'phi'; the observations are x, theta, speed"):
         Ensemble.for_trajectories([trajectory], angles=["phi"])
     with pytest.raises(ValueError, match="none of the 2 trajectories has a step, so dt is unknown"):

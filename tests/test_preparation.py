@@ -210,6 +210,20 @@ def test_units_are_converted_wherever_the_column_occurs():
     np.testing.assert_allclose(back.observations, trajectory.observations, rtol=1e-15)
 
 
+def test_no_columns_leave_the_log_as_it_is():
+    log = wheel(np.zeros(5), 0.1 * np.arange(5))
+    assert estimate_velocities(log, [], window_length=3) is log
+    assert convert_units(log, {}) is log
+
+
+def test_a_name_is_no_sequence_of_names():
+    log = wheel(np.zeros(20), 0.1 * np.arange(20))
+    with pytest.raises(ValueError, match=r"sequence of names, got 'heading'; write \['heading'\]"):
+        resample(log, 0.1, angles="heading")
+    with pytest.raises(ValueError, match=r"sequence of names, got 'heading'; write \['heading'\]"):
+        estimate_velocities(log, "heading")
+
+
 def test_units_that_cannot_be_converted():
     trajectory = wheel(np.zeros(5), np.arange(5.0))
     with pytest.raises(

@@ -98,6 +98,7 @@ def test_dt_of_an_uneven_grid_names_the_worst_step_and_the_fix():
         ({"names": {"observations": ["a", "b", "a"]}}, r"names of observations must differ, but 'a' appears twice"),
         ({"names": {"actions": ["a", "b"]}}, r"names has the unknown key 'actions'; known are observations, controls"),
         ({"units": {"controls": "mm"}}, r"units of controls must be a sequence of str, got 'mm'"),
+        ({"names": ["a", "b", "c"]}, r"names must be a mapping such as \{'observations': .* got \['a', 'b', 'c'\]"),
     ],
 )
 def test_malformed_input_is_refused_with_the_place_named(changes, message):

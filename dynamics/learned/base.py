@@ -108,6 +108,8 @@ class LearnedDynamics(StochasticDynamics):
         if first is None:
             raise ValueError(f"none of the {len(trajectories)} trajectories has a step, so dt is unknown")
         names = getattr(first.names, group)
+        if isinstance(angles, str):  # its letters would be taken for names
+            raise ValueError(f"angles must be a sequence of columns, got {angles!r}; write angles=[{angles!r}]")
         unknown = [name for name in angles if isinstance(name, str) and name not in names]
         if unknown:
             raise ValueError(f"no column is called {unknown[0]!r}; the {group} are {', '.join(names)}")
