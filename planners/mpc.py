@@ -101,6 +101,8 @@ class MPC:
             Controls ``(*batch, m)``, always finite and within the limits, and the state after the step. Where there is no
             usable plan, the previous plan goes on, with its gains where it has them; before any plan, zero, clamped.
         """
+        if not isinstance(state, MPCState):
+            raise TypeError(f"state must come from init or the step before, got {type(state).__name__}: step(state, x)")
         start = self.clock()
         problem = self._problem(state, reference, parameters)
         generator = state.generator.clone_state()

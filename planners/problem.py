@@ -136,6 +136,8 @@ class Problem:
         if self.termination is None:
             return torch.zeros(xs.shape[:-1], dtype=torch.bool, device=xs.device)
         terminal = check_shape("termination", self.termination(xs), tuple(xs.shape[:-1]))
+        if terminal.dtype != torch.bool:  # a probability would be cut down to zero
+            raise ValueError(f"termination must return bool, got {terminal.dtype}; compare with a threshold")
         return terminal.to(torch.uint8).cummax(-1).values.bool()
 
     def _terminated_cost(self, xs: Tensor, stage: Tensor, final: Tensor, discounts: Tensor) -> Tensor:
@@ -151,9 +153,10 @@ class Problem:
 
 def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The value of a function of a problem, or a ValueError if its shape is not that of the batch it was called with."""
-    if value.shape != shape:  # most would broadcast into a wrong result
+    came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if came != tuple(shape):  # most would broadcast into a wrong result
         raise ValueError(
-            f"{name} must have shape {tuple(shape)}, one number for each state, got {tuple(value.shape)}; a function gives "
+            f"{name} must have shape {tuple(shape)}, one number for each state, got {came}; a function gives "
             "(*batch,) for states (*batch, n), a reference (*batch, L, n) needs the batch axes of x0"
         )
     return value

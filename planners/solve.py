@@ -91,7 +91,7 @@ def solve(
 
     Raises:
         ValueError: shapes do not fit, or the planner cannot honor a field of the problem (the message names those that can).
-        TypeError: problem is not a Problem, or planner not a planner.
+        TypeError: problem is not a Problem, planner not a planner, or another argument of another kind.
         SolveError: some problem has no usable plan and ``throw`` is set; the error carries the solution.
     """
     check_support(problem, planner, gradient)
@@ -99,6 +99,9 @@ def solve(
     if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.ndim < 1 or x0.shape[-1] != dynamics.state_dim:
         came = f"{tuple(x0.shape)} of {x0.dtype}" if isinstance(x0, Tensor) else type(x0).__name__
         raise ValueError(f"x0 must be a floating-point tensor of shape (*batch, {dynamics.state_dim}), got {came}")
+    _check_kind("previous_control", previous_control, Tensor, "torch.tensor([...])")
+    _check_kind("init", init, Solution, "what solve returned before")
+    _check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
     if previous_control is not None and previous_control.shape[-1:] != (dynamics.control_dim,):
         raise ValueError(
             f"previous_control must have shape (*batch, {dynamics.control_dim}), got {tuple(previous_control.shape)}"
@@ -124,14 +127,20 @@ def check_support(problem: Problem, planner: Planner, gradient: Unrolled | None 
     unsupported = problem.features() - planner.supports
     if unsupported:
         able = sorted(p.__name__ for p in _planners(Planner) if problem.features() <= p.supports)
+        everything = ", ".join(sorted(problem.features()))
         raise ValueError(
             f"{type(planner).__name__} cannot honor: {', '.join(sorted(unsupported))}; "
-            f"{'use ' + ' or '.join(able) if able else 'no planner here can'}"
+            f"{'use ' + ' or '.join(able) if able else f'no planner here honors all of {everything}'}"
         )
     if gradient is not None and not isinstance(gradient, planner.gradients):
         accepted = ", ".join(kind.__name__ + "()" for kind in planner.gradients) or "no gradient"
         raise ValueError(f"{type(planner).__name__} offers {accepted}, got gradient={gradient!r}")
     planner.check(problem)
+
+
+def _check_kind(name: str, value: object, kind: type, example: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, such as {example}, got {type(value).__name__}")
 
 
 def _planners(base: type[Planner]) -> list[type[Planner]]:

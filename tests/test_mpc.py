@@ -395,6 +395,12 @@ def test_a_budget_that_is_kept():
 # Wrong use
 
 
+def test_state_and_measurement_in_the_wrong_order():
+    mpc, x = MPC(pendulum(), ICEM()), tensor(3.0, 0.0)
+    with pytest.raises(TypeError, match=r"state must come from init or the step before, got Tensor: step\(state, x\)"):
+        mpc.step(x, mpc.init(x))
+
+
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
 def test_the_budget_is_positive(budget):
     with pytest.raises(ValueError, match="budget must be a positive number of seconds"):

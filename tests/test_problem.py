@@ -140,6 +140,11 @@ def test_costs_in_single_precision():
         ({"terminal_value": lambda x: x[..., :1]}, r"terminal_value must have shape \(3,\), .* got \(3, 1\)"),
         ({"termination": lambda x: x > 1}, r"termination must have shape \(3, 6\), .* got \(3, 6, 2\)"),
         (
+            {"termination": lambda x: x[..., 0].sigmoid()},
+            "termination must return bool, got torch.float64; compare with",
+        ),
+        ({"cost": FunctionCost(lambda x, u, t: 1.0)}, r"the stage cost must have shape \(3, 5\), .* got float"),
+        (
             {"cost": COST.with_reference(torch.zeros(7, 1, 5, 2))},
             r"reference \(\*batch, L, n\) needs the batch axes of x0",
         ),

@@ -75,13 +75,29 @@ def test_a_task_is_not_a_problem(call):
         call(pendulum_swing_up(backend="torch"))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generator": 5}, r"generator must be a Generator, such as torch.Generator\(\).manual_seed\(0\), got int"),
+        ({"init": torch.zeros(5, 1)}, "init must be a Solution, such as what solve returned before, got Tensor"),
+        ({"previous_control": 0.0}, "previous_control must be a Tensor, .* got float"),
+    ],
+)
+def test_arguments_of_another_kind(options, message):
+    with pytest.raises(TypeError, match=message):
+        solve(problem(), LQR(), X0, **options)
+
+
 def test_planners_that_can_are_named():
     limited = problem(control_limits=(-1.0, 1.0), terminal_value=lambda x: x[..., 0])
     with pytest.raises(ValueError, match=r"^LQR cannot honor: control_limits, terminal_value; use .*ICEM"):
         solve(limited, LQR(), X0)
     with pytest.raises(ValueError, match=r"^ICEM cannot honor: infinite horizon; use LQR$"):
         solve(problem(math.inf), ICEM(), X0)
-    with pytest.raises(ValueError, match=r"^LQR cannot honor: control_values, rate_limits; no planner here can$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^LQR cannot honor: control_values, rate_limits; no planner here honors all of control_values, rate_limits$",
+    ):
         solve(problem(control_values=torch.zeros(1, 1), rate_limits=(-1.0, 1.0)), LQR(), X0)
 
 
