@@ -336,3 +336,12 @@ def test_paths_of_further_files(tmp_path):
     run = open_run(tmp_path, config={})
     assert run.path("figures/fit.png") == tmp_path / "figures" / "fit.png"
     assert (tmp_path / "figures").is_dir()
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path):
+    open_run(tmp_path / "run", config={"a": 1})
+    (tmp_path / "run" / "config.json").write_text('{"a": ')
+    with pytest.raises(
+        RunError, match=r"config.json is not readable JSON .*; choose another path, or delete the folder"
+    ):
+        open_run(tmp_path / "run", config={"a": 1})

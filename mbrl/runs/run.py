@@ -179,11 +179,15 @@ def _check_resumable(run: Run, asked: Any, resume: Resume) -> None:
         raise RunError(f"the run at {run.folder} is finished (summary.json); {fix}")
     if resume == "never":
         raise RunError(f"there is an unfinished run at {run.folder}; go on with resume='auto', {fix}")
-    found = differences(json.loads((run.folder / "config.json").read_text()), asked)
+    try:
+        before = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{run.folder / 'config.json'} is not readable JSON ({error}); {fix}") from error
+    found = differences(before, asked)
     if found:
         raise RunError(
             f"the run at {run.folder} was started with another config; resume it with the same one, or choose another path:\n"
-            + "\n".join(f"  {key}: {before} there, {now} now" for key, before, now in found)
+            + "\n".join(f"  {key}: {there} there, {now} now" for key, there, now in found)
         )
 
 
