@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import machine
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
@@ -28,7 +29,7 @@ def available() -> dict[str, str]:
 def show(title: str, rows: list[dict[str, Any]], console: Console) -> None:
     """Print rows as a table: one column per key, in the order in which keys first appear."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for column in columns:
         table.add_column(column, justify="right" if any(_is_number(row.get(column)) for row in rows) else "left")
     for row in rows:
