@@ -18,7 +18,7 @@ class TorchDynamics(Dynamics):
     """Dynamics from a torch function ``f(x, u)``, or ``f(x, u, p)`` when parameters are named.
 
     Args:
-        f: a function of states ``(*batch, n)`` and controls ``(*batch, m)``, written for any batch. With
+        f: a function of states ``(*batch, n)`` and controls ``(*batch, m)``, written for any batch of at least one axis. With
             ``integrator=None`` it returns the next state; with ``"euler"`` or ``"rk4"`` the time derivative of the state;
             with ``"semi_implicit_euler"`` the acceleration ``(*batch, n/2)`` of ``x = (q, v)``. A scalar parameter with
             one value per world has the axes of batch, like ``x[..., 0]``.
@@ -32,7 +32,8 @@ class TorchDynamics(Dynamics):
         angles: indices of the states that are angles [rad].
 
     Raises:
-        ValueError: the integrator is unknown, or needs an even state_dim; f returns another shape when it is called.
+        ValueError: the integrator is unknown, or needs an even state_dim; f returns another shape when it is called, or
+            does not take batches.
 
     Example:
         >>> import torch
@@ -78,10 +79,18 @@ class TorchDynamics(Dynamics):
         """The next state, ``(*batch, n)``."""
         self.check_step(x, u)
         p = (self.parameters_like(x),) if self.physical_parameters else ()
+        # Without a batch axis x[1] would be a state, and in a batch of n states silently another number.
+        x, u = x.unsqueeze(0), u.unsqueeze(0)
         shape = (*x.shape[:-1], self.state_dim // 2 if self.integrator == "semi_implicit_euler" else self.state_dim)
 
         def f(x: Tensor, u: Tensor) -> Tensor:
-            y = self.f(x, u, *p)
+            try:
+                y = self.f(x, u, *p)
+            except IndexError as error:
+                raise ValueError(
+                    f"f cannot index x {tuple(x.shape)} or u {tuple(u.shape)}: {error}; axes of batch come first, so write "
+                    "x[..., 1], not x[1]"
+                ) from error
             if y.shape != shape:  # most would broadcast into a wrong result
                 raise ValueError(
                     f"f must return shape {shape} for x {tuple(x.shape)} and u {tuple(u.shape)}, got {tuple(y.shape)}; "
@@ -89,9 +98,8 @@ class TorchDynamics(Dynamics):
                 )
             return y
 
-        if self.integrator is None:
-            return f(x, u)
-        return getattr(integrators, self.integrator)(f, x, u, self.dt)
+        x_next = f(x, u) if self.integrator is None else getattr(integrators, self.integrator)(f, x, u, self.dt)
+        return x_next.squeeze(0)
 
 
 class MechanicalSystem(Dynamics):

@@ -114,3 +114,6 @@ def value_like(name: str, value: Tensor, ndim: int, x: Tensor) -> Tensor:
 
 class ParameterView(SimpleNamespace):
     """Parameter values by attribute, broadcastable against the state they were asked for."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        raise AttributeError(f"there is no parameter {name!r}; the parameters are: {', '.join(vars(self)) or 'none'}")

@@ -165,16 +165,37 @@ def test_docstring_example():
 
 def test_f_must_return_the_right_shape():
     x, u = torch.zeros(3, 2), torch.zeros(3, 1)
-    for integrator, expected in ((None, r"\(3, 2\)"), ("rk4", r"\(3, 2\)"), ("semi_implicit_euler", r"\(3, 1\)")):
+    for integrator, expected in (
+        (None, r"\(1, 3, 2\)"),
+        ("rk4", r"\(1, 3, 2\)"),
+        ("semi_implicit_euler", r"\(1, 3, 1\)"),
+    ):
         flat = TorchDynamics(lambda x, u: x[..., 0], 2, 1, 0.1, integrator=integrator)
-        with pytest.raises(ValueError, match=rf"f must return shape {expected} for x \(3, 2\).*, got \(3,\)"):
+        with pytest.raises(ValueError, match=rf"f must return shape {expected} for x \(1, 3, 2\).*, got \(1, 3\)"):
             flat(x, u)
     per_world = TorchDynamics(lambda x, u, p: p.k * x, 2, 1, 0.1, parameters={"k": torch.tensor(2.0)})
     assert per_world(x, u).shape == (3, 2)
-    with pytest.raises(ValueError, match=r"got \(3, 3\); a scalar parameter multiplies x\[..., 0\]"):
+    with pytest.raises(ValueError, match=r"got \(1, 3, 3\); a scalar parameter multiplies x\[..., 0\]"):
         TorchDynamics(lambda x, u, p: p.k * x[..., :1], 1, 1, 0.1, parameters={"k": 1.0}).with_parameters(
             k=torch.ones(3)
         )(x[:, :1], u)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (3, 2)])
+def test_f_without_batch_axes_is_an_error_and_no_other_number(batch):
+    """With n = 2 states x[1] is a whole state of a batch of two, of the same shape as what was meant."""
+    for f in (lambda x, u: torch.stack([x[1], -x[0]]), lambda x, u: torch.stack([-x[0], x[0]])):
+        system = TorchDynamics(f, 2, 1, 0.1, integrator="rk4")
+        with pytest.raises(ValueError, match=r"write x\[\.\.\., 1\], not x\[1\]|f must return shape"):
+            system(torch.zeros(*batch, 2), torch.zeros(*batch, 1))
+        with pytest.raises(ValueError, match=r"write x\[\.\.\., 1\], not x\[1\]|f must return shape"):
+            system.linearize(torch.zeros(*batch, 2), torch.zeros(*batch, 1))
+
+
+def test_an_unknown_parameter_in_f_is_named():
+    system = TorchDynamics(lambda x, u, p: p.k * x, 1, 1, 0.1, parameters={"stiffness": 1.0})
+    with pytest.raises(AttributeError, match="there is no parameter 'k'; the parameters are: stiffness"):
+        system(torch.zeros(1), torch.zeros(1))
 
 
 def test_bad_arguments():
