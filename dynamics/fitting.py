@@ -114,6 +114,9 @@ def fit(
     Full states are used where every trajectory has them, observations otherwise. Whole trajectories are held out, never parts
     of one: for the test, and for the validation that chooses weights and the end of training.
 
+    An ensemble that has been fitted goes on from its weights; what it has seen then may be held out here, so a report on new
+    logs takes a new model, or ``test=``.
+
     Args:
         model: an :class:`Ensemble` or :class:`LinearModel` of matching dimensions and dt.
         trajectories: compatible trajectories (same names, units and dt).
