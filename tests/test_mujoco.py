@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -666,3 +667,15 @@ def test_gradients_by_parameters_are_refused():
 def test_parameters_that_the_model_does_not_have(field, message):
     with pytest.raises(ValueError, match=f"parameter 'p': {message}"):
         leg(parameters={"p": field})
+
+
+def test_a_missing_graphics_library_does_not_keep_a_model_from_stepping():
+    """MuJoCo opens the library named by MUJOCO_GL when it is imported; hardly a machine has OSMesa."""
+    script = (
+        "import os, dynamics\n"
+        "plant = dynamics.MujocoDynamics(dynamics.CartPole().mjcf(rail=5.0))\n"
+        "print(plant.state_dim, os.environ['MUJOCO_GL'])"
+    )
+    environment = {**os.environ, "MUJOCO_GL": "osmesa"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "4 osmesa", done.stderr

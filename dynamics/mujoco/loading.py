@@ -4,6 +4,7 @@
 # (the compiled parts of mujoco have no type stubs)
 
 import copy
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ def load_model(source: Any, frame_skip: int | None) -> tuple["mujoco.MjModel", i
         ValueError: MuJoCo cannot compile the model, the model has hidden state, or ``frame_skip`` is not positive or
             contradicts the environment's.
     """
+    _import_mujoco()
     import mujoco
 
     if isinstance(source, mujoco.MjModel):
@@ -41,6 +43,21 @@ def load_model(source: Any, frame_skip: int | None) -> tuple["mujoco.MjModel", i
     # A reset in the middle of a step would make a diverged world look healthy.
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     return model, int(steps)
+
+
+def _import_mujoco() -> None:
+    """Import MuJoCo, also where the graphics library that MUJOCO_GL asks for is missing: stepping needs none."""
+    try:
+        import mujoco
+    except (AttributeError, ImportError):  # what PyOpenGL makes of a missing library
+        chosen = os.environ.get("MUJOCO_GL")
+        if chosen is None:
+            raise
+        os.environ["MUJOCO_GL"] = "disable"
+        try:
+            import mujoco  # noqa: F401
+        finally:
+            os.environ["MUJOCO_GL"] = chosen
 
 
 def _compile(source: str | Path) -> "mujoco.MjModel":
