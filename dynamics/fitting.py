@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from dynamics.base import is_numbered
@@ -19,10 +20,8 @@ from dynamics.evaluation import (
     persistence_errors,
 )
 from dynamics.learned.base import LearnedDynamics, TransitionData
-from dynamics.learned.ensemble import Ensemble
 from dynamics.learned.linear import LinearModel
-from dynamics.learned.training import Training, train_ensemble
-from dynamics.progress import progress_bar
+from dynamics.learned.training import Training
 from dynamics.tables import text_table
 from dynamics.trajectories import UNIFORM_TOLERANCE, Trajectory, check_compatible, state_source, transitions
 
@@ -82,18 +81,26 @@ class FitReport:
         columns = ["k", "seconds", *(f"{name} (median)" for name in self.errors)]
         if self.errors["model"].coverage is not None:
             columns += [f"{round(100 * level)} % interval" for level in self.levels]
-        return [*columns, "outside log", "diverged"]
+        return [*columns, "outside log", "diverged", "worst dimension (RMSE)"]
 
     def rows(self) -> list[list[str]]:
-        """One row per horizon: normalized median errors, coverage, share of predictions outside the logged range."""
+        """One row per horizon: normalized median errors, coverage, share outside the logged range, worst dimension."""
         model, rows = self.errors["model"], []
         for i, k in enumerate(self.horizons):
             row = [str(k), f"{k * self.dt:.2f}", *(f"{e.median[i]:.4f}" for e in self.errors.values())]
             if model.coverage is not None:
                 row += [f"{100 * coverage[i]:.1f} %" for coverage in model.coverage]
             row.append("" if model.outside is None else f"{100 * model.outside[i]:.1f} %")
-            rows.append([*row, f"{100 * model.diverged[i]:.1f} %"])
+            rows.append([*row, f"{100 * model.diverged[i]:.1f} %", self._worst(i)])
         return rows
+
+    def _worst(self, i: int) -> str:
+        """The state dimension that the model predicts worst at the i-th horizon."""
+        errors = self.errors["model"].per_dimension[i]
+        if not np.isfinite(errors).any():
+            return ""
+        worst = int(np.nanargmax(errors))
+        return f"{self.names[worst]} {errors[worst]:.4f}"
 
 
 def fit(
@@ -123,7 +130,7 @@ def fit(
         test: trajectories to test on instead of a share of ``trajectories``.
         test_fraction: share of the trajectories held out for the test.
         validation_fraction: share of the trajectories held out for validation.
-        training: settings of gradient training; ``Training()`` by default. A closed form takes none.
+        training: settings of gradient training; ``Training()`` by default. A closed form takes none, and no checkpoint.
         horizons: numbers of steps k at which predictions are evaluated.
         seed: of the split, the bootstrap, the minibatches and the sampled intervals.
         checkpoint: file for exact resume: an interrupted fit called again with the same arguments continues from it.
@@ -137,11 +144,9 @@ def fit(
         ValueError: no trajectories, too few to hold some out, dimensions or dt that do not match the model.
         FitError: training diverged, or the checkpoint belongs to another fit.
     """
-    if not isinstance(model, Ensemble | LinearModel):
-        raise TypeError(f"fit takes an Ensemble or a LinearModel, got {type(model).__name__}")
+    if not isinstance(model, LearnedDynamics):
+        raise TypeError(f"fit takes a learned model, such as Ensemble or LinearModel, got {type(model).__name__}")
     group = _check(model, trajectories, test)
-    if training is not None and not isinstance(model, Ensemble):
-        raise ValueError(f"{type(model).__name__} is fitted in closed form and takes no training settings")
     generator = torch.Generator().manual_seed(seed)
     indices = _split(trajectories, test, test_fraction, validation_fraction, generator)
     parts = {name: [trajectories[i] for i in part] for name, part in indices.items()}
@@ -151,7 +156,14 @@ def fit(
     data = {name: _transitions(part, group, device) for name, part in parts.items()}
     held_out = evaluation_windows(parts["test"], horizons, angles=model.angles, use=group).to(device)
     start = time.perf_counter()
-    history = _learn(model, data, training or Training(), generator, checkpoint, progress)
+    history = model.learn(
+        data["train"],
+        data["validation"],
+        training=training,
+        generator=generator,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        progress=progress,
+    )
     seconds = time.perf_counter() - start
     return FitReport(
         model=type(model).__name__,
@@ -182,29 +194,6 @@ def negative_log_likelihood(model: LearnedDynamics, data: TransitionData) -> flo
         nll = 0.5 * (error / std).square() + std.log() + 0.5 * math.log(2 * math.pi)
         total += float(nll[:, model.changes].mean(-1).sum())
     return total / len(data)
-
-
-def _learn(
-    model: Ensemble | LinearModel,
-    data: dict[str, TransitionData],
-    training: Training,
-    generator: torch.Generator,
-    checkpoint: str | Path | None,
-    progress: bool | None,
-) -> list[dict[str, float]]:
-    if isinstance(model, LinearModel):
-        model.solve(data["train"])
-        return []
-    with progress_bar(f"fit {type(model).__name__}", training.steps, show=progress) as advance:
-        return train_ensemble(
-            model,
-            data["train"],
-            data["validation"],
-            training,
-            generator=generator,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            advance=advance,
-        )
 
 
 def _errors(

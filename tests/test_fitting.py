@@ -14,6 +14,7 @@ import torch
 
 from dynamics import MLP, Ensemble, FitError, LinearModel, Pendulum, Training, Trajectory, evaluation_windows, fit
 from dynamics import fitting as fitting_module
+from dynamics.learned import ensemble as ensemble_module
 from dynamics.learned import training as training_module
 from dynamics.learned.base import TransitionData
 from dynamics.learned.training import train_ensemble
@@ -289,7 +290,7 @@ def test_fit_resumes(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     with monkeypatch.context() as patch:
         patch.setattr(
-            fitting_module, "progress_bar", lambda *_, **__: contextlib.nullcontext(interrupt_at(60, RuntimeError))
+            ensemble_module, "progress_bar", lambda *_, **__: contextlib.nullcontext(interrupt_at(60, RuntimeError))
         )
         with pytest.raises(RuntimeError):
             fit(model, logs, training=QUICK, seed=3, checkpoint=path)
@@ -393,16 +394,16 @@ def other_columns(trajectory, **arrays):
 
 @pytest.mark.parametrize("given", [False, True])
 def test_no_trajectory_is_on_both_sides(given, monkeypatch):
-    seen = {}
-    learn = fitting_module._learn
+    found, transitions = [], fitting_module._transitions
 
-    def spy(model, data, *rest):
-        seen.update(data)
-        return learn(model, data, *rest)
+    def spy(*arguments):
+        found.append(transitions(*arguments))
+        return found[-1]
 
-    monkeypatch.setattr(fitting_module, "_learn", spy)
+    monkeypatch.setattr(fitting_module, "_transitions", spy)
     logs, test = labelled(20), labelled(23)[20:] if given else None
     report = fit(LinearModel(1, 1, 0.1), logs, test=test, horizons=[1, 4])
+    seen = dict(zip(("train", "validation", "test"), found, strict=True))
     origin = {}
     for part, data in seen.items():
         label = data.x[:, 0].floor()
@@ -490,10 +491,12 @@ def test_a_clock_that_is_a_little_off_is_the_same_dt():
 
 def test_unusable_arguments():
     logs = labelled(4)
-    with pytest.raises(TypeError, match="fit takes an Ensemble or a LinearModel, got Pendulum"):
+    with pytest.raises(TypeError, match="fit takes a learned model, such as Ensemble or LinearModel, got Pendulum"):
         fit(Pendulum(), logs)
     with pytest.raises(TypeError, match=r"a single Trajectory came where a sequence of them belongs"):
         fit(LinearModel(1, 1, 0.1), logs[0])
+    with pytest.raises(ValueError, match="LinearModel is fitted in closed form and takes no checkpoint"):
+        fit(LinearModel(1, 1, 0.1), logs, checkpoint="nowhere.pt")
     with pytest.raises(ValueError, match="LinearModel is fitted in closed form and takes no training settings"):
         fit(LinearModel(1, 1, 0.1), logs, training=QUICK)
     for name in ("test_fraction", "validation_fraction"):

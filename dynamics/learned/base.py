@@ -12,13 +12,17 @@ to stay constant as a target.
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from dynamics.stochastic import StochasticDynamics
 from dynamics.trajectories import Trajectory, check_compatible, state_source
+
+if TYPE_CHECKING:
+    from dynamics.learned.training import Training
 
 # A dimension whose spread is below this share of its magnitude is constant; what is left is round-off.
 CONSTANT_TOLERANCE = 1e-9
@@ -122,6 +126,34 @@ class LearnedDynamics(StochasticDynamics):
             control_names=first.names.controls,
             **options,
         )
+
+    @abc.abstractmethod
+    def learn(
+        self,
+        data: TransitionData,
+        validation: TransitionData,
+        *,
+        training: "Training | None",
+        generator: torch.Generator,
+        checkpoint: Path | None,
+        progress: bool | None,
+    ) -> list[dict[str, float]]:
+        """Fit in place, for :func:`dynamics.fit`, which splits the data and evaluates the result.
+
+        Args:
+            data: transitions to learn from.
+            validation: transitions that may decide when to stop and what to keep.
+            training: settings of gradient training, or None for the model's own.
+            generator: source of randomness.
+            checkpoint: file for exact resume, or None.
+            progress: show a progress bar; None shows it on a terminal.
+
+        Returns:
+            One record per validation, with ``step``, ``loss`` and ``error``; none for a closed form.
+
+        Raises:
+            ValueError: settings or a checkpoint for a model that is fitted in closed form.
+        """
 
     @abc.abstractmethod
     def config(self) -> dict[str, Any]:

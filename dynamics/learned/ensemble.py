@@ -16,6 +16,7 @@ All members are one set of batched matrix products.
 import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dynamics.base import TimeStep, nan_after_divergence
-from dynamics.learned.base import LearnedDynamics
+from dynamics.learned.base import LearnedDynamics, TransitionData
+from dynamics.learned.training import Training, train_ensemble
+from dynamics.progress import progress_bar
 from dynamics.stochastic import Prediction, Resample, check_sampling
 
 MIN_LOGVAR, MAX_LOGVAR = -14.0, 0.5
@@ -88,6 +91,23 @@ class Ensemble(LearnedDynamics):
             "hidden": list(self.hidden),
             "seed": self.seed,
         }
+
+    def learn(
+        self,
+        data: TransitionData,
+        validation: TransitionData,
+        *,
+        training: Training | None = None,
+        generator: torch.Generator,
+        checkpoint: Path | None = None,
+        progress: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """Gradient training, see :class:`Training`; an ensemble that has been fitted goes on from its weights."""
+        training = Training() if training is None else training
+        with progress_bar("fit Ensemble", training.steps, show=progress) as advance:
+            return train_ensemble(
+                self, data, validation, training, generator=generator, checkpoint=checkpoint, advance=advance
+            )
 
     # Networks
 

@@ -9,6 +9,7 @@ on normalized features with a constant. The epistemic variance at :math:`\phi` i
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from dynamics.base import TimeStep
 from dynamics.learned.base import LearnedDynamics, TransitionData
+from dynamics.learned.training import Training
 from dynamics.stochastic import Prediction
 
 
@@ -64,6 +66,23 @@ class LinearModel(LearnedDynamics):
     def config(self) -> dict[str, Any]:
         """Constructor arguments as JSON values."""
         return {**self._shared_config(), "regularization": self.regularization}
+
+    def learn(
+        self,
+        data: TransitionData,
+        validation: TransitionData,
+        *,
+        training: Training | None = None,
+        generator: torch.Generator | None = None,
+        checkpoint: Path | None = None,
+        progress: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """:meth:`solve`; a closed form needs no validation and takes neither settings nor a checkpoint."""
+        if training is not None or checkpoint is not None:
+            given = "training settings" if training is not None else "checkpoint"
+            raise ValueError(f"LinearModel is fitted in closed form and takes no {given}; leave it out")
+        self.solve(data)
+        return []
 
     def solve(self, data: TransitionData) -> None:
         """Fit to data in closed form."""

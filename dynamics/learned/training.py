@@ -15,14 +15,16 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dynamics.learned.base import TransitionData
-from dynamics.learned.ensemble import Ensemble
 from dynamics.progress import Advance
+
+if TYPE_CHECKING:
+    from dynamics.learned.ensemble import Ensemble
 
 VALIDATION_ROWS = 5000
 """Transitions that a validation looks at; more would cost as much as the training between two of them."""
@@ -83,7 +85,7 @@ class _Run:
 
 
 def train_ensemble(
-    model: Ensemble,
+    model: "Ensemble",
     data: TransitionData,
     validation: TransitionData,
     training: Training,
@@ -136,7 +138,7 @@ def train_ensemble(
     return run.history
 
 
-def _normalized(model: Ensemble, data: TransitionData) -> tuple[Tensor, Tensor]:
+def _normalized(model: "Ensemble", data: TransitionData) -> tuple[Tensor, Tensor]:
     """What the networks see, ``(N, num_features)``, and shall answer, ``(N, n)``, in their dtype."""
     dtype = model.weights[0].dtype
     return model.features(data.x, data.u).to(dtype), model.targets(data.x, data.x_next).to(dtype)
@@ -149,7 +151,7 @@ def _minibatches(sample: Tensor, steps: int, training: Training, generator: torc
 
 
 def _descend(
-    model: Ensemble, optimizer: torch.optim.Optimizer, features: Tensor, targets: Tensor, training: Training
+    model: "Ensemble", optimizer: torch.optim.Optimizer, features: Tensor, targets: Tensor, training: Training
 ) -> Tensor:
     """One gradient step on a minibatch for each member, ``(E, batch, ...)``."""
     losses = model.losses(features, targets, beta=training.beta)
@@ -159,7 +161,7 @@ def _descend(
     return losses.detach().mean()
 
 
-def _validate(model: Ensemble, features: Tensor, targets: Tensor, run: _Run, loss: float) -> None:
+def _validate(model: "Ensemble", features: Tensor, targets: Tensor, run: _Run, loss: float) -> None:
     """Measure the members and keep the best weights of each."""
     error = validation_error(model, features, targets)
     if not math.isfinite(loss) or not bool(error.isfinite().all()):
@@ -178,7 +180,7 @@ def _validate(model: Ensemble, features: Tensor, targets: Tensor, run: _Run, los
 
 
 @torch.no_grad()
-def validation_error(model: Ensemble, features: Tensor, targets: Tensor) -> Tensor:
+def validation_error(model: "Ensemble", features: Tensor, targets: Tensor) -> Tensor:
     """Geometric mean over dimensions of each member's root mean squared error, ``(E,)``; constant dimensions do not count.
 
     Args:
@@ -197,7 +199,7 @@ def _bootstrap(members: int, size: int, bootstrap: bool, generator: torch.Genera
     return torch.arange(size).expand(members, size)
 
 
-def _optimizer(model: Ensemble, training: Training) -> torch.optim.AdamW:
+def _optimizer(model: "Ensemble", training: Training) -> torch.optim.AdamW:
     groups = [
         {"params": list(model.weights), "weight_decay": training.weight_decay},
         {"params": list(model.biases), "weight_decay": 0.0},
@@ -210,12 +212,12 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, training: Training, ste
         group["lr"] = 0.5 * training.learning_rate * (1.0 + math.cos(math.pi * step / training.steps))
 
 
-def _snapshot(model: Ensemble) -> dict[str, Tensor]:
+def _snapshot(model: "Ensemble") -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 @torch.no_grad()
-def _restore(model: Ensemble, weights: dict[str, Tensor]) -> None:
+def _restore(model: "Ensemble", weights: dict[str, Tensor]) -> None:
     for name, value in weights.items():
         model.get_parameter(name).copy_(value)
 
@@ -224,7 +226,7 @@ def _restore(model: Ensemble, weights: dict[str, Tensor]) -> None:
 
 
 def _fingerprint(
-    model: Ensemble, data: TransitionData, validation: TransitionData, training: Training, generator: torch.Generator
+    model: "Ensemble", data: TransitionData, validation: TransitionData, training: Training, generator: torch.Generator
 ) -> str:
     """Identifies a fit: model, settings, data and random numbers. A checkpoint of another fit must not be mixed in."""
     digest = hashlib.sha256(json.dumps([model.config(), dataclasses.asdict(training)], sort_keys=True).encode())
@@ -239,7 +241,7 @@ def _write(
     path: Path,
     fingerprint: str,
     run: _Run,
-    model: Ensemble,
+    model: "Ensemble",
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> None:
@@ -257,7 +259,7 @@ def _write(
 
 
 def _resume(
-    path: Path, fingerprint: str, model: Ensemble, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    path: Path, fingerprint: str, model: "Ensemble", optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> _Run:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=model.weights[0].device)
