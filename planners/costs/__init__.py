@@ -1,0 +1,18 @@
+"""Costs: what a plan should make small."""
+
+from planners.costs.base import Cost, StageExpansion, SumCost, TerminalExpansion
+from planners.costs.distance import GoalCost, SmoothAbsCost
+from planners.costs.functions import FunctionCost, TransitionCost
+from planners.costs.quadratic import QuadraticCost
+
+__all__ = [
+    "Cost",
+    "FunctionCost",
+    "GoalCost",
+    "QuadraticCost",
+    "SmoothAbsCost",
+    "StageExpansion",
+    "SumCost",
+    "TerminalExpansion",
+    "TransitionCost",
+]
