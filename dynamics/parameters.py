@@ -17,7 +17,7 @@ class PhysicalParameter:
         nominal: value of shape ``s``, a float for a scalar.
         unit: SI unit, ``"1"`` if dimensionless.
         bounds: lower and upper bound, infinite where there is none.
-        transform: how an optimizer sees the value: ``"identity"``; ``"log"`` for positive values; ``"logit"`` between two
+        transform: how an optimizer sees the value: ``"identity"``; ``"log"`` for values above 0; ``"logit"`` between two
             finite bounds.
         description: one line.
 
@@ -38,8 +38,10 @@ class PhysicalParameter:
             raise ValueError(f"parameter bounds must satisfy lower < upper, got {self.bounds}")
         if self.transform not in ("identity", "log", "logit"):
             raise ValueError(f"transform must be 'identity', 'log' or 'logit', got {self.transform!r}")
-        if self.transform == "log" and lower < 0:
-            raise ValueError(f"transform 'log' needs a lower bound >= 0, got {self.bounds}")
+        if self.transform == "log" and self.bounds != (0.0, float("inf")):
+            raise ValueError(
+                f"transform 'log' keeps values above 0, not within {self.bounds}; use bounds (0, inf) or 'logit'"
+            )
         if self.transform == "logit" and not (lower > float("-inf") and upper < float("inf")):
             raise ValueError(f"transform 'logit' needs two finite bounds, got {self.bounds}")
         self.check("nominal", self.tensor())

@@ -46,7 +46,7 @@ def record(
     if episodes < 1 or steps < 1:
         raise ValueError(f"episodes and steps must be at least 1, got {episodes} and {steps}")
     generator = generator or torch.Generator().manual_seed(0)
-    x = task.initial_state(episodes, generator) if initial_states is None else initial_states
+    x = task.initial_state(episodes, generator) if initial_states is None else torch.as_tensor(initial_states)
     if x.shape != (episodes, task.dynamics.state_dim):
         raise ValueError(
             f"initial_states must have shape ({episodes}, {task.dynamics.state_dim}), got {tuple(x.shape)}"

@@ -70,14 +70,12 @@ class MPC:
 
         Args:
             x0: initial states ``(*batch, n)``, or the batch shape alone.
-            generator: source of randomness on the device of the states; seeded with 0 by default.
+            generator: source of randomness; seeded with 0 by default. Where the states turn out to be on another device,
+                one with the same seed there takes its place.
         """
-        if isinstance(x0, Tensor):
-            batch, device = x0.shape[:-1], x0.device
-        else:
-            batch, device = ((x0,) if isinstance(x0, int) else tuple(x0)), torch.device("cpu")
-        generator = generator.clone_state() if generator else torch.Generator(device).manual_seed(0)
-        return MPCState(0, None, None, generator, torch.zeros(batch, dtype=torch.long, device=device), 0)
+        batch = x0.shape[:-1] if isinstance(x0, Tensor) else (x0,) if isinstance(x0, int) else tuple(x0)
+        generator = generator.clone_state() if generator else torch.Generator().manual_seed(0)
+        return MPCState(0, None, None, generator, torch.zeros(batch, dtype=torch.long), 0)
 
     @torch.no_grad()
     def step(
@@ -105,7 +103,7 @@ class MPC:
             raise TypeError(f"state must come from init or the step before, got {type(state).__name__}: step(state, x)")
         start = self.clock()
         problem = self._problem(state, reference, parameters)
-        generator = state.generator.clone_state()
+        generator = _on_device(state.generator, x.device)
         solution = solve(
             problem,
             self.planner,
@@ -117,7 +115,7 @@ class MPC:
             throw=False,
             out_of_time=self._deadline(start),
         )
-        fallbacks = state.fallbacks + (~solution.usable).long()
+        fallbacks = state.fallbacks.to(x.device) + (~solution.usable).long()
         solution = self._continued(state, solution)
         lower, upper = (limit.expand(solution.us.shape) for limit in problem.limits_like(solution.us))
         solution = replace(solution, us=solution.us.clamp(lower, upper))
@@ -181,3 +179,10 @@ class MPC:
 def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """``torch.where`` for a mask ``(*batch,)`` of the leading axes."""
     return torch.where(mask.reshape(*mask.shape, *[1] * (new.ndim - mask.ndim)), new, old.to(new))
+
+
+def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """A copy of a generator, or one of the same seed where it has to be on another device."""
+    if generator.device.type == device.type:
+        return generator.clone_state()
+    return torch.Generator(device).manual_seed(generator.initial_seed())

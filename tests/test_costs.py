@@ -454,3 +454,8 @@ def test_references_come_as_lists_and_arrays_too():
     expected = cost.with_reference(torch.tensor([1.0, 2.0], dtype=torch.float64)).stage(x, x, 0)
     for reference in ([1.0, 2.0], np.array([1.0, 2.0])):
         assert torch.equal(cost.with_reference(reference).stage(x, x, 0), expected)
+
+
+def test_a_weight_may_stand_on_either_side():
+    cost, x, u = GoalCost(), torch.ones(3), torch.zeros(1)
+    assert float((cost * 2).stage(x, u, 0)) == float((2 * cost).stage(x, u, 0)) == 6.0

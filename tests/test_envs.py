@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from instances import ALL_TASKS
 
 import mbrl
-from dynamics import CartPole, LinearDynamics, MujocoDynamics, Trajectory
+from dynamics import CartPole, LinearDynamics, MujocoDynamics, TorchDynamics, Trajectory
 from mbrl import TaskEnv, cart_pole_swing_up, make_env, pendulum_swing_up
 from mbrl.plots import RenderingUnavailable, render_mujoco, render_task, write_task_video
 from mbrl.plots.rendering import MujocoRenderer
@@ -342,3 +342,20 @@ def test_an_environment_can_be_copied_in_the_middle_of_an_episode():
 def test_importing_the_package_registers_the_ids():
     assert {spec for spec in gymnasium.registry if spec.startswith("mbrl/")} == {f"mbrl/{n}-v0" for n in ALL_TASKS}
     assert mbrl.make_env is make_env
+
+
+def test_an_action_that_is_no_control_is_refused():
+    env = make_env(pendulum_swing_up(backend="torch"))
+    env.reset(seed=0)
+    for action in (np.array([np.nan]), np.zeros(2)):
+        with pytest.raises(ValueError, match="an action is 1 finite numbers"):
+            env.step(action)
+
+
+def test_a_diverged_simulation_ends_the_episode():
+    task = pendulum_swing_up(backend="torch")
+    broken = TorchDynamics(lambda x, u: x / 0.0, 2, 1, task.dynamics.dt)
+    env = make_env(replace(task, dynamics=broken))
+    env.reset(seed=0)
+    *_, terminated, truncated, info = env.step(np.zeros(1))
+    assert (terminated, truncated, info["diverged"]) == (False, True, True)

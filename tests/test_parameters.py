@@ -49,7 +49,7 @@ def test_closed_forms():
         ({"bounds": (1, 1)}, r"lower < upper, got \(1, 1\)"),
         ({"bounds": (math.nan, 1)}, "lower < upper"),
         ({"transform": "sqrt"}, "transform must be 'identity', 'log' or 'logit', got 'sqrt'"),
-        ({"transform": "log"}, r"transform 'log' needs a lower bound >= 0, got \(-inf, inf\)"),
+        ({"transform": "log"}, r"transform 'log' keeps values above 0, not within \(-inf, inf\)"),
         ({"transform": "logit", "bounds": (0, math.inf)}, r"transform 'logit' needs two finite bounds, got \(0, inf\)"),
         ({"nominal": 5.0, "bounds": (0, 2), "unit": "kg"}, r"nominal must be finite and within \[0, 2\] kg, got 5.0"),
         ({"nominal": math.nan}, "nominal must be finite"),

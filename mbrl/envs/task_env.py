@@ -33,7 +33,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": round(1.0 / task.dynamics.dt)}
         lower, upper = (limit.numpy().astype(np.float32) for limit in task.limits())
-        self.action_space = gymnasium.spaces.Box(lower, upper, dtype=np.float32)
+        self.action_space: gymnasium.spaces.Box = gymnasium.spaces.Box(lower, upper, dtype=np.float32)
         sample = task.observe(task.initial_state(1, torch.Generator().manual_seed(0)))
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (sample.shape[-1],), np.float64)
         self.state = np.zeros(task.dynamics.state_dim)
@@ -65,17 +65,27 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     @torch.no_grad()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Apply a control, clipped to the limits, for dt seconds."""
-        x = torch.from_numpy(self.state)
+        """Apply a control, clipped to the limits, for dt seconds.
+
+        An episode whose simulation diverges is truncated there: state, observation and reward are NaN and
+        ``info["diverged"]`` is true.
+
+        Raises:
+            ValueError: the action is not finite or of the wrong shape.
+        """
+        x, u = torch.from_numpy(self.state), torch.as_tensor(action, dtype=torch.float64)
+        if u.shape != self.action_space.shape or not bool(u.isfinite().all()):
+            raise ValueError(f"an action is {self.action_space.shape[0]} finite numbers, got {action!r}")
         lower, upper = self.task.limits()
-        u = torch.minimum(torch.maximum(torch.as_tensor(action, dtype=torch.float64), lower), upper)
+        u = torch.minimum(torch.maximum(u, lower), upper)
         x_next = self.task.dynamics(x, u, self._step)
         reward = float(self.task.reward(x, u, x_next, self._step))
         self.state = x_next.numpy()
         self._step += 1
-        terminated = self.task.termination is not None and bool(self.task.termination(x_next))
-        truncated = not terminated and self._step >= self.task.episode_steps
-        return self._observation(), reward, terminated, truncated, {"state": self.state.copy()}
+        diverged = not bool(x_next.isfinite().all())
+        terminated = not diverged and self.task.termination is not None and bool(self.task.termination(x_next))
+        truncated = not terminated and (diverged or self._step >= self.task.episode_steps)
+        return self._observation(), reward, terminated, truncated, {"state": self.state.copy(), "diverged": diverged}
 
     def render(self) -> np.ndarray | None:
         """The present state as an image ``(height, width, 3)`` with render_mode ``"rgb_array"``."""

@@ -114,6 +114,8 @@ class Cost(nn.Module, abc.ABC):
             return NotImplemented
         return SumCost([self], weights=[float(weight)])
 
+    __mul__ = __rmul__
+
 
 class SumCost(Cost):
     """A weighted sum of costs; usually written ``a + 0.1 * b``.
