@@ -10,7 +10,7 @@ from dynamics.evaluation import EvaluationWindows, PredictionErrors, evaluate_pr
 from dynamics.fitting import FitReport, fit
 from dynamics.formats import TrajectoryFormatError, read_logs, read_trajectories, write_trajectories
 from dynamics.learned import MLP, Ensemble, LearnedDynamics, LinearModel
-from dynamics.learned.training import FitError, Training
+from dynamics.learned.settings import FitError, Training
 from dynamics.mujoco import ModelField, MujocoDynamics
 from dynamics.parameters import PhysicalParameter
 from dynamics.preparation import (

@@ -21,7 +21,7 @@ from dynamics.evaluation import (
 )
 from dynamics.learned.base import LearnedDynamics, TransitionData
 from dynamics.learned.linear import LinearModel
-from dynamics.learned.training import Training
+from dynamics.learned.settings import Training
 from dynamics.tables import text_table
 from dynamics.trajectories import UNIFORM_TOLERANCE, Trajectory, check_compatible, state_source, transitions
 

@@ -85,6 +85,7 @@ def main(config: Config) -> bool:
     print(report)
     print(f"\n{comparison(report)}\n")
 
+    torch.set_num_threads(1)  # the planner's matrix products are small: a second thread costs more than it saves
     actor = PlanningLog(MPC(task.problem(model), config.planner))
     generator = torch.Generator().manual_seed(config.seed)
     steps = round(config.seconds / task.dynamics.dt)

@@ -10,7 +10,8 @@ from torch import nn
 
 from dynamics import MLP, Ensemble, StochasticDynamics, Trajectory
 from dynamics.learned.base import TransitionData
-from dynamics.learned.training import Training, train_ensemble
+from dynamics.learned.settings import Training
+from dynamics.learned.training import train_ensemble
 
 
 def data(generator, size=300, *, spread=1.0):

@@ -14,7 +14,6 @@ import torch
 
 from dynamics import MLP, Ensemble, FitError, LinearModel, Pendulum, Training, Trajectory, evaluation_windows, fit
 from dynamics import fitting as fitting_module
-from dynamics.learned import ensemble as ensemble_module
 from dynamics.learned import training as training_module
 from dynamics.learned.base import TransitionData
 from dynamics.learned.training import train_ensemble
@@ -290,7 +289,7 @@ def test_fit_resumes(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     with monkeypatch.context() as patch:
         patch.setattr(
-            ensemble_module, "progress_bar", lambda *_, **__: contextlib.nullcontext(interrupt_at(60, RuntimeError))
+            training_module, "progress_bar", lambda *_, **__: contextlib.nullcontext(interrupt_at(60, RuntimeError))
         )
         with pytest.raises(RuntimeError):
             fit(model, logs, training=QUICK, seed=3, checkpoint=path)

@@ -13,16 +13,14 @@ import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from dynamics.learned.settings import Training
 from dynamics.stochastic import StochasticDynamics
 from dynamics.trajectories import Trajectory, check_compatible, state_source
-
-if TYPE_CHECKING:
-    from dynamics.learned.training import Training
 
 # A dimension whose spread is below this share of its magnitude is constant; what is left is round-off.
 CONSTANT_TOLERANCE = 1e-9
@@ -133,7 +131,7 @@ class LearnedDynamics(StochasticDynamics):
         data: TransitionData,
         validation: TransitionData,
         *,
-        training: "Training | None",
+        training: Training | None,
         generator: torch.Generator,
         checkpoint: Path | None,
         progress: bool | None,

@@ -16,7 +16,6 @@ All members are one set of batched matrix products.
 import itertools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dynamics.base import TimeStep, nan_after_divergence
-from dynamics.learned.base import LearnedDynamics, TransitionData
-from dynamics.learned.training import Training, train_ensemble
-from dynamics.progress import progress_bar
+from dynamics.learned.training import TrainedDynamics
 from dynamics.stochastic import Prediction, Resample, check_sampling
 
 MIN_LOGVAR, MAX_LOGVAR = -14.0, 0.5
@@ -36,7 +33,7 @@ A higher upper bound lets rare large changes, impacts say, pass for noise: the m
 """
 
 
-class Ensemble(LearnedDynamics):
+class Ensemble(TrainedDynamics):
     """Probabilistic ensemble of multilayer perceptrons.
 
     Args:
@@ -92,22 +89,9 @@ class Ensemble(LearnedDynamics):
             "seed": self.seed,
         }
 
-    def learn(
-        self,
-        data: TransitionData,
-        validation: TransitionData,
-        *,
-        training: Training | None = None,
-        generator: torch.Generator,
-        checkpoint: Path | None = None,
-        progress: bool | None = None,
-    ) -> list[dict[str, float]]:
-        """Gradient training, see :class:`Training`; an ensemble that has been fitted goes on from its weights."""
-        training = Training() if training is None else training
-        with progress_bar("fit Ensemble", training.steps, show=progress) as advance:
-            return train_ensemble(
-                self, data, validation, training, generator=generator, checkpoint=checkpoint, advance=advance
-            )
+    def decayed_parameters(self) -> list[nn.Parameter]:
+        """The weights, without the biases."""
+        return list(self.weights)
 
     # Networks
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dynamics.base import TimeStep
 from dynamics.learned.base import LearnedDynamics, TransitionData
-from dynamics.learned.training import Training
+from dynamics.learned.settings import Training
 from dynamics.stochastic import Prediction
 
 

@@ -8,6 +8,7 @@ about another. (It is the likelihood under the best constant variances.)
 Data and minibatches are on the model's device; all random numbers are drawn on the CPU.
 """
 
+import abc
 import dataclasses
 import hashlib
 import json
@@ -15,60 +16,65 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dynamics.learned.base import TransitionData
-from dynamics.progress import Advance
-
-if TYPE_CHECKING:
-    from dynamics.learned.ensemble import Ensemble
+from dynamics.learned.base import LearnedDynamics, TransitionData
+from dynamics.learned.settings import FitError, Training
+from dynamics.progress import Advance, progress_bar
 
 VALIDATION_ROWS = 5000
 """Transitions that a validation looks at; more would cost as much as the training between two of them."""
 
 
-class FitError(RuntimeError):
-    """Fitting could not go on; the message says why and what to do."""
+class TrainedDynamics(LearnedDynamics):
+    """Base of models that learn by gradient descent: E members, each on minibatches of its own.
 
-
-@dataclass(frozen=True)
-class Training:
-    """How an ensemble is trained.
-
-    Attributes:
-        steps: gradient steps at most; the learning rate falls to zero over them (cosine).
-        batch_size: transitions per member and step.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW, on the weights.
-        beta: exponent of the beta-NLL.
-        bootstrap: whether each member sees its own sample of the data, drawn with replacement.
-        evaluate_every: steps between validations.
-        patience: validations after which training ends unless some member's error has fallen by 1 % meanwhile.
-
-    Raises:
-        ValueError: a value is out of range.
+    Every parameter has the members as its first axis, so that each keeps its own best weights.
     """
 
-    steps: int = 4000
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    beta: float = 0.5
-    bootstrap: bool = True
-    evaluate_every: int = 100
-    patience: int = 20
+    @abc.abstractmethod
+    def outputs(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the normalized change for each member.
 
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "evaluate_every", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (self.learning_rate > 0 and self.weight_decay >= 0 and 0 <= self.beta <= 1):
-            raise ValueError(
-                "need learning_rate > 0, weight_decay >= 0 and beta in [0, 1], got "
-                f"{self.learning_rate}, {self.weight_decay} and {self.beta}"
+        Args:
+            features: normalized features ``(E, N, num_features)``, a batch for each member.
+
+        Returns:
+            Two tensors ``(E, N, n)`` in the networks' dtype.
+        """
+
+    @abc.abstractmethod
+    def losses(self, features: Tensor, targets: Tensor, *, beta: float = 0.5) -> Tensor:
+        """Loss of each member on its own batch, ``(E,)``.
+
+        Args:
+            features: ``(E, N, num_features)``.
+            targets: normalized changes ``(E, N, n)``.
+            beta: exponent of the beta-NLL.
+        """
+
+    @abc.abstractmethod
+    def decayed_parameters(self) -> list[nn.Parameter]:
+        """The parameters that weight decay applies to."""
+
+    def learn(
+        self,
+        data: TransitionData,
+        validation: TransitionData,
+        *,
+        training: Training | None = None,
+        generator: torch.Generator,
+        checkpoint: Path | None = None,
+        progress: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """Gradient training, see :class:`Training`; a model that has been fitted goes on from its weights."""
+        training = Training() if training is None else training
+        with progress_bar(f"fit {type(self).__name__}", training.steps, show=progress) as advance:
+            return train_ensemble(
+                self, data, validation, training, generator=generator, checkpoint=checkpoint, advance=advance
             )
 
 
@@ -85,7 +91,7 @@ class _Run:
 
 
 def train_ensemble(
-    model: "Ensemble",
+    model: TrainedDynamics,
     data: TransitionData,
     validation: TransitionData,
     training: Training,
@@ -138,9 +144,9 @@ def train_ensemble(
     return run.history
 
 
-def _normalized(model: "Ensemble", data: TransitionData) -> tuple[Tensor, Tensor]:
+def _normalized(model: TrainedDynamics, data: TransitionData) -> tuple[Tensor, Tensor]:
     """What the networks see, ``(N, num_features)``, and shall answer, ``(N, n)``, in their dtype."""
-    dtype = model.weights[0].dtype
+    dtype = next(model.parameters()).dtype
     return model.features(data.x, data.u).to(dtype), model.targets(data.x, data.x_next).to(dtype)
 
 
@@ -151,7 +157,7 @@ def _minibatches(sample: Tensor, steps: int, training: Training, generator: torc
 
 
 def _descend(
-    model: "Ensemble", optimizer: torch.optim.Optimizer, features: Tensor, targets: Tensor, training: Training
+    model: TrainedDynamics, optimizer: torch.optim.Optimizer, features: Tensor, targets: Tensor, training: Training
 ) -> Tensor:
     """One gradient step on a minibatch for each member, ``(E, batch, ...)``."""
     losses = model.losses(features, targets, beta=training.beta)
@@ -161,7 +167,7 @@ def _descend(
     return losses.detach().mean()
 
 
-def _validate(model: "Ensemble", features: Tensor, targets: Tensor, run: _Run, loss: float) -> None:
+def _validate(model: TrainedDynamics, features: Tensor, targets: Tensor, run: _Run, loss: float) -> None:
     """Measure the members and keep the best weights of each."""
     error = validation_error(model, features, targets)
     if not math.isfinite(loss) or not bool(error.isfinite().all()):
@@ -180,7 +186,7 @@ def _validate(model: "Ensemble", features: Tensor, targets: Tensor, run: _Run, l
 
 
 @torch.no_grad()
-def validation_error(model: "Ensemble", features: Tensor, targets: Tensor) -> Tensor:
+def validation_error(model: TrainedDynamics, features: Tensor, targets: Tensor) -> Tensor:
     """Geometric mean over dimensions of each member's root mean squared error, ``(E,)``; constant dimensions do not count.
 
     Args:
@@ -199,10 +205,12 @@ def _bootstrap(members: int, size: int, bootstrap: bool, generator: torch.Genera
     return torch.arange(size).expand(members, size)
 
 
-def _optimizer(model: "Ensemble", training: Training) -> torch.optim.AdamW:
+def _optimizer(model: TrainedDynamics, training: Training) -> torch.optim.AdamW:
+    decayed = model.decayed_parameters()
+    others = [p for p in model.parameters() if not any(p is q for q in decayed)]
     groups = [
-        {"params": list(model.weights), "weight_decay": training.weight_decay},
-        {"params": list(model.biases), "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": training.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
 
@@ -212,12 +220,12 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, training: Training, ste
         group["lr"] = 0.5 * training.learning_rate * (1.0 + math.cos(math.pi * step / training.steps))
 
 
-def _snapshot(model: "Ensemble") -> dict[str, Tensor]:
+def _snapshot(model: TrainedDynamics) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 @torch.no_grad()
-def _restore(model: "Ensemble", weights: dict[str, Tensor]) -> None:
+def _restore(model: TrainedDynamics, weights: dict[str, Tensor]) -> None:
     for name, value in weights.items():
         model.get_parameter(name).copy_(value)
 
@@ -226,7 +234,11 @@ def _restore(model: "Ensemble", weights: dict[str, Tensor]) -> None:
 
 
 def _fingerprint(
-    model: "Ensemble", data: TransitionData, validation: TransitionData, training: Training, generator: torch.Generator
+    model: TrainedDynamics,
+    data: TransitionData,
+    validation: TransitionData,
+    training: Training,
+    generator: torch.Generator,
 ) -> str:
     """Identifies a fit: model, settings, data and random numbers. A checkpoint of another fit must not be mixed in."""
     digest = hashlib.sha256(json.dumps([model.config(), dataclasses.asdict(training)], sort_keys=True).encode())
@@ -241,7 +253,7 @@ def _write(
     path: Path,
     fingerprint: str,
     run: _Run,
-    model: "Ensemble",
+    model: TrainedDynamics,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> None:
@@ -259,10 +271,10 @@ def _write(
 
 
 def _resume(
-    path: Path, fingerprint: str, model: "Ensemble", optimizer: torch.optim.Optimizer, generator: torch.Generator
+    path: Path, fingerprint: str, model: TrainedDynamics, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> _Run:
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=model.weights[0].device)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
         found = state["fingerprint"]
     except Exception as error:  # whatever torch, pickle and zip raise on bytes that are not theirs
         raise FitError(f"{path} is not a readable checkpoint; delete it to start over") from error
