@@ -99,7 +99,11 @@ def spring(**options):
     def acceleration(x, u, p):
         return ((p.gain * u[..., 0] - p.stiffness * x[..., 0]) / p.mass).unsqueeze(-1)
 
-    parameters = {"stiffness": 4.0, "mass": PhysicalParameter(2.0, "kg", (0, 10), "log"), "gain": torch.tensor(1.5)}
+    parameters = {
+        "stiffness": 4.0,
+        "mass": PhysicalParameter(2.0, "kg", (0, float("inf")), "log"),
+        "gain": torch.tensor(1.5),
+    }
     return TorchDynamics(acceleration, 2, 1, 0.1, parameters=parameters, integrator="semi_implicit_euler", **options)
 
 
