@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamics.tables import text_table
-from dynamics.trajectories import FloatArray, RawLog, Trajectory
+from dynamics.trajectories import FloatArray, RawLog, Trajectory, origin
 
 GAP = 1.5
 JITTER = 0.01
@@ -88,7 +88,7 @@ def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
 def _row(group: Sequence[Finding]) -> list[str]:
     """One line for a group, with the place and detail of its worst log."""
     worst = max(group, key=lambda finding: finding.count)
-    source = worst.source.split(" | ")[0]  # what preparation did to it is said elsewhere
+    source = origin(worst.source)
     source = source if len(source) <= 60 else f"...{source[-57:]}"
     counts = sum(finding.count for finding in group)
     logs = len({finding.source for finding in group})

@@ -256,6 +256,11 @@ class RawLog(_Log):
 # Collections: plain sequences of trajectories.
 
 
+def origin(source: str) -> str:
+    """Where a log came from, without the steps of preparation that its source lists after it."""
+    return source.split(" | ")[0]
+
+
 def check_compatible(trajectories: Sequence[Trajectory]) -> None:
     """Checks that trajectories can be used together: same dimensions, names, units and dt.
 

@@ -24,6 +24,7 @@ from dynamics import (
     Training,
     Trajectory,
     fit,
+    resample,
 )
 from mbrl.plots import (
     Picture,
@@ -200,6 +201,13 @@ def test_logged_angles_are_unwrapped_and_deterministic_models_have_no_band(logs)
     figure = plot_predictions(CartPole(), trajectory, steps=60)
     np.testing.assert_allclose(line(figure.axes[1], "log").get_ydata(), np.linspace(3.0, 5.0, 61), atol=1e-12)
     assert not any(axes.collections for axes in figure.axes)
+
+
+def test_a_panel_is_named_after_its_log_and_not_after_what_preparation_did_to_it(logs):
+    resampled = [resample(log, 0.05) for log in logs[:2]]
+    assert all(" | " in log.source for log in resampled)
+    figure = plot_predictions(CartPole(dt=0.05), resampled, steps=5)
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["clip 0", "clip 1"]
 
 
 def test_a_prediction_that_runs_away_does_not_flatten_the_log(logs):

@@ -55,7 +55,7 @@ def _import_mujoco() -> None:
             raise
         os.environ["MUJOCO_GL"] = "disable"
         try:
-            import mujoco  # noqa: F401
+            import mujoco  # noqa: F401 (loaded for good, without its drawing)
         finally:
             os.environ["MUJOCO_GL"] = chosen
 

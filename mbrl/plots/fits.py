@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from dynamics import Dynamics, FitReport, StochasticDynamics, Trajectory, check_compatible
-from dynamics.trajectories import state_source
+from dynamics.trajectories import origin, state_source
 from mbrl.plots.style import (
     BLUE,
     CYCLE,
@@ -179,7 +179,8 @@ def _predict(
 
 def _short(source: str) -> str:
     """The end of a source, where files and episodes differ."""
-    return plain(source if len(source) <= 40 else f"…{source[-39:]}")
+    name = origin(source)
+    return plain(name if len(name) <= 40 else f"…{name[-39:]}")
 
 
 def _limits(logged: np.ndarray, *drawn: np.ndarray) -> tuple[float, float]:

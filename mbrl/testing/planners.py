@@ -212,8 +212,8 @@ def _check_gradient(case: _PlannerCase) -> None:
         us = case.solve(x0, gradient=kind()).us
         require(us.requires_grad, f"gradient={kind.__name__}() must give controls with a graph")
     if Unrolled not in case.planner.gradients:
-        call = lambda: case.solve(x0, gradient=Unrolled())  # noqa: E731
-        require_value_error(call, f"{case.name} does not list Unrolled in gradients", "Unrolled")
+        sentence = f"{case.name} does not list Unrolled in gradients"
+        require_value_error(lambda: case.solve(x0, gradient=Unrolled()), sentence, "Unrolled")
 
 
 def _check_warm_start(case: _PlannerCase) -> None:
