@@ -18,11 +18,13 @@ from planners.problem import Problem
 from planners.sampling import ICEM, SamplingPlanner
 from planners.solution import Solution, SolveError, Status
 from planners.solve import Planner, Unrolled, solve
+from planners.splines import ControlSpline
 
 __all__ = [
     "ICEM",
     "LQR",
     "MPC",
+    "ControlSpline",
     "Cost",
     "FunctionCost",
     "GoalCost",
