@@ -1,12 +1,33 @@
 """The loop of the sampling planners: scoring, limits, faults, the fields of a problem, warm starts."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
 import torch
 
+import planners
 from dynamics import DoubleIntegrator, Dynamics, LinearDynamics, Pendulum, Prediction, StochasticDynamics
-from planners import ICEM, LQR, FunctionCost, GoalCost, Problem, QuadraticCost, SolveError, Status, solve
+from planners import (
+    CEM,
+    ICEM,
+    LQR,
+    MPC,
+    MPPI,
+    FunctionCost,
+    GoalCost,
+    KnotNoise,
+    PredictiveSampling,
+    Problem,
+    QuadraticCost,
+    RandomShooting,
+    SamplingPlanner,
+    SmoothAbsCost,
+    SolveError,
+    Status,
+    WhiteNoise,
+    solve,
+)
 
 EYE1, EYE2 = torch.eye(1, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
 
@@ -178,56 +199,82 @@ def rough(x, u):
     return (u[..., 0] * 1e4).remainder(1.0) < 0.3
 
 
+SAMPLERS = {
+    "random shooting": RandomShooting(num_samples=2000),
+    "CEM": CEM(),
+    "ICEM": ICEM(),
+    "MPPI": MPPI(max_iterations=10),
+    "predictive sampling": PredictiveSampling(max_iterations=10),
+}
+sampler = pytest.mark.parametrize("planner", [pytest.param(planner, id=name) for name, planner in SAMPLERS.items()])
+
+
+def test_every_sampling_planner_is_among_them():
+    exported = {
+        kind
+        for kind in vars(planners).values()
+        if inspect.isclass(kind) and issubclass(kind, SamplingPlanner) and not inspect.isabstract(kind)
+    }
+    assert exported == {type(planner) for planner in SAMPLERS.values()}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", ["by control", "at random"])
-@pytest.mark.parametrize("seed", range(5))
-def test_a_model_that_fails_in_a_third_of_the_rollouts(value, kind, seed):
+@sampler
+def test_a_model_that_fails_in_a_third_of_the_rollouts(planner, value, kind):
+    """Over ten seeds the cost is on average at most 5 % above that of a sound model; and no plan is ever not finite."""
     x0 = tensor([1.0, 0.0], [-1.0, 1.0])
     problem = Problem(linear(), quadratic(), 8, control_limits=(-10.0, 10.0))
-    reference = solve(problem, ICEM(), x0, generator=seeded(seed))
-    noise = seeded(100 + seed)
-    fails = rough if kind == "by control" else lambda x, u: torch.rand(x.shape[:-1], generator=noise) < 0.3
-    broken = replace(problem, dynamics=Broken(linear(), fails, value))
-    solution = solve(broken, ICEM(), x0, generator=seeded(seed), throw=kind == "by control")
-    if kind == "at random":  # the final rollout may fail, too
-        solution = replace(solution, xs=problem.dynamics.rollout(x0, solution.us))
-    cost = problem.trajectory_cost(problem.dynamics.rollout(x0, solution.us), solution.us)
-    assert (cost <= 1.05 * reference.cost).all()
-    assert solution.us.isfinite().all()
-    share = solution.stats["nonfinite"] / solution.stats["evaluations"]
-    assert 0.1 < share < 0.4
+    ratios = []
+    for seed in range(10):
+        reference = solve(problem, planner, x0, generator=seeded(seed))
+        noise = seeded(100 + seed)
+        fails = (
+            rough if kind == "by control" else lambda x, u, noise=noise: torch.rand(x.shape[:-1], generator=noise) < 0.3
+        )
+        broken = replace(problem, dynamics=Broken(linear(), fails, value))
+        solution = solve(broken, planner, x0, generator=seeded(seed), throw=kind == "by control")
+        assert solution.us.isfinite().all()
+        share = solution.stats["nonfinite"] / solution.stats["evaluations"]
+        assert 0.1 < share < 0.4
+        cost = problem.trajectory_cost(problem.dynamics.rollout(x0, solution.us), solution.us)
+        ratios.append(cost / reference.cost)
+    assert (torch.stack(ratios).mean(0) <= 1.05).all()
 
 
-def test_all_rollouts_fail():
+@sampler
+def test_all_rollouts_fail(planner):
     broken = Broken(linear(), lambda x, u: torch.ones_like(x[..., 0], dtype=torch.bool))
     problem = Problem(broken, quadratic(), 5, control_limits=(-1.0, 3.0))
     x0 = tensor([1.0, 0.0], [0.0, 1.0])
-    cold = solve(problem, ICEM(), x0, throw=False)
+    cold = solve(problem, planner, x0, throw=False)
     assert (cold.status == Status.NO_FINITE_PLAN).all()
     assert cold.cost.isinf().all()
     assert (cold.us == 1.0).all()  # the middle of the limits
     assert cold.stats["nonfinite"] == cold.stats["evaluations"]
-    previous = solve(replace(problem, dynamics=linear()), ICEM(), x0)
-    warm = solve(problem, ICEM(), x0, init=previous, throw=False)
-    assert torch.equal(warm.us, previous.us)
+    previous = solve(replace(problem, dynamics=linear()), planner, x0)
+    warm = solve(problem, planner, x0, init=previous, throw=False)
+    assert torch.allclose(warm.us, previous.us, rtol=0, atol=1e-12)
     assert (warm.status == Status.NO_FINITE_PLAN).all()
     with pytest.raises(SolveError, match="2 of 2 problems have no usable plan"):
-        solve(problem, ICEM(), x0)
+        solve(problem, planner, x0)
 
 
-def test_one_world_fails():
+@sampler
+def test_one_world_fails(planner):
     broken = Broken(linear(), lambda x, u: x[..., 0] > 5)
     problem = Problem(broken, quadratic(), 5, control_limits=(-1.0, 1.0))
     x0 = tensor([1.0, 0.0], [9.0, 0.0], [0.0, 1.0])
-    solution = solve(problem, ICEM(), x0, throw=False)
-    sound = solve(replace(problem, dynamics=linear()), ICEM(), x0)
+    solution = solve(problem, planner, x0, throw=False)
+    sound = solve(replace(problem, dynamics=linear()), planner, x0)
     assert solution.status.tolist() == [Status.ITERATION_LIMIT, Status.NO_FINITE_PLAN, Status.ITERATION_LIMIT]
     assert torch.equal(solution.us[[0, 2]], sound.us[[0, 2]])
 
 
 @pytest.mark.parametrize("value", [float("nan"), -float("inf"), float("inf")])
 @pytest.mark.parametrize("execute", ["best", "mean"])
-def test_a_score_that_is_not_finite_never_wins(value, execute):
+@sampler
+def test_a_score_that_is_not_finite_never_wins(planner, value, execute):
     """Every finite cost is at least 1, so a bad one taken for 0 or less would be the best."""
 
     def stage(x, u, t):
@@ -236,8 +283,8 @@ def test_a_score_that_is_not_finite_never_wins(value, execute):
 
     problem = Problem(integrator(), FunctionCost(stage), 1, control_limits=(-1.0, 1.0))
     for seed in range(5):
-        solution = solve(problem, ICEM(execute=execute), tensor(0.0), generator=seeded(seed))
-        assert float(solution.us) == pytest.approx(-0.5, abs=0.02)
+        solution = solve(problem, replace(planner, execute=execute), tensor(0.0), generator=seeded(seed))
+        assert float(solution.us) == pytest.approx(-0.5, abs=0.05)
         assert float(solution.cost) >= 1
         assert solution.stats["nonfinite"] > 0
 
@@ -463,3 +510,182 @@ def counts(n):
 def test_configuration_is_checked(field, value, text):
     with pytest.raises(ValueError, match=text):
         ICEM(**{field: value})
+
+
+# Knots at absolute times
+
+
+KNOTS = {
+    "CEM": CEM(noise=KnotNoise(4, degree=1)),
+    "ICEM": ICEM(noise=KnotNoise(4, degree=3)),
+    "MPPI": MPPI(noise=KnotNoise(4, degree=1)),
+    "predictive sampling": PredictiveSampling(noise=KnotNoise(4, degree=0)),
+    "random shooting": RandomShooting(noise=KnotNoise(4, degree=3)),
+}
+
+
+def waiting(dt, horizon):
+    """No candidate is ever better than the plan that a solve starts from: every rollout fails."""
+    broken = Broken(DoubleIntegrator(dt=dt), lambda x, u: torch.ones_like(x[..., 0], dtype=torch.bool))
+    broken.forward = lambda x, u, t=None: x * float("nan")
+    return Problem(broken, GoalCost(), horizon, control_limits=(-1.0, 1.0))
+
+
+@pytest.mark.parametrize("planner", [pytest.param(planner, id=name) for name, planner in KNOTS.items()])
+@pytest.mark.parametrize(("dt", "later"), [(0.1, 0.1), (0.1, 0.37), (0.02, 0.02), (0.04, 0.5), (0.05, 0.0)])
+def test_replanning_at_another_rate_is_exact(planner, dt, later):
+    """A plan over 2 s read a fraction of a step later by a model of another dt is the same function of time."""
+    problem = Problem(
+        DoubleIntegrator(dt=0.1), GoalCost([0.0, 0.0], [1.0, 0.1], [0.01]), 20, control_limits=(-1.0, 1.0)
+    )
+    x0 = tensor([1.0, 0.0], [-2.0, 1.0])
+    first = solve(problem, planner, x0, t0=3)
+    assert first.spline is not None
+    second = solve(waiting(dt, round(2.0 / dt)), planner, x0, time=first.time + later, init=first, throw=False)
+    times = first.time + torch.linspace(later, 1.9, 77, dtype=torch.float64)
+    torch.testing.assert_close(second.controls_at(times), first.controls_at(times), rtol=0, atol=1e-13)
+    steps = second.time + dt * torch.arange(second.us.shape[-2], dtype=torch.float64)
+    steps = steps[steps <= first.time + 1.9]  # beyond it the first plan is held
+    torch.testing.assert_close(second.us[:, : len(steps)], first.controls_at(steps), rtol=0, atol=1e-13)
+
+
+def test_stepwise_plans_are_held_and_have_no_spline():
+    problem = Problem(DoubleIntegrator(dt=0.1), GoalCost(), 20, control_limits=(-1.0, 1.0))
+    solution = solve(problem, ICEM(), tensor(1.0, 0.0))
+    assert solution.spline is None
+    assert torch.equal(solution.controls_at(tensor(0.31, 0.39)), solution.us[[3, 3]])
+    limited = replace(problem, rate_limits=(-1.0, 1.0))
+    assert solve(limited, CEM(noise=KnotNoise()), tensor(1.0, 0.0)).spline is None  # the rates are kept step by step
+
+
+def test_a_plan_of_steps_starts_a_planner_of_knots_and_the_other_way_round():
+    problem = Problem(linear(), quadratic(), 16, control_limits=(-5.0, 5.0))
+    x0 = tensor([1.0, 0.0], [-1.0, 1.0])
+    steps, knots = ICEM(noise=WhiteNoise()), ICEM(noise=KnotNoise(8))
+    coarse = solve(problem, knots, x0)
+    fine = solve(problem, steps, x0, init=coarse)
+    assert (fine.cost <= coarse.cost).all()
+    again = solve(problem, knots, x0, init=fine)
+    assert (again.cost <= 1.2 * coarse.cost).all()
+
+
+# Proposals
+
+
+def test_a_proposal_is_a_candidate():
+    """An LQR law cannot be improved by noise: with it as the proposal its plan comes back, without it none as good is found."""
+    x0 = tensor([3.0, 0.0], [-1.0, 2.0])
+    problem = Problem(linear(), quadratic(), 8, control_limits=(-60.0, 60.0))
+    best = solve(replace(problem, control_limits=None), LQR(), x0)
+    controller = best.controller()
+
+    class Law:
+        """The time-varying gains of the LQR, called once per step of the rollout."""
+
+        step = 0
+
+        def __call__(self, x):
+            dx = x - best.xs[:, None, self.step]
+            u = best.us[:, None, self.step] + (controller.K[:, None, self.step] @ dx[..., None])[..., 0]
+            self.step += 1
+            return u
+
+    with_law = solve(problem, ICEM(max_iterations=1, proposal=Law()), x0)
+    torch.testing.assert_close(with_law.us, best.us, rtol=0, atol=1e-9)
+    assert (solve(problem, ICEM(max_iterations=1), x0).cost > 1.01 * best.cost).all()
+
+
+@sampler
+def test_a_proposal_helps_every_planner(planner):
+    """With few samples: the stationary law is near the best plan of all, what they find alone is not."""
+    x0 = tensor([3.0, 0.0], [-1.0, 2.0])
+    problem = Problem(linear(), quadratic(), 12, control_limits=(-60.0, 60.0))
+    optimum = solve(replace(problem, control_limits=None), LQR(), x0).cost
+    K = solve(Problem(linear(), quadratic(), float("inf")), LQR(), x0[0]).K
+    few = replace(planner, num_samples=12, max_iterations=1, execute="best")
+    few = replace(few, num_elites=3) if hasattr(few, "num_elites") else few
+    helped = solve(problem, replace(few, noise=WhiteNoise(), proposal=lambda x: x @ K.mT), x0).cost
+    assert (helped < 1.1 * optimum).all()
+    assert (solve(problem, few, x0).cost > 1.25 * optimum).all()
+
+
+def test_random_proposals_are_rolled_out_as_often_as_asked():
+    noise, seen = seeded(), []
+
+    def policy(x):
+        seen.append(tuple(x.shape))
+        return torch.randn(*x.shape[:-1], 1, generator=noise, dtype=x.dtype)
+
+    problem = Problem(linear(), quadratic(), 5, control_limits=(-1.0, 1.0))
+    solution = solve(
+        problem, CEM(num_samples=20, max_iterations=2, proposal=policy, num_proposals=7), torch.zeros(3, 2).double()
+    )
+    assert seen == [(3, 7, 2)] * 5
+    assert solution.stats["evaluations"] == 3 * (20 + 1 + 7 + 20)
+
+
+def test_a_proposal_that_fails_is_replaced_and_one_of_the_wrong_shape_refused():
+    problem = Problem(linear(), quadratic(), 5, control_limits=(-1.0, 3.0))
+    x0 = tensor(1.0, 0.0)
+    solution = solve(problem, ICEM(proposal=lambda x: x[..., :1] * float("nan")), x0)
+    assert solution.cost.isfinite()
+    with pytest.raises(ValueError, match=r"proposal must have shape \(1, 1\), one number for each state, got \(1, 2\)"):
+        solve(problem, ICEM(proposal=lambda x: x), x0)
+    with pytest.raises(TypeError, match="proposal must be a function of states that gives controls, got 3"):
+        ICEM(proposal=3)
+
+
+def test_a_network_in_single_precision_proposes_in_a_solve_in_double():
+    network = torch.nn.Linear(2, 1)
+    problem = Problem(linear(), quadratic(), 5, control_limits=(-1.0, 1.0))
+    solution = solve(problem, MPPI(proposal=lambda x: network(x.float())), tensor(1.0, 0.0))
+    assert solution.us.dtype == torch.float64
+
+
+# Discrete controls and rates
+
+
+@sampler
+def test_discrete_controls_are_as_good_as_the_best_of_all_sequences(planner):
+    """Three values, four steps: all 81 sequences are tried."""
+    values = tensor([-1.0], [0.25], [1.0])
+    problem = Problem(linear(), quadratic(), 4, control_values=values)
+    x0 = tensor([1.0, 0.0], [-1.0, 1.0])
+    every = torch.cartesian_prod(*[values[:, 0]] * 4).unsqueeze(-1)
+    xs = problem.dynamics.rollout(x0.unsqueeze(-2), every)
+    best = problem.trajectory_cost(xs, every).amin(-1)
+    many = replace(planner, noise=WhiteNoise(), num_samples=400, execute="best")
+    solution = solve(problem, many, x0)
+    torch.testing.assert_close(solution.cost, best, rtol=1e-12, atol=0)
+
+
+def test_rates_cost_what_they_must():
+    """From 0 to 1 at most 0.25 per step: the best of all plans climbs as fast as it may."""
+    cost = FunctionCost(lambda x, u, t: (u[..., 0] - 1).square())
+    problem = Problem(integrator(), cost, 6, control_limits=(-2.0, 2.0), rate_limits=(-0.25, 0.25))
+    solution = solve(problem, ICEM(max_iterations=20, minimum_std=0.002), tensor(0.0), previous_control=tensor(0.0))
+    torch.testing.assert_close(solution.us.flatten(), tensor(0.25, 0.5, 0.75, 1.0, 1.0, 1.0), rtol=0, atol=0.02)
+
+
+# Pendulum
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "planner",
+    [RandomShooting(), CEM(), ICEM(), MPPI(), PredictiveSampling()],
+    ids=lambda planner: type(planner).__name__,
+)
+def test_the_pendulum_is_upright_from_20_starts_with_the_defaults_of_each_planner(planner):
+    """Torque 3 N m of the 4.9 that gravity asks for; within 0.2 rad over the last of five seconds."""
+    cost = SmoothAbsCost(state_weights=[1.0, 0.0], angles=[0]) + GoalCost([0.0, 0.0], [0.0, 0.02], [0.005])
+    mpc = MPC(Problem(Pendulum(0.05), cost, 30, control_limits=(-3.0, 3.0)), planner)
+    for seed in range(20):
+        generator = seeded(seed)
+        x = tensor(torch.pi, 0.0) + 0.3 * torch.randn(2, generator=generator, dtype=torch.float64)
+        state, last = mpc.init(x, generator=generator), []
+        for _ in range(100):
+            u, state = mpc.step(state, x)
+            x = mpc.problem.dynamics(x, u)
+            last.append(torch.cos(x[0]))
+        assert min(last[-20:]) > torch.cos(tensor(0.2)), f"seed {seed}"

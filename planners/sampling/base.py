@@ -30,7 +30,6 @@ from planners.sampling.space import SearchSpace, side_by_side
 from planners.solution import Solution, Status, finished
 from planners.solve import Planner, Request
 
-
 Execute = Literal["auto", "best", "mean"]
 
 
@@ -217,11 +216,7 @@ class SamplingPlanner(Planner):
         stats: "_Counter",
     ) -> Solution:
         if self.execute == "mean" or (self.execute == "auto" and isinstance(problem.dynamics, StochasticDynamics)):
-            knots, us = space.allowed(self.mean(belief))
-            costs, xs = self.evaluate(problem, x0, us.unsqueeze(-3), request.t0, space.generator)
-            cost = stats.count(costs).squeeze(-1)
-            xs = None if xs is None else xs.squeeze(-3)
-            best = best.where(cost.isfinite() & best.cost.isfinite(), knots, cost, xs)
+            best = self._with_mean(problem, x0, self.mean(belief), best, space, request.t0, stats)
         knots, us = space.allowed(best.knots)
         xs = best.xs
         if xs is None or not bool(
@@ -240,6 +235,30 @@ class SamplingPlanner(Planner):
             warm_start=belief,
             stats=asdict(stats),
         )
+
+    def _with_mean(
+        self,
+        problem: Problem,
+        x0: Tensor,
+        mean: Tensor,
+        best: Incumbent,
+        space: SearchSpace,
+        t0: int,
+        stats: "_Counter",
+    ) -> Incumbent:
+        """The belief's mean in place of the best candidate; where it is not finite, the cheapest of some points between them."""
+        knots, us = space.allowed(mean)
+        costs, xs = self.evaluate(problem, x0, us.unsqueeze(-3), t0, space.generator)
+        cost = stats.count(costs).squeeze(-1)
+        found = best.cost.isfinite()
+        failed = found & ~cost.isfinite()
+        chosen = best.where(found & ~failed, knots, cost, None if xs is None else xs.squeeze(-3))
+        if not bool(failed.any()):
+            return chosen
+        share = torch.linspace(0.0, 1.0, 9, dtype=mean.dtype, device=mean.device)[1:-1, None, None]
+        knots, us = space.allowed(torch.lerp(knots.unsqueeze(-3), best.knots.unsqueeze(-3), share))
+        costs, xs = self.evaluate(problem, x0, us, t0, space.generator)
+        return chosen.improved(knots, stats.count(costs).masked_fill(~failed.unsqueeze(-1), math.inf), xs)
 
 
 @dataclass

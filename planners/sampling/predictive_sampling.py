@@ -25,11 +25,11 @@ class PredictiveSampling(SamplingPlanner):
         std: standard deviation of the noise, in half widths of the control limits.
     """
 
-    num_samples: int = 50
+    num_samples: int = 100
     max_iterations: int = 1
     noise: Noise = KnotNoise()
     execute: Execute = "best"
-    std: float = 0.3
+    std: float = 0.2
 
     def __post_init__(self):
         super().__post_init__()

@@ -14,15 +14,20 @@ from torch import Tensor
 
 from planners.sampling.base import Execute, SamplingPlanner
 from planners.sampling.incumbent import Incumbent
+from planners.sampling.noise import KnotNoise, Noise
 from planners.sampling.space import SearchSpace
 
 
 @dataclass(frozen=True)
 class RandomShooting(SamplingPlanner):
-    """Random shooting: no iterations worth the name, no parameters, the baseline that every planner has to beat."""
+    """Random shooting: nothing is learned from one candidate about the next; the baseline that every planner has to beat.
 
-    num_samples: int = 1000
+    With white noise most candidates of a long horizon are alike, because their controls average out; knots tell them apart.
+    """
+
+    num_samples: int = 500
     max_iterations: int = 1
+    noise: Noise = KnotNoise()
     execute: Execute = "best"
 
     def start(self, plan: Tensor, space: SearchSpace, previous: Any) -> Incumbent:
