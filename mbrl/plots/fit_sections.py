@@ -52,10 +52,14 @@ def audit_sections(logs: Sequence[Trajectory | RawLog], report: AuditReport) -> 
     """
     sections: list[Section] = [Text(str(report).splitlines()[0])]
     if not report.ok:
-        sections.append(Table(*report.table(), "One line per kind and column, with the log where it is worst.", "Findings"))
+        sections.append(
+            Table(*report.table(), "One line per kind and column, with the log where it is worst.", "Findings")
+        )
     alike = [log for log in logs if log.names == logs[0].names]
     shown = alike[:MOST_DRAWN]
-    caption = f"{len(shown)} of {len(logs)} logs over time, as they are." if len(shown) < len(logs) else "All logs over time."
+    caption = (
+        f"{len(shown)} of {len(logs)} logs over time, as they are." if len(shown) < len(logs) else "All logs over time."
+    )
     return [*sections, Picture(_plot_columns(shown), caption, "Over time")]
 
 
@@ -66,7 +70,11 @@ def _plot_columns(logs: Sequence[Trajectory | RawLog]) -> "Figure":
     figure, grid = grid_of_axes(len(names.observations) + len(names.controls))
     alpha = max(0.15, 1.0 / math.sqrt(len(logs)))
     for log in logs:
-        held = np.vstack([log.controls, log.controls[-1:]]) if len(log.controls) else np.full((1, len(names.controls)), np.nan)
+        held = (
+            np.vstack([log.controls, log.controls[-1:]])
+            if len(log.controls)
+            else np.full((1, len(names.controls)), np.nan)
+        )
         for axes, values in zip(grid, log.observations.T, strict=False):
             axes.plot(log.times, values, color=BLUE, alpha=alpha)
         for axes, values in zip(grid[len(names.observations) :], held.T, strict=True):

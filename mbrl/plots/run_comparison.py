@@ -15,6 +15,8 @@ from mbrl.runs.reading import differing
 LARGEST_FILE = 20_000_000
 """Bytes of a picture or video beyond which a page would be no pleasure to open."""
 
+LONGEST_VALUE = 100
+
 SIGNATURES = {".png": (0, b"\x89PNG\r\n\x1a\n"), ".mp4": (4, b"ftyp")}
 
 Media = list[tuple[RunRecord, Path]]
@@ -71,9 +73,7 @@ def _curves(groups: Sequence[RunGroup]) -> Iterator[Section]:
     if len(metrics) > MOST_METRICS:
         caption += f" The first {MOST_METRICS} of {len(metrics)}."
     if any(len(group.runs) > 1 for group in groups):
-        caption += (
-            " Thin: each seed. Thick: interquartile mean over seeds, as far as all of them go; band: its 95 % bootstrap interval."
-        )
+        caption += " Thin: each seed. Thick: interquartile mean over seeds, as far as all go; band: its 95 % bootstrap interval."
     yield Picture(plot_learning_curves(groups), caption, "Learning curves")
     rows = []
     for metric in metrics:
@@ -127,11 +127,15 @@ def _evaluations(groups: Sequence[RunGroup]) -> Iterator[Section]:
 def _settings(groups: Sequence[RunGroup]) -> Iterator[Section]:
     keys = differing(groups)
     if keys:
-        rows = [[key, *(group.settings.get(key, "") for group in groups)] for key in keys]
+        rows = [[key, *(_short(group.settings.get(key, "")) for group in groups)] for key in keys]
         yield Table(["setting", *(group.label for group in groups)], rows, "What differs in config.json.", "Settings")
     else:
-        rows = [[key, value] for key, value in groups[0].settings.items()]
+        rows = [[key, _short(value)] for key, value in groups[0].settings.items()]
         yield Table(["setting", "value"], rows, "config.json, without seeds.", "Settings")
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= LONGEST_VALUE else f"{value[: LONGEST_VALUE - 1]}…"
 
 
 def _shown(media: Media) -> Iterator[Section]:

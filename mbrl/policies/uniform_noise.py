@@ -43,9 +43,7 @@ class UniformNoise:
         """The source of the controls."""
         return generator.clone_state() if generator else torch.Generator().manual_seed(0)
 
-    def act(
-        self, y: Tensor, memory: torch.Generator, *, deterministic: bool = True
-    ) -> tuple[Tensor, torch.Generator]:
+    def act(self, y: Tensor, memory: torch.Generator, *, deterministic: bool = True) -> tuple[Tensor, torch.Generator]:
         """Controls ``(batch, m)`` and the next source; y gives the batch's size and dtype only."""
         lower, upper = self._limits()
         generator = memory.clone_state()

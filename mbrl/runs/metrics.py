@@ -43,7 +43,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
         return {}
     header, rows = lines[0], np.full((len(lines) - 1, len(lines[0])), math.nan)
     if "step" not in header or len(set(header)) != len(header):
-        raise ValueError(f"{path.name}, line 1: expected distinct columns with step among them, got {','.join(header)!r}")
+        raise ValueError(
+            f"{path.name}, line 1: expected distinct columns with step among them, got {','.join(header)!r}"
+        )
     for number, (row, cells) in enumerate(zip(rows, lines[1:], strict=True), start=2):
         if len(cells) != len(header):
             raise ValueError(f"{path.name}, line {number}: {len(cells)} cells, expected {len(header)}")

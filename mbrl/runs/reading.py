@@ -122,7 +122,9 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
     """Groups of runs whose configs differ in their seeds at most, in order of first appearance."""
     groups: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
     for record in records:
-        config = {"folder": str(record.folder)} if record.config is None else record.config  # unknown, so equal to no other
+        config = (
+            {"folder": str(record.folder)} if record.config is None else record.config
+        )  # unknown, so equal to no other
         settings = tuple((key, value) for key, value in leaves(config) if not _is_seed(key))
         groups.setdefault(settings, []).append(record)
     labels = _labels([(dict(settings), runs) for settings, runs in groups.items()])
