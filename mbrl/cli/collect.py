@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 
 import mbrl
 from dynamics import summarize, write_trajectories
 from mbrl.cli.actors import Policy, policy
-from mbrl.cli.tasks import find_task
+from mbrl.cli.tasks import TaskName, find_task
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of ``mbrl collect``."""
 
-    task: tyro.conf.Positional[str]
+    task: TaskName
     """Name of the task, see mbrl tasks."""
     out: Path
     """Where to: a file ending in .npz, or the folder of a Minari dataset, whose name ends in -v0."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import tyro
 
 import mbrl
 from mbrl.cli.actors import CHOICES, AnyPlanner, Policy, one_thread, policy, read_model
 from mbrl.cli.runs import asked
-from mbrl.cli.tasks import find_task
+from mbrl.cli.tasks import TaskName, find_task
 from planners import ICEM, MPC
 
 __all__ = ["CHOICES", "Options", "run"]
@@ -27,7 +26,7 @@ __all__ = ["CHOICES", "Options", "run"]
 class Options:
     """Options of ``mbrl eval``."""
 
-    task: tyro.conf.Positional[str]
+    task: TaskName
     """Name of the task, see mbrl tasks."""
     model: Path | None = None
     """Model to plan on: the run folder of a fit, or its model.safetensors; the simulation itself by default."""
@@ -59,7 +58,7 @@ def run(options: Options) -> None:
     task, model = find_task(options.task, options.backend), read_model(options.model)
     if options.policy is None:
         actor = MPC(task.problem(model, options.horizon), options.planner)
-        name = type(options.planner).__name__ + (f" on {options.model}" if options.model else "")
+        name = type(options.planner).__name__ + (_on_model(options) if options.model else "")
     else:
         actor, name = policy(options.policy, task), options.policy
     started = _started(options)
@@ -75,6 +74,11 @@ def run(options: Options) -> None:
     if started is not None:
         rate = {} if evaluation.success_rate is None else {"success_rate": evaluation.success_rate}
         started.finish({"return": evaluation.iqm, **rate})
+
+
+def _on_model(options: Options) -> str:
+    """The same words for all seeds of a fit where the result is kept with the model."""
+    return " on the model" if options.run in (None, options.model) else f" on {options.model}"
 
 
 def _started(options: Options) -> mbrl.Run | None:

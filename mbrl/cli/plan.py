@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 import mbrl
 from dynamics import LearnedDynamics, Trajectory, write_trajectories
 from mbrl.cli.actors import CHOICES, AnyPlanner, one_thread, read_model
 from mbrl.cli.runs import asked, new_folder
-from mbrl.cli.tasks import find_task
+from mbrl.cli.tasks import TaskName, find_task
 from mbrl.plots import (
     Picture,
     Text,
@@ -43,7 +42,7 @@ __all__ = ["CHOICES", "Options", "run"]
 class Options:
     """Options of ``mbrl plan``."""
 
-    task: tyro.conf.Positional[str]
+    task: TaskName
     """Name of the task, see mbrl tasks."""
     run: Path = field(default_factory=lambda: new_folder("plan"))
     """Run folder."""
@@ -60,7 +59,7 @@ class Options:
     backend: str | None = None
     """Simulator, where the task has several."""
     video: bool = True
-    """Film the simulation."""
+    """Film the simulation; --no-video leaves it out."""
     planner: AnyPlanner = field(default_factory=ICEM)
     """How it is planned, --planner NAME."""
 

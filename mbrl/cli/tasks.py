@@ -1,16 +1,22 @@
 """List the tasks: states n, controls m, control step, length of an episode, simulators.
 
-mbrl tasks
+    mbrl tasks
+
+The names are what mbrl collect, mbrl plan and mbrl eval take.
 """
 
 import difflib
 import inspect
 import sys
 from dataclasses import dataclass
-from typing import get_args
+from typing import Annotated, get_args
+
+import tyro
 
 from mbrl.cli.choices import plain
 from mbrl.tasks import CONSTRUCTORS, Task
+
+TaskName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def _draw_group(axes: "Axes", group: RunGroup, metric: str, color: str, dash: st
 
 
 def _choose_scale(axes: "Axes") -> None:
-    """Logarithmic where everything is positive and spans more than two decades."""
+    """Logarithmic where everything is positive and spans more than a decade and a half."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.empty(0)])
-    if values.size and values.min() > 0 and values.max() > 100 * values.min():
+    if values.size and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")

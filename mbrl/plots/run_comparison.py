@@ -1,5 +1,6 @@
 """One or many runs on a page: how they learned, how they ended, what they were asked for, and what they left behind."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,25 +84,26 @@ def _curves(groups: Sequence[RunGroup]) -> Iterator[Section]:
 
 
 def _results(groups: Sequence[RunGroup]) -> Iterator[Section]:
-    """What the summaries say, a row for each run and, of several seeds, for each group."""
-    summaries = {id(run): _scalars(run.summary or {}) for group in groups for run in group.runs}
-    names = list(dict.fromkeys(name for scalars in summaries.values() for name in scalars))
+    """What the summaries say: a row for each run, and of several seeds a column for each group."""
+    summaries = {run.folder: _scalars(run.summary or {}) for group in groups for run in group.runs}
+    names = sorted({name for scalars in summaries.values() for name in scalars}, key=_natural)
     if not names:
         return
-    rows = [
-        [run.name, *(_text(summaries[id(run)].get(name)) for name in names)]
-        for group in groups
-        for run in group.runs
-        if run.finished
-    ]
+    finished = [run for group in groups for run in group.runs if run.finished]
+    rows = [[run.name, *(_text(summaries[run.folder].get(name)) for name in names)] for run in finished]
     yield Table(["run", *names], rows, "Results in summary.json of the finished runs.", "Results")
     if any(len(group.runs) > 1 for group in groups):
-        rows = []
-        for group in groups:
-            found = [summaries[id(run)] for run in group.runs if run.finished]
-            columns = [[scalars[name] for scalars in found if name in scalars] for name in names]
-            rows.append([group.label, str(len(found)), *(_aggregate(values) for values in columns)])
-        yield Table(["settings", "finished runs", *names], rows, _aggregation(groups))
+        found = [[summaries[run.folder] for run in group.runs if run.finished] for group in groups]
+        rows = [
+            [name, *(_aggregate([one[name] for one in column if name in one]) for column in found)] for name in names
+        ]
+        header = ["result", *(f"{group.label} ({len(column)})" for group, column in zip(groups, found, strict=True))]
+        yield Table(header, rows, f"{_aggregation(groups)} In brackets in the header: finished runs.")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts error_k5 before error_k10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _evaluations(groups: Sequence[RunGroup]) -> Iterator[Section]:
@@ -201,7 +203,7 @@ def _text(value: float | bool | None) -> str:
 def _aggregation(groups: Sequence[RunGroup]) -> str:
     if all(len(group.runs) == 1 for group in groups):
         return ""
-    return "Interquartile mean over seeds with its 95 % bootstrap interval; shares of yes."
+    return "Interquartile mean over seeds with its 95 % bootstrap interval."
 
 
 def _aggregate(values: Sequence[float | bool]) -> str:

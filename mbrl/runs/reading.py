@@ -1,5 +1,6 @@
 """Run folders as they are found, finished or not, whole or damaged, alone or many at once."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,15 +146,24 @@ def _differing(settings: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _labels(groups: Sequence[tuple[dict[str, str], list[RunRecord]]]) -> list[str]:
-    """The settings that differ where they are few, otherwise the name of the first run's folder; all distinct."""
+    """The settings that differ where they are few, otherwise what the folders are called; all distinct."""
     keys = _differing([settings for settings, _ in groups])
-    labels = [runs[0].name for _, runs in groups]
+    labels = [_common_name([run.name for run in runs]) for _, runs in groups]
     if 1 <= len(keys) <= 3:
         short = {key: key.rpartition(".")[2] for key in keys}
         short = short if len(set(short.values())) == len(keys) else {key: key for key in keys}
         said = [", ".join(f"{short[key]} {_bare(settings.get(key, 'none'))}" for key in keys) for settings, _ in groups]
         labels = said if max(map(len, said)) <= 60 else labels
     return labels if len(set(labels)) == len(labels) else [str(runs[0].folder) for _, runs in groups]
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """What the names begin with, ``ensemble`` of ``ensemble-0`` and ``ensemble-1``, if that says something."""
+    if len(names) == 1:
+        return names[0]
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    prefix = "".join(letters[0] for letters in alike).rstrip("0123456789").rstrip("-_. ")
+    return prefix if len(prefix) > 2 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _bare(value: str) -> str:
