@@ -409,12 +409,23 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(room, tmp_path, monkeypatch, mbr
     assert len(read_run(folder).starts) == 2
 
 
+def environment():
+    """Of a process that finds this copy of the packages wherever it runs."""
+    return {**os.environ, "PYTHONPATH": str(Path(mbrl.cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+
+
+def test_as_a_process(tmp_path):
+    wanted = [sys.executable, "-W", "error", "-m", "mbrl", "report", "nowhere"]
+    done = subprocess.run(wanted, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    line = "mbrl report: nowhere is no run folder: there is no such folder\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
+@pytest.mark.slow
 def test_a_process_that_gets_ctrl_c(room, tmp_path):
-    """The one subprocess: python -m mbrl, a real signal, the status and the line."""
     wanted = [sys.executable, "-m", "mbrl", "fit", room / "logs.npz", *TINY[:4], "--run", "run"]
     wanted += ["--training.steps", "100000", "--training.evaluate-every", "20", "--training.patience", "100000"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(mbrl.cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(wanted, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(wanted, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         limit = time.monotonic() + 120
         while not (tmp_path / "run" / "fit.pt").exists() and process.poll() is None and time.monotonic() < limit:
@@ -515,7 +526,7 @@ def test_a_new_planner_appears_with_its_choices_and_without_its_functions(capsys
     assert Future.CHOICES["planner"] == ["icem", "future-sampling"]
     assert Future.CHOICES["planner.wobble"] == ["knot-wobble", "no-wobble"]
     assert parsed("a", "b").planner == ICEM()
-    assert parsed("a", "--planner.num-samples", "30", "b") == Options(("a", "b"), ICEM(num_samples=30))
+    assert parsed("a", "b", "--planner.num-samples", "30") == Options(("a", "b"), ICEM(num_samples=30))
     assert parsed("a", "--planner", "FutureSampling", "--planner.level", "0.25").planner == FutureSampling(level=0.25)
     deep = parsed(
         "--planner=future_sampling", "a", "b", "--planner.wobble", "KnotWobble", "--planner.wobble.knots", "7"
