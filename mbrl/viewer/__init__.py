@@ -11,8 +11,8 @@ and turn the errors they raise before the page is there (ModuleNotFoundError wit
 served, ValueError and TypeError for what does not fit) into one line.
 """
 
-# from mbrl.viewer.control import view_control
+from mbrl.viewer.control import view_control
 from mbrl.viewer.server import Viewer
-# from mbrl.viewer.trajectory import view_trajectory
+from mbrl.viewer.trajectory import view_trajectory
 
 __all__ = ["Viewer", "view_control", "view_trajectory"]

@@ -1,6 +1,7 @@
 """A page that is served until it is closed."""
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 if TYPE_CHECKING:
     import viser
 
+WEBSOCKETS = "websockets.server"  # the logger of what viser serves with
 ACCENT = (0, 114, 178)  # the blue of the figures
 
 
@@ -29,9 +31,15 @@ def open_server(host: str, port: int, title: str) -> "viser.ViserServer":
             'the browser view needs viser, which is not installed: pip install "mbrl-control[view]"', name="viser"
         ) from None
     _check_address(host, port)
+    logging.getLogger(WEBSOCKETS).addFilter(_is_worth_saying)
     server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
     server.gui.configure_theme(show_logo=False, show_share_button=False, brand_color=ACCENT)
     return server
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Not that a browser has opened a connection in advance and never used it, with thirty lines of traceback."""
+    return record.getMessage() != "opening handshake failed"
 
 
 def _check_address(host: str, port: int) -> None:
@@ -107,6 +115,7 @@ class Viewer:
         if threading.current_thread() is not self._thread:
             self._thread.join()
         self._server.stop()
+        logging.getLogger(WEBSOCKETS).removeFilter(_is_worth_saying)
 
     def __enter__(self) -> Self:
         return self

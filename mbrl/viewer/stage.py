@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 GROUND = {"cell_color": (225, 229, 234), "section_color": (196, 203, 212), "plane_color": (250, 251, 252)}
 PLAN_COLOR = (230, 159, 0)
+AMBIENT = 0.7
+STEP_BACK = 1.2  # panels cover part of the picture that a camera was placed for
 
 
 class Stage:
@@ -35,6 +37,7 @@ class Stage:
         self._server, self._model = server, model
         self._view = viewpoint(model)
         self.follows = self.can_follow
+        server.scene.add_light_ambient("/light", intensity=AMBIENT)  # MuJoCo's headlight, which viser does not have
         self._world = server.scene.add_frame("/world", show_axes=False)
         visible = shapes(model)
         self._bodies = {body: self._body(body) for body in sorted({shape.body for shape in visible})}
@@ -43,20 +46,20 @@ class Stage:
         if not any(shape.is_plane or shape.size[0] >= 2 * model.stat.extent for shape in visible):
             self._add_ground()
         self._plan: list[Any] = []
-        self._start = model.qpos0.copy()
-        self.look()
-        self.show(self._start)
+        self._home, _ = body_poses(model, model.qpos0)
+        self._look()
+        self.show(model.qpos0)
 
     @property
     def can_follow(self) -> bool:
         """Whether there is a body that goes somewhere."""
         return self._view.followed is not None
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """Where a browser looks when it connects, and on "Reset view"."""
-        camera = self._server.initial_camera
-        camera.position, camera.look_at, camera.fov = self._view.position, self._view.target, self._view.fov
-        camera.near, camera.far = 0.01, 1000.0
+        camera, view = self._server.initial_camera, self._view
+        camera.position = view.target + STEP_BACK * (view.position - view.target)
+        camera.look_at, camera.fov = view.target, view.fov
 
     def show(self, state: np.ndarray) -> None:
         """Put the bodies where they are in a state ``(n,)``; nothing moves where it is not finite."""
@@ -72,8 +75,7 @@ class Stage:
         """How far the followed body has gone along the ground, ``(3,)`` [m]."""
         if not (self.follows and self._view.followed is not None):
             return np.zeros(3)
-        start, _ = body_poses(self._model, self._start)
-        return (positions - start)[self._view.followed] * [1.0, 1.0, 0.0]
+        return (positions - self._home)[self._view.followed] * [1.0, 1.0, 0.0]
 
     def show_plan(self, states: np.ndarray | None) -> None:
         """Draw where the last bodies of each chain go along states ``(T+1, n)``; None takes the lines away."""

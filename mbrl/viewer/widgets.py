@@ -98,6 +98,20 @@ def with_value(configuration: C, path: Sequence[str], value: Any) -> C:
         raise ValueError(f"{name} cannot be {value!r}: {error}") from error
 
 
+def as_code(configuration: Any, indent: str = "") -> str:
+    """A configuration as the call that makes it, one line for each field that is not at its default."""
+    if not is_configuration(configuration):
+        return repr(configuration)
+    lines = []
+    for field in dataclasses.fields(configuration):
+        value = getattr(configuration, field.name)
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if field.init and not (type(value) is type(default) and value == default):
+            lines.append(f"{indent}    {field.name}={as_code(value, indent + '    ')},\n")
+    name = type(configuration).__name__
+    return f"{name}(\n{''.join(lines)}{indent})" if lines else f"{name}()"
+
+
 def widgets(configuration: Any, initial: Any = None) -> list[Widget]:
     """What sets the fields of a configuration, in their order; those of a nested one come after the field that holds it.
 
