@@ -29,15 +29,15 @@ def add_chart(
         title: above the chart.
         columns: ``(points,)`` each, the horizontal one first.
         series: how the others are drawn, see :func:`line`.
-        span: ends of the horizontal axis; those of the data by default, also when they change.
+        span: ends of the vertical axis; those of the data by default, also when they change.
     """
-    scales = {"x": {"time": False} | ({"range": span} if span else {}), "y": {}, "cursor": {"range": (0.0, 1.0)}}
+    scales: Any = {"x": {"time": False}, "y": {"range": span} if span else {}, "cursor": {"range": (0.0, 1.0)}}
     axes: Any = ({"size": 26, "ticks": {"show": False}}, {"size": 52, "ticks": {"show": False}})
     return server.gui.add_uplot(
         columns,
         ({"label": "time [s]"}, *series),
         title=title,
-        scales=scales,  # type: ignore[arg-type]
+        scales=scales,
         axes=axes,
         legend={"show": sum("label" in looks for looks in series) > 1},
         height=HEIGHT,
@@ -59,14 +59,23 @@ class CurveChart:
     """
 
     def __init__(self, server: "viser.ViserServer", curve: Curve):
-        self._curve = curve
-        columns, looks = with_cursor(curve.x, curve.y, 0.0), (line(curve.label, COLOR_OF[curve.group]), CURSOR)
-        # An axis left to uPlot stays empty in a browser that comes when the cursor has moved already.
-        self._handle = add_chart(server, curve.label, columns, looks, (float(curve.x[0]), float(max(curve.x[-1], 1e-3))))
+        self._curve, self._longer = curve, False
+        looks = (line(curve.label, COLOR_OF[curve.group]), CURSOR)
+        self._handle = add_chart(server, curve.label, self._columns(0.0), looks, curve.span)
 
     def move_cursor(self, position: float) -> None:
         """Put the cursor at a time [s]."""
-        self._handle.data = with_cursor(self._curve.x, self._curve.y, position)
+        self._handle.data = self._columns(position)
+
+    def _columns(self, position: float) -> tuple[np.ndarray, ...]:
+        """The curve and the cursor, on a time axis whose length changes by an invisible amount every time.
+
+        Data that arrive while a browser lays out the page make uPlot forget to draw the horizontal axis until its ends change.
+        """
+        x, y, cursor = with_cursor(self._curve.x, self._curve.y, position)
+        self._longer = not self._longer
+        x[-1] += 1e-6 * (x[-1] - x[0]) * self._longer
+        return x, y, cursor
 
     def remove(self) -> None:
         """Take the chart off the page."""

@@ -1,5 +1,8 @@
 """A control loop in the browser, while it runs."""
 
+# pyright: reportAttributeAccessIssue=false
+# (the compiled parts of mujoco have no type stubs)
+
 import functools
 import math
 import queue
@@ -19,7 +22,7 @@ from mbrl.viewer.charts import COLORS, add_chart, line
 from mbrl.viewer.form import Form, Queue
 from mbrl.viewer.loop import LoopState, advance, begin, pushed
 from mbrl.viewer.scene import drawn_model
-from mbrl.viewer.server import Viewer, open_server
+from mbrl.viewer.server import Viewer, escaped, open_server
 from mbrl.viewer.stage import Stage
 
 if TYPE_CHECKING:
@@ -51,8 +54,8 @@ def view_control(
     The loop runs on the task's plant until the page is closed, at most at the given speed; planning that takes longer than a
     control step slows it down. The page shows the scene, the planned motion of an MPC, rewards, costs and planning times, and has
     buttons to stop, start again and push. Every number, flag, option and nested configuration among the fields of the actor (of
-    MPC: its planner, problem and budget) gets a control; a change replaces the actor by a changed copy, and a value that it refuses
-    is explained on the page and put back.
+    MPC: its planner, problem and budget) gets a control; a change replaces the actor by a changed copy, and a value that it
+    refuses is explained on the page and put back.
 
     Args:
         task: the plant, its rewards and its initial distribution.
@@ -69,10 +72,12 @@ def view_control(
 
     Raises:
         ModuleNotFoundError: viser is not installed.
-        TypeError: actor is nothing that acts.
+        TypeError: actor is nothing that acts, or task no task.
         ValueError: speed is not positive, or the initial state has another shape.
         OSError: nothing can be served at the address.
     """
+    if not isinstance(task, Task):
+        raise TypeError(f"task must be a Task, got {type(task).__name__}: view_control(task, actor)")
     check_actor(actor)
     if not (math.isfinite(speed) and speed > 0):
         raise ValueError(f"speed must be a positive number of simulated seconds per second, got {speed}")
@@ -138,7 +143,7 @@ class _Page:
         except Exception as error:
             if self._form.undo(error):
                 return
-            self._text.content = f"**stopped: {error}**"
+            self._text.content = f"**Stopped: {escaped(str(error))}**"
             raise
         self._form.confirm()
         self._stamps.append(time.perf_counter())
@@ -174,7 +179,9 @@ class _Page:
         self._play = gui.add_button("Pause")
         reset, push = gui.add_button("Start again"), gui.add_button("Push")
         strength = gui.add_slider("Push strength", 0.0, 5.0, 0.1, self._strength, hint="Change of the velocities.")
-        pace = gui.add_slider("Speed", min(0.05, speed), max(2.0, speed), 0.05, speed, hint="At most; planning takes time.")
+        pace = gui.add_slider(
+            "Speed", min(0.05, speed), max(2.0, speed), 0.05, speed, hint="At most; planning takes time."
+        )
         follow = gui.add_checkbox("Follow", True, visible=self._stage is not None and self._stage.can_follow)
         for button, do in ((self._play, self._toggle), (reset, self._reset), (push, self._push)):
             button.on_click(functools.partial(self._queue, do))
@@ -194,7 +201,7 @@ class _Page:
             self._drawn = now
             self._history.draw()
             self._text.content = self._describe()
-            self._code.content = f"```python\n{self._form}\n```"
+            self._code.content = f"```python\n{self._form}\n```" if str(self._form) else ""
 
     def _show_scene(self) -> None:
         if self._stage is None:
@@ -213,7 +220,7 @@ class _Page:
         fallbacks = getattr(state.memory, "fallbacks", None)
         if fallbacks is not None and int(fallbacks.sum()):
             lines.append(f"{int(fallbacks.sum())} steps without a usable plan")
-        return "  \n".join(lines + [self._note] if self._note else lines)
+        return "  \n".join([*lines, self._note] if self._note else lines)
 
 
 class History:

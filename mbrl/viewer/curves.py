@@ -27,6 +27,13 @@ class Curve:
     x: np.ndarray
     y: np.ndarray
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """Ends of an axis on which the curve is seen, also if it is constant."""
+        low, high = float(self.y.min()), float(self.y.max())
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        return low - margin, high + margin
+
 
 def curves(trajectory: Trajectory, columns: Sequence[str] | None = None) -> list[Curve]:
     """States (observations where there are none), controls and rewards of a trajectory.
@@ -40,7 +47,9 @@ def curves(trajectory: Trajectory, columns: Sequence[str] | None = None) -> list
     """
     groups = ["observations" if trajectory.states is None else "states", "controls"]
     if columns is not None:
-        names = {name: group for group in ("observations", "controls", "states") for name in getattr(trajectory.names, group)}
+        names = {
+            name: group for group in ("observations", "controls", "states") for name in getattr(trajectory.names, group)
+        }
         names |= {} if trajectory.rewards is None else {"reward": "rewards"}
         missing = [name for name in columns if name not in names]
         if missing:

@@ -4,6 +4,7 @@ import queue
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mbrl.viewer.server import escaped
 from mbrl.viewer.widgets import Choice, Flag, Number, Path, Widget, as_code, is_configuration, widgets, with_value
 
 if TYPE_CHECKING:
@@ -34,15 +35,16 @@ class Form:
         self._structure: list[Any] = []
         self._message = server.gui.add_markdown("", visible=False)
         self._top = server.gui.add_folder(None)
+        self._order = self._top.order  # its place on the page, also when it is made afresh
         self._update()
 
-    def set(self, path: Sequence[str], value: Any) -> None:
+    def change(self, path: Sequence[str], value: Any) -> None:
         """Change one value, or say why not."""
         try:
             self.configuration = with_value(self.configuration, path, value)
             self._say("")
         except ValueError as error:
-            self._say(f"`{path[-1]}` stays as it was: {error}")
+            self._say(f"{path[-1]} stays as it was: {error}")
         self._update()
 
     def confirm(self) -> None:
@@ -59,11 +61,12 @@ class Form:
         return True
 
     def _say(self, sentence: str) -> None:
-        self._message.content, self._message.visible = f"**{sentence}**" if sentence else "", bool(sentence)
+        self._message.content, self._message.visible = f"**{escaped(sentence)}**" if sentence else "", bool(sentence)
 
     def __str__(self) -> str:
-        """The part of the configuration that the open folder shows, as code to copy."""
-        return as_code(getattr(self.configuration, self._open, self.configuration))
+        """The part of the configuration that the open folder shows, as code to copy; empty where there is none."""
+        shown = getattr(self.configuration, self._open, self.configuration)
+        return as_code(shown) if is_configuration(shown) else ""
 
     # Controls
 
@@ -79,7 +82,7 @@ class Form:
 
     def _build(self, described: list[Widget]) -> None:
         self._top.remove()
-        self._top = self._server.gui.add_folder(None)
+        self._top = self._server.gui.add_folder(None, order=self._order)
         self._handles, self._switches = {}, {}
         folders: dict[Path, Any] = {(): self._top}
         for widget in described:
@@ -108,20 +111,20 @@ class Form:
             self._on_user(handle, lambda: self._choose(path, handle.value))
         elif isinstance(widget, Flag):
             handle = gui.add_checkbox(name, widget.value, hint=hint)
-            self._on_user(handle, lambda: self.set(path, handle.value))
+            self._on_user(handle, lambda: self.change(path, handle.value))
         else:
             if widget.optional:
                 switch = gui.add_checkbox(f"set {name}", widget.value is not None, hint=hint)
                 self._switches[path] = switch
-                self._on_user(switch, lambda: self.set(path, handle.value if switch.value else None))
+                self._on_user(switch, lambda: self.change(path, handle.value if switch.value else None))
             handle = gui.add_slider(name, widget.lower, widget.upper, widget.step, widget.start, hint=hint)
-            self._on_user(handle, lambda: self.set(path, handle.value))
+            self._on_user(handle, lambda: self.change(path, handle.value))
         self._handles[path] = handle
 
     def _choose(self, path: Path, label: str) -> None:
         described = widgets(self.configuration, self._initial)
         options = next(widget.options for widget in described if isinstance(widget, Choice) and widget.path == path)
-        self.set(path, options[label])
+        self.change(path, options[label])
 
     def _on_user(self, handle: Any, do: Callable[[], None]) -> None:
         """Do something when somebody at a browser, not this program, has changed a control."""

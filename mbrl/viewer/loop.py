@@ -63,7 +63,9 @@ def advance(task: Task, actor: Actor, state: LoopState) -> LoopState:
         ValueError: the control has another shape or is not finite.
     """
     start = time.perf_counter()
-    u, memory = actor.act(state.x if actor.acts_on == "state" else task.observe(state.x), state.memory, deterministic=True)
+    u, memory = actor.act(
+        state.x if actor.acts_on == "state" else task.observe(state.x), state.memory, deterministic=True
+    )
     seconds = time.perf_counter() - start
     if u.shape != (1, task.dynamics.control_dim) or not bool(u.isfinite().all()):
         raise ValueError(

@@ -69,8 +69,11 @@ def drawn_model(plant: Task | Dynamics) -> "mujoco.MjModel | None":
     """The MuJoCo model that a task or a system is drawn as: its own, or that of its twin; None where there is neither.
 
     Raises:
+        TypeError: it is neither a task nor a system.
         ValueError: a system has one parameter value per world, and a model has one.
     """
+    if not isinstance(plant, Task | Dynamics):
+        raise TypeError(f"a Task or a Dynamics has a scene, got {type(plant).__name__}: mbrl.cart_pole_swing_up()")
     candidates = (plant.dynamics, plant.system) if isinstance(plant, Task) else (plant,)
     for dynamics in candidates:
         if isinstance(dynamics, MujocoDynamics):
@@ -121,7 +124,8 @@ def body_poses(model: "mujoco.MjModel", states: np.ndarray) -> tuple[np.ndarray,
     Raises:
         ValueError: the states have fewer columns than the model has positions.
     """
-    return _kinematics(model, states, "xpos", "xquat")
+    positions, quaternions = _kinematics(model, states, "xpos", "xquat")
+    return positions, quaternions
 
 
 def traces(model: "mujoco.MjModel", states: np.ndarray) -> np.ndarray:

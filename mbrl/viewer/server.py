@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -40,6 +41,11 @@ def open_server(host: str, port: int, title: str) -> "viser.ViserServer":
 def _is_worth_saying(record: logging.LogRecord) -> bool:
     """Not that a browser has opened a connection in advance and never used it, with thirty lines of traceback."""
     return record.getMessage() != "opening handshake failed"
+
+
+def escaped(text: str) -> str:
+    """Text in which the page sees no markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     import mujoco
     import viser
 
-GROUND = {"cell_color": (225, 229, 234), "section_color": (196, 203, 212), "plane_color": (250, 251, 252)}
+GROUND: dict[str, Any] = {
+    "cell_color": (225, 229, 234),
+    "section_color": (196, 203, 212),
+    "plane_color": (250, 251, 252),
+}
 PLAN_COLOR = (230, 159, 0)
 AMBIENT = 0.7
 STEP_BACK = 1.2  # panels cover part of the picture that a camera was placed for
@@ -100,7 +104,7 @@ class Stage:
     def _add(self, shape: Shape) -> None:
         """One shape, carried by its body's frame."""
         name = f"/world/{shape.body}/{shape.geom}"
-        color = tuple(int(round(255 * min(max(c, 0.0), 1.0))) for c in shape.color[:3])
+        color = tuple((255 * shape.color[:3].clip(0.0, 1.0)).round().astype(int))
         opacity = None if shape.color[3] >= 1 else float(shape.color[3])
         pose: dict[str, Any] = {"position": shape.position, "wxyz": shape.quaternion}
         if shape.is_plane:

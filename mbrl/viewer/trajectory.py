@@ -1,11 +1,16 @@
 """Recorded trajectories in the browser."""
 
+# pyright: reportAttributeAccessIssue=false
+# (the compiled parts of mujoco have no type stubs)
+
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dynamics import Trajectory
 from dynamics.base import Dynamics
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 
 PICTURES_PER_SECOND = 30.0
 SECONDS_PER_CURSOR = 0.1  # the charts are redrawn this often
+LONGEST_NAME = 32  # of an episode
 WITH_SCENE, WITHOUT_SCENE = 420, 900  # width of the curves [pixel]
 
 
@@ -41,8 +47,8 @@ def view_trajectory(
 
     Args:
         trajectories: one or several; they need not go together. An episode is chosen on the page.
-        task: the task or the system that the states belong to. Where its plant is a MuJoCo model, or has one as a twin, the
-            states move that; otherwise there are curves only.
+        task: the task or the system that the states (observations where there are none) belong to. Where its plant is a MuJoCo
+            model, or has one as a twin, they move that; otherwise there are curves only.
         host: address to serve at; ``"0.0.0.0"`` lets other machines look.
         port: of the address; the next free one is taken where it is not free, 0 takes any.
         columns: names of the columns to draw; by default the first twelve of each kind.
@@ -54,7 +60,7 @@ def view_trajectory(
 
     Raises:
         ModuleNotFoundError: viser is not installed.
-        TypeError: an entry is no trajectory.
+        TypeError: an entry is no trajectory, or task is neither a task nor a system.
         ValueError: there is no trajectory, a column is missing, or the states do not fit the scene.
         OSError: nothing can be served at the address.
     """
@@ -76,12 +82,18 @@ def _check(logs: list[Any], model: "mujoco.MjModel | None", columns: Sequence[st
         if not isinstance(log, Trajectory):
             raise TypeError(f"entry {number} must be a Trajectory, got {type(log).__name__}")
         curves(log, columns)
-        if model is None:
-            continue
-        if log.states is None:
-            raise ValueError(f"{log!r} has no states to pose the scene with; leave the task out to see its curves")
-        if log.states.shape[1] < model.nq:
-            raise ValueError(f"the scene has {model.nq} positions, the states of {log!r} have {log.states.shape[1]} columns")
+        rows = _rows(log)
+        if model is not None and rows.shape[1] != model.nq + model.nv + model.na:
+            kind = "observations, and no states," if log.states is None else "states"
+            raise ValueError(
+                f"the scene has {model.nq + model.nv + model.na} states, {log!r} has {rows.shape[1]} {kind} instead; leave the "
+                "task out to see its curves"
+            )
+
+
+def _rows(log: Trajectory) -> np.ndarray:
+    """What poses the scene: the states, or the observations where there are none, as for a fit."""
+    return log.observations if log.states is None else log.states
 
 
 class _Player:
@@ -99,7 +111,7 @@ class _Player:
         self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stage = None if model is None else Stage(server, model)
         self._playback = Playback(0.0, speed=speed)
-        self._names = [f"{number}: {origin(log.source) or 'trajectory'}" for number, log in enumerate(logs)]
+        self._names = [f"{number}: {_short(origin(log.source)) or 'trajectory'}" for number, log in enumerate(logs)]
         self._episode, self._charts, self._shown, self._redrawn = 0, [], None, 0.0
         self._add_controls()
         panel = server.gui.add_panel()
@@ -177,8 +189,8 @@ class _Player:
         log, playback = self._logs[self._episode], self._playback
         self._play.label = "Pause" if playback.playing else "Play"
         row = playback.row(log.times)
-        if self._stage is not None and log.states is not None and row != self._shown:
-            self._stage.show(log.states[row])
+        if self._stage is not None and row != self._shown:
+            self._stage.show(_rows(log)[row])
         still = self._shown == row and not playback.playing
         if still or now - self._redrawn < SECONDS_PER_CURSOR:
             return
@@ -187,6 +199,11 @@ class _Player:
         self._text.content = describe(log, row)
         for chart in self._charts:
             chart.move_cursor(playback.position)
+
+
+def _short(source: str) -> str:
+    """The end of a long text, which is where paths differ."""
+    return source if len(source) <= LONGEST_NAME else "..." + source[-LONGEST_NAME:]
 
 
 def describe(log: Trajectory, row: int) -> str:

@@ -195,7 +195,9 @@ class _Field:
         lower, upper = (self._last_accepted(start, k, step) for k in (nearest, furthest))
         if lower == upper:
             return None
-        return Number(self.path, self.value, min(lower, start), max(upper, start), step, start, self.optional, self.hint)
+        return Number(
+            self.path, self.value, min(lower, start), max(upper, start), step, start, self.optional, self.hint
+        )
 
     def _last_accepted(self, start: float, end: int, step: float) -> float:
         """The last of the multiples of step from start to end up to which the configuration accepts all, found by bisection."""
