@@ -260,6 +260,49 @@ def test_report_puts_runs_on_a_page(room, tmp_path, mbrl_says):
     assert (status, err) == (2, f"mbrl report: {tmp_path / 'nowhere'} is no run folder: there is no such folder\n")
 
 
+@pytest.fixture
+def viewed(monkeypatch):
+    """What mbrl view would show; the page itself is the viewer's business."""
+    viewer = pytest.importorskip("mbrl.viewer")
+    shown = []
+    for name in ("view_control", "view_trajectory"):
+        monkeypatch.setattr(viewer, name, lambda *args, **options: shown.append((*args, options)))
+    return shown
+
+
+def test_view_runs_a_planner_or_a_policy(room, viewed, mbrl_says):
+    wanted = ["view", "PendulumSwingUp", "--model", room / "ensemble", *QUICK_PLANNER, "--port", 0, "--speed", 2]
+    assert mbrl_says(*wanted) == (0, "closed\n", "")
+    ((task, actor, options),) = viewed
+    assert (task.name, actor.planner.num_samples) == ("PendulumSwingUp", 12)
+    assert isinstance(actor.problem.dynamics, Ensemble)
+    assert options.pop("generator").initial_seed() == 0
+    assert options == {"host": "127.0.0.1", "port": 0, "speed": 2.0}
+    assert mbrl_says("view", "PendulumSwingUp", "--policy", "random")[0] == 0
+    assert isinstance(viewed[1][1], mbrl.UniformNoise)
+
+
+def test_view_shows_logs_and_the_episode_of_a_run(room, viewed, tmp_path, mbrl_says):
+    assert mbrl_says("view", room / "logs.npz", "--task", "PendulumSwingUp", "--backend", "torch")[0] == 0
+    episodes, task, _ = viewed[0]
+    assert (len(episodes), task.name) == (8, "PendulumSwingUp")
+    wanted = ["plan", "PendulumSwingUp", *QUICK_PLANNER, "--horizon", 5, "--no-video", "--run", tmp_path / "run"]
+    assert mbrl_says(*wanted)[0] == 0
+    assert mbrl_says("view", tmp_path / "run")[0] == 0
+    assert ([len(episode) for episode in viewed[1][0]], viewed[1][1].name) == ([5], "PendulumSwingUp")
+    status, _, err = mbrl_says("view", room / "ridge")
+    assert (status, "holds no episode.npz to show" in err) == (2, True)
+    assert "There is no file" in mbrl_says("view", "nowhere")[2]
+
+
+def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    status, _, err = mbrl_says("view", "PendulumSwingUp", "--policy", "random")
+    assert status == 2
+    assert 'pip install "mbrl-control[view]"' in err
+    assert err.count("\n") == 1
+
+
 # What is wrong is said in one line
 
 

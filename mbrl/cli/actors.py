@@ -18,8 +18,8 @@ else:
 Policy = Literal["spline-noise", "random"]
 
 
-def policy(name: Policy, task: mbrl.Task, *, scale: float = 0.5, interval: int = 5) -> mbrl.Actor:
-    """An actor that needs no plan."""
+def policy(name: Policy, task: mbrl.Task, *, scale: float = 0.5, interval: int = 5) -> Any:
+    """An actor that needs no plan (Any: the noises name what the protocol has as a property)."""
     m = task.dynamics.control_dim
     if name == "random":
         return mbrl.UniformNoise(task.control_limits, m)

@@ -44,8 +44,8 @@ def concrete(kind: type) -> list[type]:
 
 def planner_kinds() -> list[type[Planner]]:
     """The concrete planners that the package exports."""
-    exported = [getattr(planners, name) for name in planners.__all__]
-    return [kind for kind in exported if inspect.isclass(kind) and kind in concrete(Planner)]
+    ours = concrete(Planner)
+    return [kind for name in planners.__all__ if (kind := getattr(planners, name)) in ours]
 
 
 def choice(kinds: Sequence[type]) -> Any:

@@ -10,6 +10,7 @@ With --model, or --run, the result is also a row of evaluations.csv in that run 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ def run(options: Options) -> None:
     one_thread()
     task, model = find_task(options.task, options.backend), read_model(options.model)
     if options.policy is None:
-        actor = MPC(task.problem(model, options.horizon), options.planner)
+        actor: Any = MPC(task.problem(model, options.horizon), options.planner)
         name = type(options.planner).__name__ + (_on_model(options) if options.model else "")
     else:
         actor, name = policy(options.policy, task), options.policy

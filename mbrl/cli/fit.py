@@ -92,10 +92,10 @@ def headline(report: FitReport) -> dict[str, float]:
 
 def write_page(run: mbrl.Run, logs: list[Trajectory], model: LearnedDynamics, report: FitReport) -> None:
     """The page and its figures."""
-    from mbrl.plots import Picture, fit_sections, html_report, save_figure
+    from mbrl.plots import Picture, fit_sections, html_report, save_picture
 
     sections = fit_sections(model, logs, report)
-    figures = [section.figure for section in sections if isinstance(section, Picture)]
-    for name, figure in zip(("fit", "predictions"), figures, strict=False):
-        save_figure(figure, run.path(f"figures/{name}.png"))
+    pictures = [section for section in sections if isinstance(section, Picture)]
+    for name, picture in zip(("fit", "predictions"), pictures, strict=False):
+        save_picture(picture, run.path(f"figures/{name}.png"))
     html_report(run.path("report.html"), f"{report.model} fitted to {len(logs)} trajectories", sections)

@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "plan on a task, once or at every step, and film the result",
     "eval": "measure a planner or a policy on a task over many episodes",
     "report": "put one run or many on one page, seeds together",
+    "view": "look at logs, or at a planner while it runs, in the browser",
 }
 
 PACKAGES = ("dynamics", "planners", "mbrl")

@@ -29,7 +29,7 @@ from mbrl.plots import (
     plot_planning,
     plot_predictions,
     plot_trajectory,
-    save_figure,
+    save_picture,
     write_task_video,
 )
 from mbrl.plots.report import Section
@@ -82,7 +82,7 @@ def run(options: Options) -> None:
         path = write_task_video(run.path("episode.mp4"), task, episode)
         shown.append(Video(path, f"The simulation of {task.name}."))
     for name, section in sections.items():
-        save_figure(section.figure, run.path(f"figures/{name}.png"))  # type: ignore[arg-type]  # figures, not files
+        save_picture(section, run.path(f"figures/{name}.png"))
     write_trajectories(run.path("episode.npz"), [episode], overwrite=True)
     html_report(
         run.path("report.html"), f"{type(options.planner).__name__} on {task.name}", [*shown, *sections.values()]
@@ -108,7 +108,7 @@ def _planned(task: mbrl.Task, problem: Problem, model: LearnedDynamics | None, o
     }
     pictures = {
         "episode": Picture(
-            plot_trajectory(episode, control_limits=task.limits()), "The plan as the simulation executed it."
+            plot_trajectory(episode, control_limits=_limits(task)), "The plan as the simulation executed it."
         )
     }
     if model is not None:
@@ -130,10 +130,15 @@ def _controlled(run: mbrl.Run, task: mbrl.Task, mpc: MPC, seconds: float, seed: 
     summary = {"return": sum(rewards), "rate_hz": len(actor.seconds) / sum(actor.seconds)}
     summary |= {} if task.success is None else {"success": success}
     pictures = {
-        "episode": Picture(plot_trajectory(episode, control_limits=task.limits()), "The controlled episode."),
+        "episode": Picture(plot_trajectory(episode, control_limits=_limits(task)), "The controlled episode."),
         "planning": Picture(plot_planning(actor.seconds, actor.costs, dt), "Planning time and predicted cost."),
     }
     return episode, summary, pictures
+
+
+def _limits(task: mbrl.Task) -> tuple[list[float], list[float]]:
+    lower, upper = task.limits()
+    return lower.tolist(), upper.tolist()
 
 
 class _Played:

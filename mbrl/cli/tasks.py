@@ -48,19 +48,27 @@ def backends(name: str) -> tuple[str, ...]:
     return () if parameter is None else get_args(parameter.annotation)
 
 
+def is_task(name: str) -> bool:
+    """Whether :func:`find_task` finds a task."""
+    return _plain(name) in {one.lower() for one in CONSTRUCTORS}
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("mbrl/").removesuffix("-v0").lower()
+
+
 def find_task(name: str, backend: str | None = None) -> Task:
     """A task by its name or its gymnasium id.
 
     Raises:
         ValueError: there is no such task, or it does not run on the backend.
     """
-    plain_name = name.removeprefix("mbrl/").removesuffix("-v0")
-    known = {one.lower(): one for one in CONSTRUCTORS}
-    if plain_name.lower() not in known:
-        near = [known[one] for one in difflib.get_close_matches(plain_name.lower(), known, n=3, cutoff=0.4)]
+    known, plain_name = {one.lower(): one for one in CONSTRUCTORS}, _plain(name)
+    if plain_name not in known:
+        near = [known[one] for one in difflib.get_close_matches(plain_name, known, n=3, cutoff=0.4)]
         hint = f"nearest: {', '.join(near)}" if near else f"there is {', '.join(CONSTRUCTORS)}"
         raise ValueError(f"there is no task {name!r}; {hint} (mbrl tasks lists them)")
-    found = known[plain_name.lower()]
+    found = known[plain_name]
     if backend is None:
         return CONSTRUCTORS[found]()
     if backend not in backends(found):
