@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynamics import integrators
-from dynamics.base import Dynamics, TimeStep
+from dynamics.base import Dynamics, TimeStep, rolled_out
 from dynamics.parameters import ParameterView, PhysicalParameter
 
 Integrator = Literal["euler", "rk4", "semi_implicit_euler"]
@@ -78,10 +78,22 @@ class TorchDynamics(Dynamics):
     def forward(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Tensor:
         """The next state, ``(*batch, n)``."""
         self.check_step(x, u)
+        return self._step_like(x)(x.unsqueeze(0), u.unsqueeze(0), t).squeeze(0)
+
+    def rollout(self, x0: Tensor, us: Tensor, t0: int = 0) -> Tensor:
+        """States ``(*batch, T+1, n)`` under a control sequence."""
+        batch = self.check_sequence(x0, us)
+        x, us = x0.expand(*batch, self.state_dim), us.expand(*batch, *us.shape[-2:])
+        return rolled_out(self._step_like(x), x.unsqueeze(0), us.unsqueeze(0), t0).squeeze(0)
+
+    def _step_like(self, x: Tensor) -> Callable[[Tensor, Tensor, TimeStep], Tensor]:
+        """The step of states like x, with one axis more in front.
+
+        Without a batch axis x[1] would be a state, and in a batch of n states silently another number.
+        """
         p = (self.parameters_like(x),) if self.physical_parameters else ()
-        # Without a batch axis x[1] would be a state, and in a batch of n states silently another number.
-        x, u = x.unsqueeze(0), u.unsqueeze(0)
-        shape = (*x.shape[:-1], self.state_dim // 2 if self.integrator == "semi_implicit_euler" else self.state_dim)
+        n = self.state_dim // 2 if self.integrator == "semi_implicit_euler" else self.state_dim
+        shape = (1, *x.shape[:-1], n)
 
         def f(x: Tensor, u: Tensor) -> Tensor:
             try:
@@ -98,8 +110,10 @@ class TorchDynamics(Dynamics):
                 )
             return y
 
-        x_next = f(x, u) if self.integrator is None else getattr(integrators, self.integrator)(f, x, u, self.dt)
-        return x_next.squeeze(0)
+        if self.integrator is None:
+            return lambda x, u, t: f(x, u)
+        integrate = getattr(integrators, self.integrator)
+        return lambda x, u, t: integrate(f, x, u, self.dt)
 
 
 class MechanicalSystem(Dynamics):
@@ -161,14 +175,25 @@ class MechanicalSystem(Dynamics):
     def forward(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Tensor:
         """The next state, ``(*batch, n)``."""
         self.check_step(x, u)
+        return self._step_like(x)(x, u, t)
+
+    def rollout(self, x0: Tensor, us: Tensor, t0: int = 0) -> Tensor:
+        """States ``(*batch, T+1, n)`` under a control sequence."""
+        batch = self.check_sequence(x0, us)
+        x = x0.expand(*batch, self.state_dim)
+        return rolled_out(self._step_like(x), x, us.expand(*batch, *us.shape[-2:]), t0)
+
+    def _step_like(self, x: Tensor) -> Callable[[Tensor, Tensor, TimeStep], Tensor]:
+        """The step of states like x; parameters are looked up once."""
         p = self.parameters_like(x)
 
         def acceleration(x: Tensor, u: Tensor) -> Tensor:
             return self.acceleration(x, u, p)
 
         if self.integrator == "rk4":
-            return integrators.rk4(integrators.first_order(acceleration), x, u, self.dt)
-        return integrators.semi_implicit_euler(acceleration, x, u, self.dt)
+            derivative = integrators.first_order(acceleration)
+            return lambda x, u, t: integrators.rk4(derivative, x, u, self.dt)
+        return lambda x, u, t: integrators.semi_implicit_euler(acceleration, x, u, self.dt)
 
     def shared_values(self) -> dict[str, float]:
         """Present parameter values as numbers, for :meth:`mjcf`; ValueError if they are per world."""

@@ -11,7 +11,7 @@ implementations that a subclass overrides only to be faster or to state another 
 
 import abc
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -168,10 +168,7 @@ class Dynamics(nn.Module, abc.ABC):
         batch = self.check_sequence(x0, us)
         x = x0.expand(*batch, self.state_dim)
         us = us.expand(*batch, *us.shape[-2:])
-        xs = [x]
-        for k in range(us.shape[-2]):
-            xs.append(self.forward(xs[-1], us[..., k, :], t0 + k))
-        return nan_after_divergence(torch.stack(xs, dim=-2))
+        return rolled_out(self.forward, x, us, t0)
 
     # Derivatives
 
@@ -333,13 +330,36 @@ class Dynamics(nn.Module, abc.ABC):
         return f"state_dim={self.state_dim}, control_dim={self.control_dim}, dt={self.dt:g}"
 
 
+def rolled_out(step: Callable[[Tensor, Tensor, int], Tensor], x0: Tensor, us: Tensor, t0: int) -> Tensor:
+    """States ``(*batch, T+1, n)`` from x0 ``(*batch, n)`` by a step function under us ``(*batch, T, m)``; see :meth:`rollout`."""
+    xs = [x0]
+    for k, u in enumerate(us.unbind(-2)):
+        xs.append(step(xs[-1], u, t0 + k))
+    return nan_after_divergence(time_first(xs))
+
+
+def time_first(xs: Sequence[Tensor]) -> Tensor:
+    """States ``(*batch, n)`` of successive steps as a sequence ``(*batch, T+1, n)`` with time first in memory.
+
+    Later computations step by step, or over all steps at once, then read neighboring numbers.
+    """
+    return torch.stack(tuple(xs)).movedim(0, -2)
+
+
 def nan_after_divergence(xs: Tensor) -> Tensor:
     """State sequences ``(*batch, T+1, n)`` with all of a world's states NaN from its first non-finite one on.
 
     Later values of a diverged world can look finite again (tanh of infinity is one) and must not be mistaken for a state.
     """
+    if surely_finite(xs):
+        return xs
     diverged = (~xs.isfinite().all(-1)).to(torch.uint8).cummax(-1).values.bool()
     return xs.masked_fill(diverged.unsqueeze(-1), float("nan"))
+
+
+def surely_finite(values: Tensor) -> bool:
+    """Whether one pass over the numbers shows that all are finite; False where it does not, or in a graph (a branch has none)."""
+    return not torch.is_grad_enabled() and bool(values.sum().isfinite())
 
 
 def _graph_if_needed(*values: Tensor) -> torch.set_grad_enabled:
@@ -348,6 +368,8 @@ def _graph_if_needed(*values: Tensor) -> torch.set_grad_enabled:
 
 
 def _common_batch(x_name: str, x_batch: torch.Size, u_name: str, u_batch: torch.Size) -> torch.Size:
+    if x_batch == u_batch:
+        return x_batch
     try:
         return torch.broadcast_shapes(x_batch, u_batch)
     except RuntimeError:

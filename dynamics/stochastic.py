@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dynamics.base import Dynamics, TimeStep, nan_after_divergence
+from dynamics.base import Dynamics, TimeStep, nan_after_divergence, time_first
 
 Resample = Literal["trajectory", "step"]
 
@@ -78,7 +78,8 @@ class StochasticDynamics(Dynamics):
         Args:
             x0: initial states ``(*batch, n)``.
             us: controls ``(*batch, T, m)``; the batch axes of x0 and us broadcast.
-            particles: number of samples per batch element; members are dealt out evenly, so a multiple of E wastes none.
+            particles: number of samples per batch element; members are dealt out evenly, so a multiple of E wastes none, and
+                with TSinf the particles of one member then lie side by side, in the order of the members.
             generator: source of randomness, on the device of x0.
             resample: ``"trajectory"`` (TSinf) or ``"step"`` (TS1).
             noise: False propagates the members' means only, so that the spread is epistemic.
@@ -98,12 +99,12 @@ class StochasticDynamics(Dynamics):
         for k in range(us.shape[-2]):
             prediction = self.predict(xs[-1], us[..., k, :].expand(*batch, particles, self.control_dim), t0 + k)
             if prediction.members is not None and (members is None or resample == "step"):
-                members = deal_members(prediction.members.shape[0], batch, particles, generator, x.device)
+                members = deal_members(prediction.members.shape[0], batch, particles, generator, x.device, resample)
             mean, std = _member(prediction, members)
             if noise:
                 mean = mean + std * torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
             xs.append(mean)
-        return nan_after_divergence(torch.stack(xs, dim=-2))
+        return nan_after_divergence(time_first(xs))
 
 
 def check_sampling(particles: int, resample: str) -> None:
@@ -115,13 +116,21 @@ def check_sampling(particles: int, resample: str) -> None:
 
 
 def deal_members(
-    members: int, batch: torch.Size, particles: int, generator: torch.Generator | None, device: torch.device
+    members: int,
+    batch: torch.Size,
+    particles: int,
+    generator: torch.Generator | None,
+    device: torch.device,
+    resample: Resample = "step",
 ) -> Tensor:
-    """Member of each particle, ``(*batch, particles)``, in random order.
+    """Member of each particle, ``(*batch, particles)``.
 
     Members receive equally many particles, up to one where the particles do not divide evenly; who receives one more is
-    drawn too, otherwise a single particle would always follow the first member.
+    drawn too, otherwise a single particle would always follow the first member. The order is random, but for members that are
+    kept and divide evenly: then it is theirs, as all that a draw would change is which particle is called the first.
     """
+    if resample == "trajectory" and particles % members == 0:
+        return torch.arange(members, device=device).repeat_interleave(particles // members).expand(*batch, -1)
     order = torch.rand(*batch, particles, generator=generator, device=device).argsort(dim=-1)
     first = torch.randint(members, (*batch, 1), generator=generator, device=device)
     return (order + first) % members

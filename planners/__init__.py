@@ -15,22 +15,47 @@ from planners.costs import (
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
 from planners.problem import Problem
-from planners.sampling import ICEM, SamplingPlanner
+from planners.risk import CVaR, EpistemicPenalty, Expectation, Risk, WorstCase
+from planners.sampling import (
+    CEM,
+    ICEM,
+    MPPI,
+    ColoredNoise,
+    KnotNoise,
+    Noise,
+    PredictiveSampling,
+    RandomShooting,
+    SamplingPlanner,
+    WhiteNoise,
+)
 from planners.solution import Solution, SolveError, Status
 from planners.solve import Planner, Unrolled, solve
+from planners.splines import ControlSpline
 
 __all__ = [
+    "CEM",
     "ICEM",
     "LQR",
     "MPC",
+    "MPPI",
+    "CVaR",
+    "ColoredNoise",
+    "ControlSpline",
     "Cost",
+    "EpistemicPenalty",
+    "Expectation",
     "FunctionCost",
     "GoalCost",
+    "KnotNoise",
     "LinearGaussianController",
     "MPCState",
+    "Noise",
     "Planner",
+    "PredictiveSampling",
     "Problem",
     "QuadraticCost",
+    "RandomShooting",
+    "Risk",
     "SamplingPlanner",
     "SmoothAbsCost",
     "Solution",
@@ -41,5 +66,7 @@ __all__ = [
     "TerminalExpansion",
     "TransitionCost",
     "Unrolled",
+    "WhiteNoise",
+    "WorstCase",
     "solve",
 ]

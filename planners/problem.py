@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamics import Dynamics
+from dynamics.base import surely_finite
 from planners.costs import Cost
 
 Limits = tuple[float | Tensor, float | Tensor]
@@ -72,8 +73,22 @@ class Problem:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         if values is not None and not (isinstance(shape, tuple) and len(shape) == 2 and shape[0] and shape[1] == m):
             raise ValueError(f"control_values must be a tensor of shape (k, {m}), got {shape}")
+        if isinstance(values, Tensor):
+            self._check_values(values)
         if self.termination_cost and self.termination is None:
             raise ValueError(f"termination_cost {self.termination_cost} is charged at termination, which is not given")
+
+    def _check_values(self, values: Tensor) -> None:
+        """Raise ValueError unless the allowed controls ``(k, m)`` are finite and within the limits of every step."""
+        lower, upper = (
+            limit.expand(torch.broadcast_shapes(limit.shape, values.shape[-1:])) for limit in self.limits_like(values)
+        )
+        lower, upper = lower.reshape(-1, values.shape[-1]).amax(0), upper.reshape(-1, values.shape[-1]).amin(0)
+        if not bool((values.isfinite() & (values >= lower) & (values <= upper)).all()):
+            raise ValueError(
+                f"control_values must be finite and within control_limits at every step, got {values.tolist()} and limits "
+                f"{lower.tolist()} to {upper.tolist()}"
+            )
 
     def features(self) -> set[str]:
         """Names of the fields that ask something special of a planner."""
@@ -123,6 +138,8 @@ class Problem:
             stage.sum(-1) + final if self.termination is None else self._terminated_cost(xs, stage, final, discounts)
         )
         # A cost that compares states, or ignores them, would not notice that they are NaN.
+        if surely_finite(xs):
+            return total
         return total.masked_fill(~self.finite_states(xs), float("nan"))
 
     def finite_states(self, xs: Tensor) -> Tensor:

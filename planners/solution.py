@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from planners.problem import Problem
+from planners.splines import ControlSpline, KnotGrid
 
 if TYPE_CHECKING:
     from planners.controllers import LinearGaussianController
@@ -63,6 +64,9 @@ class Solution:
         stats: counts and times of the solve: ``iterations``, ``evaluations`` (rollouts), ``nonfinite`` (rollouts excluded
             because a state or cost was not finite), ``seconds``, and what else the planner reports.
         t0: step of the first control.
+        time: absolute time of the first state [s].
+        spline: the controls as a function of absolute time where the planner plans one, before limits; None where they are
+            held over each step.
         K: feedback gains ``(*batch, T, m, n)``, or ``(*batch, m, n)`` for an infinite horizon; None without.
         P: Hessian of the value function, ``(*batch, T+1, n, n)`` or ``(*batch, n, n)``; None without.
         Quu: control Hessian of the state-action value, shaped like K; None without.
@@ -77,6 +81,8 @@ class Solution:
     status: Tensor
     stats: dict[str, Any] = field(default_factory=dict)
     t0: int = 0
+    time: float = 0.0
+    spline: ControlSpline | None = None
     K: Tensor | None = None
     P: Tensor | None = None
     Quu: Tensor | None = None
@@ -87,6 +93,23 @@ class Solution:
     def usable(self) -> Tensor:
         """Which plans may be executed, ``(*batch,)`` of bool."""
         return self.status <= int(Status.TIME_LIMIT)
+
+    def controls_at(self, times: Tensor) -> Tensor:
+        """The plan as a function of absolute time, within the control limits, its ends held.
+
+        Args:
+            times: absolute times ``(L,)`` [s]; the first state of the plan is at :attr:`time`.
+
+        Returns:
+            Controls ``(*batch, L, m)``.
+        """
+        steps = KnotGrid(self.time, self.problem.dynamics.dt, self.us.shape[-2]).held(times).to(self.us.device)
+        if self.spline is None:
+            return self.us.index_select(-2, steps)
+        lower, upper = (
+            limit.expand(self.us.shape).index_select(-2, steps) for limit in self.problem.limits_like(self.us)
+        )
+        return self.spline(times).clamp(lower, upper)
 
     def controller(self, *, temperature: float = 1.0) -> "LinearGaussianController":
         """A time-varying linear-Gaussian controller about the plan.

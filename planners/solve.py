@@ -3,9 +3,9 @@
 import abc
 import inspect
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import ClassVar
 
 import torch
@@ -46,6 +46,7 @@ class Request:
 
     Attributes:
         t0: step of the first control.
+        time: absolute time of x0 [s].
         previous_control: control before the first step, ``(*batch, m)``, or None.
         init: a previous solution to start from, or None.
         generator: source of randomness, or None for a fresh one with seed 0.
@@ -53,6 +54,7 @@ class Request:
     """
 
     t0: int = 0
+    time: float = 0.0
     previous_control: Tensor | None = None
     init: Solution | None = None
     generator: torch.Generator | None = None
@@ -65,6 +67,7 @@ def solve(
     x0: Tensor,
     *,
     t0: int = 0,
+    time: float | None = None,
     previous_control: Tensor | None = None,
     init: Solution | None = None,
     gradient: Unrolled | None = None,
@@ -79,8 +82,10 @@ def solve(
         planner: how to solve it.
         x0: initial states ``(*batch, n)``, one problem each; the solve runs in their dtype.
         t0: step of the first control.
+        time: absolute time of x0 [s], at which a previous solution is read; ``t0 * dt`` by default. A loop that plans at
+            another rate than the model's steps passes its own.
         previous_control: control before the first step ``(*batch, m)``, from which rate limits count.
-        init: a previous solution of the same planner to start from, shifted by the steps between its t0 and this one.
+        init: a previous solution to start from, read as a function of absolute time.
         gradient: None returns tensors without a graph; ``Unrolled()`` differentiates the computation.
         generator: source of randomness of sampling planners; a fresh one with seed 0 by default, so equal calls agree.
         throw: raise if a problem has no usable plan.
@@ -108,11 +113,14 @@ def solve(
         )
     if problem.horizon != math.inf:
         problem = replace(problem, cost=problem.cost.window(t0, int(problem.horizon)))
-    request = Request(t0, previous_control, init, generator, out_of_time or (lambda: False))
-    start = time.perf_counter()
+    time = t0 * dynamics.dt if time is None else float(time)
+    if not math.isfinite(time):
+        raise ValueError(f"time must be a finite number of seconds, got {time}")
+    request = Request(t0, time, previous_control, init, generator, out_of_time or (lambda: False))
+    start = perf_counter()
     with torch.set_grad_enabled(gradient is not None):
-        solution = planner.plan(problem, x0, request)
-    solution.stats["seconds"] = time.perf_counter() - start
+        solution = replace(planner.plan(problem, x0, request), time=time)
+    solution.stats["seconds"] = perf_counter() - start
     if throw and not bool(solution.usable.all()):
         raise SolveError(solution)
     return solution

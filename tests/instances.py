@@ -21,7 +21,18 @@ from dynamics import (
 from dynamics.learned.base import TransitionData
 from mbrl import Task
 from mbrl.tasks import CONSTRUCTORS
-from planners import ICEM, LQR, Planner
+from planners import (
+    CEM,
+    ICEM,
+    LQR,
+    MPPI,
+    ColoredNoise,
+    KnotNoise,
+    Planner,
+    PredictiveSampling,
+    RandomShooting,
+    WhiteNoise,
+)
 
 
 @dataclass(frozen=True)
@@ -104,8 +115,17 @@ ALL_MODELS: dict[str, Instance] = {
 
 ALL_PLANNERS: dict[str, Planner] = {
     "LQR": LQR(),
+    "random shooting": RandomShooting(num_samples=200),
+    "random shooting, knots": RandomShooting(num_samples=50, max_iterations=2, noise=KnotNoise(2, degree=0)),
+    "CEM": CEM(),
+    "CEM, cubic knots": CEM(num_samples=40, noise=KnotNoise(3, degree=3)),
     "ICEM": ICEM(),
-    "ICEM, mean": ICEM(num_samples=30, max_iterations=2, num_elites=20, noise_exponent=0.0, execute="mean"),
+    "ICEM, mean": ICEM(num_samples=30, max_iterations=2, num_elites=20, noise=WhiteNoise(), execute="mean"),
+    "ICEM, knots": ICEM(num_samples=30, max_iterations=2, noise=KnotNoise(2)),
+    "MPPI": MPPI(),
+    "MPPI, colored": MPPI(num_samples=50, max_iterations=3, noise=ColoredNoise(1.0), execute="best"),
+    "predictive sampling": PredictiveSampling(),
+    "predictive sampling, white": PredictiveSampling(num_samples=1, max_iterations=3, noise=WhiteNoise()),
 }
 
 ALL_TASKS: dict[str, Callable[..., Task]] = CONSTRUCTORS

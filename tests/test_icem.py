@@ -1,4 +1,4 @@
-"""iCEM: its noise, its convergence against exact solutions, and its configuration."""
+"""iCEM: its convergence against exact solutions, and its configuration."""
 
 from dataclasses import replace
 
@@ -7,64 +7,13 @@ import pytest
 import torch
 
 from dynamics import LinearDynamics
-from planners import ICEM, LQR, Problem, QuadraticCost, solve
-from planners.sampling.icem import colored_noise
-
-LIKE = torch.zeros((), dtype=torch.float64)
+from planners import CEM, ICEM, LQR, ColoredNoise, Problem, QuadraticCost, WhiteNoise, solve
+from planners.sampling.gaussian import GaussianBelief
+from planners.splines import KnotGrid
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-# Noise
-
-
-@pytest.mark.parametrize("exponent", [0.0, 0.5, 2.0, 3.5])
-@pytest.mark.parametrize("length", [1, 2, 3, 8, 31])
-def test_colored_noise_has_unit_variance_at_every_time(exponent, length):
-    """The variance of N normal numbers has a relative standard deviation of sqrt(2 / N), here 0.5 %."""
-    noise = colored_noise((80_000,), length, exponent, seeded(), LIKE)
-    assert noise.shape == (80_000, length)
-    torch.testing.assert_close(noise.var(0), torch.ones(length).double(), atol=0.025, rtol=0)
-    torch.testing.assert_close(noise.mean(0), torch.zeros(length).double(), atol=0.018, rtol=0)
-
-
-@pytest.mark.parametrize("exponent", [0.0, 0.25, 1.0, 2.0, 3.0])
-def test_the_spectrum_of_colored_noise_is_a_power_of_frequency(exponent):
-    noise = colored_noise((4000,), 128, exponent, seeded(), LIKE).numpy()
-    power = np.square(np.abs(np.fft.rfft(noise))).mean(0)[1:-1]
-    slope = np.polyfit(np.log(np.fft.rfftfreq(128)[1:-1]), np.log(power), 1)[0]
-    # Each power has a relative error of 1 / sqrt(4000) = 1.6 %; over 63 frequencies the slope's is about 0.003.
-    assert slope == pytest.approx(-exponent, abs=0.012)
-
-
-def test_colored_noise_is_the_noise_of_timmer_and_koenig():
-    """Its covariance is the transform of the spectrum: sum_k s_k cos(2 pi k d / T) / sum_k s_k over both signs of k."""
-    T, exponent = 8, 2.0
-    frequency = np.abs(np.fft.fftfreq(T))
-    frequency[0] = frequency[1]
-    spectrum = frequency**-exponent
-    k = np.arange(T)
-    expected = [(spectrum * np.cos(2 * np.pi * k * d / T)).sum() / spectrum.sum() for d in range(T)]
-    noise = colored_noise((200_000,), T, exponent, seeded(), LIKE)
-    covariance = (noise[:, :1] * noise).mean(0)
-    torch.testing.assert_close(covariance, torch.tensor(expected), atol=0.012, rtol=0)  # 4 standard errors of 0.003
-
-
-def test_white_noise_is_white():
-    noise = colored_noise((50_000,), 6, 0.0, seeded(), LIKE)
-    torch.testing.assert_close(noise.T @ noise / 50_000, torch.eye(6).double(), atol=0.03, rtol=0)
-
-
-def test_noise_comes_from_the_generator_in_the_dtype_asked_for():
-    state = torch.get_rng_state()
-    first, again, other = (colored_noise((3, 2), 7, 2.0, seeded(seed), LIKE) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.equal(state, torch.get_rng_state())
-    assert colored_noise((3,), 7, 2.0, seeded(), LIKE.float()).dtype == torch.float32
-    assert colored_noise((0, 3), 7, 2.0, seeded(), LIKE).shape == (0, 3, 7)
 
 
 # Convergence to exact solutions
@@ -110,19 +59,20 @@ def test_converges_to_the_lqr_within_the_floor_of_its_noise(minimum_std, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_without_a_floor_it_converges_closer(seed):
-    """Relative gaps of 6e-4 at most were measured over six seeds; 0.3 % is five times that."""
+    """With enough candidates to fit eight variances: over 30 seeds the relative gap was 8e-11 at most."""
     optimum = solve(Problem(LinearDynamics(A, B), COST, T), LQR(), X0)
-    planner = ICEM(max_iterations=30, minimum_std=0.0, noise_exponent=0.0, sample_decay=1.0)
-    gap = solve(problem(30.0), planner, X0, generator=seeded(seed)).cost / optimum.cost - 1
-    assert (gap < 3e-3).all()
-    assert (gap >= -1e-12).all()
+    sizes = {"num_samples": 400, "num_elites": 40, "max_iterations": 30, "minimum_std": 0.0}
+    for planner in (ICEM(noise=WhiteNoise(), sample_decay=1.0, **sizes), CEM(**sizes)):
+        gap = solve(problem(30.0), planner, X0, generator=seeded(seed)).cost / optimum.cost - 1
+        assert (gap.abs() < 1e-8).all()
 
 
 def test_converges_to_the_quadratic_program_at_active_limits():
     import cvxpy as cp
 
-    planner = ICEM(max_iterations=30, minimum_std=0.0, noise_exponent=0.0, sample_decay=1.0)
-    solutions = [solve(problem(2.0), planner, X0, generator=seeded(seed)) for seed in range(3)]
+    sizes = {"num_samples": 400, "num_elites": 40, "max_iterations": 40, "minimum_std": 0.0}
+    planners = (ICEM(noise=WhiteNoise(), sample_decay=1.0, **sizes), CEM(**sizes))
+    solutions = [solve(problem(2.0), planner, X0, generator=seeded(s)) for planner in planners for s in range(3)]
     active = 0
     for i, x0 in enumerate(X0.numpy()):
         x, u = cp.Variable((T + 1, 2)), cp.Variable((T, 1))
@@ -131,8 +81,8 @@ def test_converges_to_the_quadratic_program_at_active_limits():
         program = cp.Problem(cp.Minimize(objective), [x[0] == x0, *steps, cp.abs(u) <= 2])
         program.solve(solver=cp.CLARABEL)
         active += int((np.abs(u.value) > 1.999).sum())
-        for solution in solutions:  # measured: 3e-4 at most
-            assert -1e-6 < float(solution.cost[i]) / program.value - 1 < 2e-3
+        for solution in solutions:  # over 20 seeds of iCEM 7e-5 at most, and 1e-8 for most
+            assert -1e-6 < float(solution.cost[i]) / program.value - 1 < 5e-4
     assert 8 <= active < T * len(X0)
 
 
@@ -140,18 +90,19 @@ def test_many_problems_in_one_call_are_solved_as_well_as_each_alone():
     """The same 60 problems; the two mean costs agree within four standard errors."""
     planner = ICEM(num_samples=30, max_iterations=3)
     x0 = X0[:1].expand(60, 2)
-    together = solve(problem(10.0), planner, x0, generator=seeded()).cost
+    solution = solve(problem(10.0), planner, x0, generator=seeded())
+    together = solution.cost
     alone = torch.stack([solve(problem(10.0), planner, x0[0], generator=seeded(1 + i)).cost for i in range(60)])
     error = float((together.var() / 60 + alone.var() / 60).sqrt())
     assert abs(float(together.mean() - alone.mean())) < 4 * error
     assert error < 0.05 * float(alone.mean())
-    assert len(together.unique()) == 60  # each element has noise of its own
+    assert len(solution.warm_start.mean[:, 0, 0].unique()) == 60  # each element has noise of its own
 
 
 def test_more_elites_than_finite_costs():
     """Where one candidate is finite the Gaussian is refitted to it alone, and is not poisoned by the others."""
     planner = ICEM(num_elites=5)
-    belief = planner.start(torch.zeros(4, 1).double(), _bounds(), None, 0)
+    belief = _belief(torch.zeros(4, 1).double())
     candidates = torch.randn(9, 4, 1, generator=seeded(), dtype=torch.float64)
     costs = torch.full((9,), torch.inf).double()
     unchanged = planner.update(belief, candidates, costs)
@@ -163,15 +114,13 @@ def test_more_elites_than_finite_costs():
     torch.testing.assert_close(updated.std, 0.1 * belief.std)
 
 
-def _bounds():
-    from planners.sampling.base import Bounds
-
-    return Bounds(-torch.ones(4, 1).double(), torch.ones(4, 1).double())
+def _belief(mean):
+    return GaussianBelief(mean, torch.full_like(mean, 0.5), KnotGrid(0.0, 0.1, len(mean)))
 
 
 def test_the_refit_is_the_mean_and_deviation_of_the_elites():
     planner = ICEM(num_elites=3, momentum=0.25)
-    belief = planner.start(torch.full((4, 1), 0.5).double(), _bounds(), None, 0)
+    belief = _belief(torch.full((4, 1), 0.5).double())
     candidates = torch.randn(9, 4, 1, generator=seeded(), dtype=torch.float64)
     costs = torch.tensor([5.0, 1, 7, 2, 9, 3, 8, 6, 4]).double()
     elites = candidates[[1, 3, 5]]
@@ -196,7 +145,7 @@ def test_the_number_of_candidates_falls_to_twice_the_elites():
 
 
 def test_the_standard_deviations_are_shares_of_the_limits():
-    fields = {"num_samples": 4000, "noise_exponent": 2.0, "initial_std": 0.1}
+    fields = {"num_samples": 4000, "noise": ColoredNoise(2.0), "initial_std": 0.1}
     lower, upper = torch.tensor([-1.0, 2.0]).double(), torch.tensor([1.0, 10.0]).double()
     planner = ICEM(**fields)
     two_motors = LinearDynamics(torch.eye(2), torch.eye(2))
@@ -206,7 +155,7 @@ def test_the_standard_deviations_are_shares_of_the_limits():
     recording = replace(case, terminal_value=lambda x: seen.append(x) or x.new_zeros(x.shape[:-1]))
     solve(recording, replace(planner, max_iterations=1), torch.zeros(2).double())
     # x_T is the sum of five controls, which move almost together: compare with the sum of the same noise.
-    noise = colored_noise((4000, 2), 5, 2.0, seeded(), LIKE).sum(-1)
+    noise = ColoredNoise(2.0).draw((5, 4000, 2), seeded(), torch.zeros(()).double()).sum(0)
     sums = seen[0][:4000]
     torch.testing.assert_close(sums, 5 * torch.tensor([0.0, 6.0]).double() + torch.tensor([0.1, 0.4]).double() * noise)
 
@@ -220,10 +169,9 @@ def test_the_standard_deviations_are_shares_of_the_limits():
         ({"initial_std": 0.0}, "need initial_std > 0"),
         ({"initial_std": float("nan")}, "need initial_std > 0"),
         ({"minimum_std": -0.1}, "minimum_std >= 0"),
-        ({"noise_exponent": -1.0}, "noise_exponent >= 0"),
-        ({"sample_decay": 0.9}, "sample_decay >= 1"),
-        ({"kept_elites": 1.1}, r"kept_elites in \[0, 1\]"),
-        ({"momentum": 1.0}, r"momentum in \[0, 1\)"),
+        ({"sample_decay": 0.9}, "sample_decay must be at least 1"),
+        ({"kept_elites": 1.1}, r"kept_elites must be in \[0, 1\]"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
     ],
 )
 def test_configuration_is_checked(fields, text):

@@ -88,7 +88,7 @@ def test_the_score_is_the_mean_over_the_members():
         for i, x in enumerate(x0)
     ]
     for planner in (ICEM(), ICEM(particles=6)):
-        scores = planner.score(problem, x0, candidates, 7, seeded())
+        scores, _ = planner.evaluate(problem, x0, candidates, 7, seeded())
         torch.testing.assert_close(scores, tensor(*expected), rtol=1e-12, atol=0)
 
 
@@ -96,7 +96,9 @@ def test_the_score_of_deterministic_dynamics_is_the_cost():
     problem = motor_problem(integrator(), discount=0.9)
     candidates = torch.randn(5, 4, 1, generator=seeded(), dtype=torch.float64)
     expected = tensor(*[hand_cost(0.3, us.flatten().tolist(), 1.0, 0.9, 2) for us in candidates])
-    torch.testing.assert_close(ICEM().score(problem, tensor(0.3), candidates, 2), expected, rtol=1e-12, atol=0)
+    scores, xs = ICEM().evaluate(problem, tensor(0.3), candidates, 2)
+    torch.testing.assert_close(scores, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(xs, integrator().rollout(tensor(0.3), candidates), rtol=0, atol=1e-14)
 
 
 def test_particles_carry_noise_only_when_asked():
@@ -104,11 +106,14 @@ def test_particles_carry_noise_only_when_asked():
     s, particles = 0.2, 30_000
     problem = motor_problem(ThreeMotors(noise=s))
     candidates = tensor([[0.5], [-0.5], [0.2], [0.1]])[None]
-    silent = ICEM(particles=3).score(problem, tensor(0.0), candidates, 0, seeded())
+    silent, _ = ICEM(particles=3).evaluate(problem, tensor(0.0), candidates, 0, seeded())
     torch.testing.assert_close(
-        silent, ICEM().score(motor_problem(ThreeMotors()), tensor(0.0), candidates, 0, seeded()), rtol=1e-12, atol=0
+        silent,
+        ICEM().evaluate(motor_problem(ThreeMotors()), tensor(0.0), candidates, 0, seeded())[0],
+        rtol=1e-12,
+        atol=0,
     )
-    noisy = ICEM(particles=particles, particle_noise=True).score(problem, tensor(0.0), candidates, 0, seeded())
+    noisy, _ = ICEM(particles=particles, particle_noise=True).evaluate(problem, tensor(0.0), candidates, 0, seeded())
     added = s**2 * (sum(k * k for k in range(4)) + 5 * 4)  # stage weight k times variance k s^2, terminal weight 5
     # The cost of a particle has a standard deviation of about 6 on this problem, of the mean over particles 0.035.
     assert float(noisy - silent) == pytest.approx(added, abs=0.14)
@@ -121,7 +126,7 @@ def test_auto_executes_the_mean_on_stochastic_dynamics_and_the_best_elsewhere(st
     assert torch.equal(plans["auto"].us, plans["mean" if stochastic else "best"].us)
     assert not torch.equal(plans["best"].us, plans["mean"].us)
     assert torch.equal(plans["mean"].us, plans["mean"].warm_start.mean)
-    score = ICEM().score(problem, tensor(1.0), plans["auto"].us[None], 0, seeded())
+    score, _ = ICEM().evaluate(problem, tensor(1.0), plans["auto"].us[None], 0, seeded())
     torch.testing.assert_close(plans["auto"].cost[None], score, rtol=1e-12, atol=0)
 
 
@@ -245,7 +250,7 @@ def test_one_bad_particle_spoils_its_candidate():
             bad[2] = torch.where(u > 0, float("nan"), bad[2])
             return replace(prediction, members=bad)
 
-    score = ICEM().score(motor_problem(OneBadMember()), tensor(0.0), tensor([[0.1]], [[-0.1]]).expand(2, 4, 1), 0)
+    score, _ = ICEM().evaluate(motor_problem(OneBadMember()), tensor(0.0), tensor([[0.1]], [[-0.1]]).expand(2, 4, 1), 0)
     assert score.isinf().tolist() == [True, False]
 
 

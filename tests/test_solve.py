@@ -234,3 +234,12 @@ def test_functions_of_another_shape_are_found():
     wrong = Problem(PLANT, FunctionCost(lambda x, u, t: x.square()), 4)
     with pytest.raises(ValueError, match=r"the stage cost must have shape \(4,\), .* got \(4, 2\)"):
         solve(wrong, Still(), X0)
+
+
+def test_the_time_of_a_solution_is_absolute():
+    x0 = torch.zeros(2, dtype=torch.float64)
+    assert solve(problem(), LQR(), x0).time == 0.0
+    assert solve(problem(), LQR(), x0, t0=3).time == pytest.approx(3 * problem().dynamics.dt)
+    assert solve(problem(), LQR(), x0, t0=3, time=1.234).time == 1.234
+    with pytest.raises(ValueError, match="time must be a finite number of seconds, got nan"):
+        solve(problem(), LQR(), x0, time=float("nan"))

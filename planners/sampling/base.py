@@ -1,16 +1,18 @@
 r"""The one loop of all sampling planners.
 
-Candidate control sequences are drawn from a belief, rolled out, scored, and the belief is updated from the scores:
+Candidates are drawn from a belief, rolled out, scored, and the belief is updated from the scores:
 
 .. math::
-    U^{(k)} \sim \pi_i, \qquad J^{(k)} = \mathrm{mean}_p \, J(x_0, U^{(k)}, p), \qquad
-    \pi_{i+1} = \mathrm{update}(\pi_i, U, J)
+    \theta^{(k)} \sim \pi_i, \qquad J^{(k)} = \rho_p \, J(x_0, u(\theta^{(k)}), p), \qquad
+    \pi_{i+1} = \mathrm{update}(\pi_i, \theta, J)
 
-with p the particles of a stochastic model. A planner is its four methods ``start``, ``propose``, ``update`` and ``mean``. A
-rollout that is not finite never wins: its cost is infinite, and it is counted.
+with theta the knots of a control signal u, p the particles of a stochastic model and rho a risk measure. A planner is its four
+methods ``start``, ``propose``, ``update`` and ``mean``; knots, limits, proposals, particles and faults are the loop's business.
+A rollout that is not finite never wins: its cost is infinite, and it is counted.
 """
 
 import abc
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -18,59 +20,33 @@ import torch
 from torch import Tensor
 
 from dynamics import StochasticDynamics
-from planners.problem import Problem
-from planners.solution import Solution, Status, finished, shifted
+from planners.control_set import expanded
+from planners.problem import Problem, check_shape
+from planners.risk import Expectation, Risk
+from planners.sampling.incumbent import Incumbent
+from planners.sampling.noise import Noise, WhiteNoise
+from planners.sampling.space import SearchSpace, side_by_side
+from planners.solution import Solution, Status, finished
 from planners.solve import Planner, Request
-
-
-@dataclass(frozen=True, eq=False)
-class Bounds:
-    """Finite control limits and what follows from them.
-
-    Attributes:
-        lower: lower limit, ``(*batch, T, m)``.
-        upper: upper limit, ``(*batch, T, m)``.
-    """
-
-    lower: Tensor
-    upper: Tensor
-
-    @property
-    def half_range(self) -> Tensor:
-        """Half the width of the limits, the unit of the planners' standard deviations."""
-        return 0.5 * (self.upper - self.lower)
-
-    def clamp(self, us: Tensor) -> Tensor:
-        """Control sequences ``(*batch, T, m)`` or candidates ``(*batch, samples, T, m)`` within the limits."""
-        if us.ndim == self.lower.ndim:
-            return us.clamp(self.lower, self.upper)
-        return us.clamp(self.lower.unsqueeze(-3), self.upper.unsqueeze(-3))
-
-
-@dataclass(frozen=True, eq=False)
-class Best:
-    """The best candidate so far: controls ``(*batch, T, m)`` and cost ``(*batch,)``."""
-
-    us: Tensor
-    cost: Tensor
-
-    def improved(self, candidates: Tensor, costs: Tensor) -> "Best":
-        """The better of this and the best of candidates ``(*batch, samples, T, m)`` with costs ``(*batch, samples)``."""
-        cost, index = costs.min(dim=-1)
-        us = candidates.gather(-3, index[..., None, None, None].expand(*cost.shape, 1, *candidates.shape[-2:])).squeeze(
-            -3
-        )
-        better = cost < self.cost
-        return Best(torch.where(better[..., None, None], us, self.us), torch.where(better, cost, self.cost))
 
 
 @dataclass(frozen=True)
 class SamplingPlanner(Planner):
-    """Base of the sampling planners; needs finite control limits, which set the scale of the noise.
+    """Base of the sampling planners; needs finite control limits or discrete controls, which set the scale of the noise.
+
+    Discrete controls are the allowed values nearest to what is drawn. The plan that a solve starts from (the previous one, or
+    the middle of the limits) is among the candidates of the first iteration.
 
     Attributes:
         num_samples: candidates per iteration (of the first iteration where a planner lowers their number).
         max_iterations: updates of the belief.
+        noise: how the controls of a candidate depend on each other in time: ``WhiteNoise()``, ``ColoredNoise(exponent)`` or
+            splines through ``KnotNoise(knots, degree)``.
+        risk: what reduces the costs of a candidate over particles or worlds to one: ``Expectation()``, ``CVaR(level)``,
+            ``WorstCase()`` or ``EpistemicPenalty(kappa)``.
+        proposal: any function u = pi(x) of states ``(*batch, samples, n)``; the controls that it gives along the model are
+            candidates of the first iteration.
+        num_proposals: how often the proposal is rolled out; more than once makes sense if it draws at random.
         particles: particles per candidate on stochastic dynamics; None for one per ensemble member.
         particle_noise: whether particles carry aleatoric noise, or only the members' disagreement.
         execute: what to return: ``"best"`` candidate, the belief's ``"mean"``, or ``"auto"``: the mean on stochastic
@@ -78,38 +54,50 @@ class SamplingPlanner(Planner):
 
     Raises:
         ValueError: a field is out of range.
+        TypeError: noise, risk or proposal is of another kind.
     """
 
-    supports: ClassVar[frozenset[str]] = frozenset({"control_limits", "discount", "termination", "terminal_value"})
+    supports: ClassVar[frozenset[str]] = frozenset(
+        {"control_limits", "control_values", "rate_limits", "discount", "termination", "terminal_value"}
+    )
 
     num_samples: int = 100
     max_iterations: int = 5
+    noise: Noise = WhiteNoise()
+    risk: Risk = Expectation()
+    proposal: Callable[[Tensor], Tensor] | None = None
+    num_proposals: int = 1
     particles: int | None = None
     particle_noise: bool = False
     execute: str = "auto"
 
     def __post_init__(self):
-        for name in ("num_samples", "max_iterations", "particles"):
+        for name in ("num_samples", "max_iterations", "num_proposals", "particles"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if self.execute not in ("auto", "best", "mean"):
             raise ValueError(f"execute must be 'auto', 'best' or 'mean', got {self.execute!r}")
+        if not isinstance(self.noise, Noise):
+            raise TypeError(f"noise must be WhiteNoise(), ColoredNoise(...) or KnotNoise(...), got {self.noise!r}")
+        if not isinstance(self.risk, Risk):
+            raise TypeError(f"risk must be a risk measure such as Expectation() or CVaR(0.2), got {self.risk!r}")
+        if self.proposal is not None and not callable(self.proposal):
+            raise TypeError(f"proposal must be a function of states that gives controls, got {self.proposal!r}")
 
     @abc.abstractmethod
-    def start(self, mean: Tensor, bounds: Bounds, previous: Any, shift: int) -> Any:
-        """The first belief about control sequences.
+    def start(self, plan: Tensor, space: SearchSpace, previous: Any) -> Any:
+        """The first belief about the knots of control signals.
 
         Args:
-            mean: ``(*batch, T, m)``: the shifted previous plan, or the middle of the limits.
-            bounds: control limits.
+            plan: ``(*batch, K, m)``: the previous plan, read at the present knots, or the middle of the limits.
+            space: knots and limits.
             previous: the belief that ended the previous solve, or None.
-            shift: how many steps ago that solve began.
         """
 
     @abc.abstractmethod
-    def propose(self, belief: Any, bounds: Bounds, iteration: int, generator: torch.Generator) -> Tensor:
-        """Candidates ``(*batch, samples, T, m)``; the loop clamps them to the limits."""
+    def propose(self, belief: Any, space: SearchSpace, iteration: int) -> Tensor:
+        """Candidates ``(*batch, samples, K, m)``; the loop clamps them to the limits."""
 
     @abc.abstractmethod
     def update(self, belief: Any, candidates: Tensor, costs: Tensor) -> Any:
@@ -117,81 +105,138 @@ class SamplingPlanner(Planner):
 
     @abc.abstractmethod
     def mean(self, belief: Any) -> Tensor:
-        """The belief's mean control sequence, ``(*batch, T, m)``."""
+        """The knots of the belief's mean, ``(*batch, K, m)``."""
 
     def check(self, problem: Problem) -> None:
-        """Raise ValueError unless the control limits are finite."""
+        """Raise ValueError unless the scale of the noise is known and the risk measure has something to measure."""
         limits = problem.control_limits
-        if limits is None or not all(bool(torch.as_tensor(limit).isfinite().all()) for limit in limits):
+        finite = limits is not None and all(bool(torch.as_tensor(limit).isfinite().all()) for limit in limits)
+        if problem.control_values is None and not finite:
             raise ValueError(
                 f"{type(self).__name__} needs finite control_limits, which set the scale of its noise, got {limits}"
+            )
+        dynamics = problem.dynamics
+        if isinstance(dynamics, StochasticDynamics):
+            self.risk.check(self.particles or dynamics.num_members, dynamics.num_members)
+        elif not isinstance(self.risk, Expectation):
+            raise ValueError(
+                f"risk={self.risk} needs several outcomes of a candidate, and {type(dynamics).__name__} has one: plan on an "
+                "ensemble, or on RandomizedWorlds(dynamics, ...)"
             )
 
     def plan(self, problem: Problem, x0: Tensor, request: Request) -> Solution:
         """Run the loop; called through ``solve``."""
         generator = request.generator or torch.Generator(x0.device).manual_seed(0)
-        shape = (*x0.shape[:-1], int(problem.horizon), problem.dynamics.control_dim)
-        bounds = Bounds(*(_expanded("control_limits", limit, shape) for limit in problem.limits_like(x0)))
-        first = _first_plan(bounds, request)
-        previous = None if request.init is None else request.init.warm_start
-        belief = self.start(first, bounds, previous, request.t0 - (request.init.t0 if request.init else 0))
-        best = Best(first, x0.new_full(x0.shape[:-1], float("inf")))
+        space = SearchSpace.of(problem, x0, request, self.noise, generator)
+        plan = self._first_plan(space, request)
+        belief = self.start(plan, space, None if request.init is None else request.init.warm_start)
+        best = Incumbent.unknown(plan)
         stats = _Counter()
         for iteration in range(self.max_iterations):
             stats.iterations += 1
-            candidates = bounds.clamp(self.propose(belief, bounds, iteration, generator))
-            costs = stats.count(self.score(problem, x0, candidates, request.t0, generator))
-            best = best.improved(candidates, costs)
-            belief = self.update(belief, candidates, costs)
+            candidates = [self.propose(belief, space, iteration)]
+            if iteration == 0:
+                candidates += [plan.unsqueeze(-3), *self._proposals(problem, x0, space, request.t0)]
+            knots, us = space.allowed(side_by_side(candidates))
+            costs, xs = self.evaluate(problem, x0, us, request.t0, generator)
+            best = best.improved(knots, stats.count(costs), xs)
+            belief = self.update(belief, knots, costs)
             if request.out_of_time():
                 break
-        return self._finish(problem, x0, belief, best, bounds, request, stats, generator)
+        return self._finish(problem, x0, belief, best, space, request, stats)
 
-    def score(
+    def evaluate(
         self, problem: Problem, x0: Tensor, candidates: Tensor, t0: int, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Cost of candidates ``(*batch, samples, T, m)`` from states ``(*batch, n)``: ``(*batch, samples)``.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Roll candidates out and score them.
 
-        On stochastic dynamics the mean over particles; infinite where any state or cost is not finite.
+        Args:
+            problem: what is solved.
+            x0: initial states ``(*batch, n)``.
+            candidates: controls ``(*batch, samples, T, m)``.
+            t0: step of the first control.
+            generator: source of the particles' randomness.
+
+        Returns:
+            Costs ``(*batch, samples)``, infinite where any state or cost is not finite, and states ``(*batch, samples, T+1, n)``.
+            On stochastic dynamics the cost is the risk over particles, and there is no one state sequence: None.
         """
         dynamics = problem.dynamics
         starts = x0.unsqueeze(-2)
-        if isinstance(dynamics, StochasticDynamics):
-            xs = dynamics.sample_rollout(
-                starts,
-                candidates,
-                particles=self.particles or dynamics.num_members,
-                generator=generator,
-                noise=self.particle_noise,
-                t0=t0,
-            )
-            costs = problem.trajectory_cost(xs, candidates.unsqueeze(-3), t0=t0).mean(-1)
-        else:
-            costs = problem.trajectory_cost(dynamics.rollout(starts, candidates, t0), candidates, t0=t0)
-        return costs.to(candidates).masked_fill(~costs.isfinite(), float("inf"))
+        if not isinstance(dynamics, StochasticDynamics):
+            xs = dynamics.rollout(starts, candidates, t0)
+            return _infinite_unless_finite(problem.trajectory_cost(xs, candidates, t0=t0).to(candidates)), xs
+        xs = dynamics.sample_rollout(
+            starts,
+            candidates,
+            particles=self.particles or dynamics.num_members,
+            generator=generator,
+            noise=self.particle_noise,
+            t0=t0,
+        )
+        outcomes = problem.trajectory_cost(xs, candidates.unsqueeze(-3), t0=t0)
+        costs = self.risk(outcomes, dynamics.num_members).masked_fill(~outcomes.isfinite().all(-1), float("inf"))
+        return _infinite_unless_finite(costs.to(candidates)), None
+
+    def _first_plan(self, space: SearchSpace, request: Request) -> Tensor:
+        """The knots of the previous plan or of the middle of the limits, ``(*batch, K, m)``."""
+        if request.init is None:
+            return space.middle
+        plan = space.previous_plan(request.init)
+        return space.clamp(expanded("the controls of init", plan, tuple(space.lower.shape)))
+
+    def _proposals(self, problem: Problem, x0: Tensor, space: SearchSpace, t0: int) -> list[Tensor]:
+        """The proposal's controls along the model, read at the knots, ``(*batch, num_proposals, K, m)``; none without one.
+
+        Where it is not finite it is replaced by the middle of the limits.
+        """
+        if self.proposal is None:
+            return []
+        batch, m = x0.shape[:-1], problem.dynamics.control_dim
+        x = x0.unsqueeze(-2).expand(*batch, self.num_proposals, x0.shape[-1])
+        lower, upper = space.controls.lower.unsqueeze(-3), space.controls.upper.unsqueeze(-3)
+        us = []
+        for k in range(lower.shape[-2]):
+            u = check_shape("proposal", self.proposal(x), (*batch, self.num_proposals, m)).to(x)
+            middle = 0.5 * (lower[..., k, :] + upper[..., k, :])
+            us.append(torch.where(u.isfinite(), u.clamp(lower[..., k, :], upper[..., k, :]), middle))
+            x = problem.dynamics(x, us[-1], t0 + k)
+        return [space.knots_of(torch.stack(us, dim=-2))]
 
     def _finish(
         self,
         problem: Problem,
         x0: Tensor,
         belief: Any,
-        best: Best,
-        bounds: Bounds,
+        best: Incumbent,
+        space: SearchSpace,
         request: Request,
         stats: "_Counter",
-        generator: torch.Generator,
     ) -> Solution:
-        us, cost = best.us, best.cost
         if self.execute == "mean" or (self.execute == "auto" and isinstance(problem.dynamics, StochasticDynamics)):
-            mean = bounds.clamp(self.mean(belief))
-            mean_cost = stats.count(self.score(problem, x0, mean.unsqueeze(-3), request.t0, generator)).squeeze(-1)
-            use_mean = mean_cost.isfinite() & best.cost.isfinite()
-            us = torch.where(use_mean[..., None, None], mean, us)
-            cost = torch.where(use_mean, mean_cost, cost)
+            knots, us = space.allowed(self.mean(belief))
+            costs, xs = self.evaluate(problem, x0, us.unsqueeze(-3), request.t0, space.generator)
+            cost = stats.count(costs).squeeze(-1)
+            xs = None if xs is None else xs.squeeze(-3)
+            best = best.where(cost.isfinite() & best.cost.isfinite(), knots, cost, xs)
+        knots, us = space.allowed(best.knots)
+        xs = best.xs
+        if xs is None or not bool(
+            best.cost.isfinite().all()
+        ):  # no candidate's states belong to a plan that never was one
+            xs = problem.dynamics.rollout(x0, us, request.t0)
         ended = Status.ITERATION_LIMIT if stats.iterations >= self.max_iterations else Status.TIME_LIMIT
-        status = torch.full(cost.shape, int(ended), device=cost.device)
-        xs = problem.dynamics.rollout(x0, us, request.t0)
-        return finished(problem, xs, us, cost, status, t0=request.t0, warm_start=belief, stats=asdict(stats))
+        return finished(
+            problem,
+            xs,
+            us,
+            best.cost,
+            torch.full(best.cost.shape, int(ended), device=x0.device),
+            t0=request.t0,
+            spline=space.spline(knots),
+            warm_start=belief,
+            stats=asdict(stats),
+        )
 
 
 @dataclass
@@ -208,19 +253,5 @@ class _Counter:
         return costs
 
 
-def _first_plan(bounds: Bounds, request: Request) -> Tensor:
-    """The previous plan shifted to this step, its last control held, or the middle of the limits; ``(*batch, T, m)``."""
-    if request.init is None:
-        return 0.5 * (bounds.lower + bounds.upper)
-    shape = bounds.lower.shape
-    us = shifted(request.init.us.to(bounds.lower), request.t0 - request.init.t0, shape[-2])
-    return bounds.clamp(_expanded("the controls of init", us, shape))
-
-
-def _expanded(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    try:
-        return value.expand(shape)
-    except RuntimeError:
-        raise ValueError(
-            f"{name} must broadcast to (*batch, T, m) = {tuple(shape)}, got {tuple(value.shape)}"
-        ) from None
+def _infinite_unless_finite(costs: Tensor) -> Tensor:
+    return costs.masked_fill(~costs.isfinite(), float("inf"))
