@@ -50,7 +50,11 @@ def planner_kinds() -> list[type[Planner]]:
 
 def choice(kinds: Sequence[type]) -> Any:
     """A type that tyro reads as a choice among dataclasses."""
-    return Union[tuple(Annotated[kind, tyro.conf.subcommand(option_name(kind.__name__))] for kind in kinds)]  # noqa: UP007
+    return Union[tuple(_named(kind) for kind in kinds)]  # noqa: UP007
+
+
+def _named(kind: type) -> Any:
+    return Annotated[kind, tyro.conf.subcommand(option_name(kind.__name__), description=first_sentence(kind))]
 
 
 def choices_of(field: str, kinds: Sequence[type]) -> dict[str, list[str]]:
@@ -135,6 +139,11 @@ def described(kind: Any) -> dict[str, str]:
     return texts
 
 
+def first_sentence(kind: Any) -> str:
+    """The first line of the docstring of a class or function."""
+    return plain(inspect.cleandoc(kind.__doc__ or "").partition("\n")[0])
+
+
 def plain(text: str) -> str:
     """Prose without the markup of reStructuredText."""
     return re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
@@ -178,13 +187,16 @@ def _model_options(name: str, kind: Callable[..., LearnedDynamics]) -> type[Mode
         return kind(**arguments_for(logs, angles), **seeded, **{p.name: getattr(self, p.name) for p in options})
 
     texts = described(kind)
-    words = plain(inspect.cleandoc(kind.__doc__ or "").partition("\n")[0])
     attributes = "".join(f"\n    {p.name}: {texts.get(p.name, '')}" for p in options)
     made = dataclasses.make_dataclass(
         name.removesuffix("Model"),
         [(p.name, p.annotation, dataclasses.field(default=p.default)) for p in options],
         bases=(ModelOptions,),
         frozen=True,
-        namespace={"__doc__": f"{words}\n\nAttributes:{attributes}", "__module__": __name__, "build": build},
+        namespace={
+            "__doc__": f"{first_sentence(kind)}\n\nAttributes:{attributes}",
+            "__module__": __name__,
+            "build": build,
+        },
     )
     return made

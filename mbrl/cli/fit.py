@@ -92,10 +92,11 @@ def headline(report: FitReport) -> dict[str, float]:
 
 def write_page(run: mbrl.Run, logs: list[Trajectory], model: LearnedDynamics, report: FitReport) -> None:
     """The page and its figures."""
-    from mbrl.plots import Picture, fit_sections, html_report, save_picture
+    from mbrl.plots import Picture, fit_sections, html_report, save_figure
 
     sections = fit_sections(model, logs, report)
-    pictures = [section for section in sections if isinstance(section, Picture)]
-    for name, picture in zip(("fit", "predictions"), pictures, strict=False):
-        save_picture(picture, run.path(f"figures/{name}.png"))
+    drawn = [section.figure for section in sections if isinstance(section, Picture)]
+    figures = [figure for figure in drawn if not isinstance(figure, str | Path)]
+    for name, figure in zip(("fit", "predictions"), figures, strict=False):
+        save_figure(figure, run.path(f"figures/{name}.png"))
     html_report(run.path("report.html"), f"{report.model} fitted to {len(logs)} trajectories", sections)

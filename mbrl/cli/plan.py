@@ -8,11 +8,10 @@ The simulation of the task is planned on, or a fitted model with --model; what i
 Choose a planner with --planner NAME; its options follow as --planner.OPTION, and mbrl plan --planner NAME --help lists them.
 """
 
-import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,11 +28,14 @@ from mbrl.plots import (
     plot_planning,
     plot_predictions,
     plot_trajectory,
-    save_picture,
+    save_figure,
     write_task_video,
 )
 from mbrl.plots.report import Section
 from planners import ICEM, MPC, Problem, solve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["CHOICES", "Options", "run"]
 
@@ -74,25 +76,24 @@ def run(options: Options) -> None:
     sys.stdout.write(f"run folder: {run.folder}\n")
     if options.mpc:
         seconds = task.episode_steps * task.dynamics.dt if options.seconds is None else options.seconds
-        episode, summary, sections = _controlled(run, task, mpc, seconds, options.seed)
+        episode, summary, figures = _controlled(run, task, mpc, seconds, options.seed)
     else:
-        episode, summary, sections = _planned(task, problem, model, options)
+        episode, summary, figures = _planned(task, problem, model, options)
     shown: list[Section] = [Text("\n".join(f"{name}: {_words(value)}" for name, value in summary.items()), "Result")]
     if options.video:
         path = write_task_video(run.path("episode.mp4"), task, episode)
         shown.append(Video(path, f"The simulation of {task.name}."))
-    for name, section in sections.items():
-        save_picture(section, run.path(f"figures/{name}.png"))
+    for name, (figure, caption) in figures.items():
+        shown.append(Picture(figure, caption))
+        save_figure(figure, run.path(f"figures/{name}.png"))
     write_trajectories(run.path("episode.npz"), [episode], overwrite=True)
-    html_report(
-        run.path("report.html"), f"{type(options.planner).__name__} on {task.name}", [*shown, *sections.values()]
-    )
+    html_report(run.path("report.html"), f"{type(options.planner).__name__} on {task.name}", shown)
     run.finish(summary)
     sys.stdout.write("".join(f"{name}: {_words(value)}\n" for name, value in summary.items()))
     sys.stdout.write(f"report: {run.path('report.html')}\n")
 
 
-Outcome = tuple[Trajectory, dict[str, Any], dict[str, Picture]]
+Outcome = tuple[Trajectory, dict[str, Any], dict[str, tuple["Figure", str]]]
 
 
 def _planned(task: mbrl.Task, problem: Problem, model: LearnedDynamics | None, options: Options) -> Outcome:
@@ -101,20 +102,18 @@ def _planned(task: mbrl.Task, problem: Problem, model: LearnedDynamics | None, o
     x0 = task.initial_state(1, generator)
     solution = solve(problem, options.planner, x0, generator=generator)
     (episode,) = mbrl.record(task, _Played(solution.us), 1, initial_states=x0, steps=solution.us.shape[-2])
+    states = torch.tensor(episode.states)
     summary = {
         "planned_cost": float(solution.cost[0]),
-        "executed_cost": -float(episode.rewards.sum()) if episode.rewards is not None else math.nan,
+        "executed_cost": float(problem.trajectory_cost(states, torch.tensor(episode.controls))),
         "planning_seconds": float(solution.stats["seconds"]),
     }
-    pictures = {
-        "episode": Picture(
-            plot_trajectory(episode, control_limits=_limits(task)), "The plan as the simulation executed it."
-        )
-    }
+    drawn = plot_trajectory(episode, control_limits=_limits(task))
+    figures = {"episode": (drawn, "The plan as the simulation executed it.")}
     if model is not None:
-        figure = plot_predictions(model, episode, steps=len(episode))
-        pictures["plan"] = Picture(figure, "What the model predicted under the planned controls (log: the simulation).")
-    return episode, summary, pictures
+        predicted = plot_predictions(model, episode, steps=len(episode))
+        figures["plan"] = (predicted, "What the model predicted under the planned controls (log: the simulation).")
+    return episode, summary, figures
 
 
 def _controlled(run: mbrl.Run, task: mbrl.Task, mpc: MPC, seconds: float, seed: int) -> Outcome:
@@ -126,14 +125,15 @@ def _controlled(run: mbrl.Run, task: mbrl.Task, mpc: MPC, seconds: float, seed: 
     for k, (spent, cost) in enumerate(zip(actor.seconds, actor.costs, strict=True)):
         reward = {"rollout/reward": rewards[k]} if k < len(rewards) else {}
         run.log(k, **reward, **{"plan/cost": cost, "time/planning": spent})
-    success = task.success is not None and bool(task.success(torch.tensor(episode.states)))
-    summary = {"return": sum(rewards), "rate_hz": len(actor.seconds) / sum(actor.seconds)}
-    summary |= {} if task.success is None else {"success": success}
-    pictures = {
-        "episode": Picture(plot_trajectory(episode, control_limits=_limits(task)), "The controlled episode."),
-        "planning": Picture(plot_planning(actor.seconds, actor.costs, dt), "Planning time and predicted cost."),
+    summary: dict[str, Any] = {"return": sum(rewards), "rate_hz": len(actor.seconds) / sum(actor.seconds)}
+    if task.success is not None:  # an episode that ends with neither has diverged
+        ended = episode.terminated or episode.truncated
+        summary["success"] = ended and bool(task.success(torch.tensor(episode.states)))
+    figures = {
+        "episode": (plot_trajectory(episode, control_limits=_limits(task)), "The controlled episode."),
+        "planning": (plot_planning(actor.seconds, actor.costs, dt), "Planning time and predicted cost."),
     }
-    return episode, summary, pictures
+    return episode, summary, figures
 
 
 def _limits(task: mbrl.Task) -> tuple[list[float], list[float]]:

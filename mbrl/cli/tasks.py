@@ -13,7 +13,7 @@ from typing import Annotated, get_args
 
 import tyro
 
-from mbrl.cli.choices import plain
+from mbrl.cli.choices import first_sentence
 from mbrl.tasks import CONSTRUCTORS, Task
 
 TaskName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
@@ -37,8 +37,7 @@ def run(options: Options) -> None:
         task = constructor()
         plant, seconds = task.dynamics, task.episode_steps * task.dynamics.dt
         numbers = (str(plant.state_dim), str(plant.control_dim), f"{plant.dt:g}", f"{seconds:g}")
-        words = plain(inspect.cleandoc(constructor.__doc__ or "").partition("\n")[0])
-        table.add_row(name, *numbers, ", ".join(backends(name)), escape(words))
+        table.add_row(name, *numbers, ", ".join(backends(name)), escape(first_sentence(constructor)))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

@@ -82,7 +82,8 @@ def plot_learning_curves(groups: Sequence[RunGroup], metrics: Sequence[str] | No
             _draw_group(axes, group, metric, CYCLE[number % len(CYCLE)], DASHES[number // len(CYCLE) % len(DASHES)])
         axes.set(xlabel="step", ylabel=axis_label(metric))
         _choose_scale(axes)
-    labelled = {str(line.get_label()): line for axes in grid for line in axes.lines if line.get_label()[0] != "_"}
+    lines = {str(line.get_label()): line for axes in grid for line in axes.lines}
+    labelled = {label: line for label, line in lines.items() if not label.startswith("_")}  # others are matplotlib's
     ordered = [(labelled[label], label) for group in groups if (label := plain(group.label)) in labelled]
     if len(ordered) > 1:
         columns = 1 if max(len(label) for _, label in ordered) > 30 else min(len(ordered), 3)
