@@ -158,6 +158,15 @@ def test_runs_that_differ_in_their_seed_belong_together(tmp_path):
     assert groups[0].settings == {"model.class": "'MLP'", "model.width": "32"}
 
 
+def test_where_a_run_was_put_is_no_setting(tmp_path):
+    for seed in (0, 1):
+        open_run(
+            tmp_path / f"demo{seed}", config={"run": f"runs/demo{seed}", "seed": seed, "planner": {"seed": 7 + seed}}
+        )
+    (group,) = group_runs([read_run(path) for path in find_runs(tmp_path)])
+    assert ([run.seed for run in group.runs], group.label) == (["7, 0", "8, 1"], "demo")
+
+
 def test_groups_that_differ_in_much_are_named_after_their_folders(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path / f"mlp-{seed}", seed=seed)

@@ -6,6 +6,7 @@
 What the actors do: spline-noise shakes the system smoothly, random draws a new control at every step.
 """  # noqa: E501 (an example is one line to copy)
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ def run(options: Options) -> None:
     """Record, summarize, write."""
     if options.out.suffix not in ("", ".npz"):
         raise ValueError(f"logs are written as .npz or as the folder of a Minari dataset, got --out {options.out}")
+    if not options.out.suffix and not re.search(r"-v\d+$", options.out.name):
+        raise ValueError(f"the folder of a Minari dataset is called NAME-v0, with a version, got --out {options.out}")
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists; choose another --out, or give --overwrite to replace it")
     task = find_task(options.task, options.backend)

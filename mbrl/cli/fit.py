@@ -19,7 +19,7 @@ from dynamics import FitReport, LearnedDynamics, Training, Trajectory, fit, summ
 from dynamics.learned.training import TrainedDynamics
 from mbrl.cli.choices import choice, choices_of, model_kinds
 from mbrl.cli.logs import Preparation, Reading
-from mbrl.cli.runs import asked, new_folder
+from mbrl.cli.runs import new_folder, opened_run
 
 KINDS = model_kinds()
 CHOICES = choices_of("model", KINDS)
@@ -57,24 +57,24 @@ def run(options: Options) -> None:
     """Read, prepare, fit, save, report."""
     logs = options.preparation.apply(options.reading.trajectories(options.paths, options.preparation.repairs()))
     model = options.model.build(logs, angles=options.preparation.angles, seed=options.seed)
-    run = mbrl.open_run(options.run, config=asked("fit", options))
-    sys.stdout.write(f"{summarize(logs)}\nrun folder: {run.folder}\n")
-    report = fit(
-        model,
-        logs,
-        test_fraction=options.test_fraction,
-        validation_fraction=options.validation_fraction,
-        horizons=options.horizons,
-        seed=options.seed,
-        on_validation=lambda record: run.log(
-            int(record["step"]), **{"fit/loss": record["loss"], "fit/error": record["error"]}
-        ),
-        **_gradient_options(options, model, run),
-    )
-    run.save_model(model)
-    write_page(run, logs, model, report)
-    run.finish({**headline(report), "fit": report.to_dict()})
-    sys.stdout.write(f"{report}\nmodel: {run.path('model.safetensors')}\nreport: {run.path('report.html')}\n")
+    with opened_run("fit", options) as run:
+        sys.stdout.write(f"{summarize(logs)}\nrun folder: {run.folder}\n")
+        report = fit(
+            model,
+            logs,
+            test_fraction=options.test_fraction,
+            validation_fraction=options.validation_fraction,
+            horizons=options.horizons,
+            seed=options.seed,
+            on_validation=lambda record: run.log(
+                int(record["step"]), **{"fit/loss": record["loss"], "fit/error": record["error"]}
+            ),
+            **_gradient_options(options, model, run),
+        )
+        run.save_model(model)
+        write_page(run, logs, model, report)
+        run.finish({**headline(report), "fit": report.to_dict()})
+        sys.stdout.write(f"{report}\nmodel: {run.path('model.safetensors')}\nreport: {run.path('report.html')}\n")
 
 
 def _gradient_options(options: Options, model: LearnedDynamics, run: mbrl.Run) -> dict[str, Any]:

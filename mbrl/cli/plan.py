@@ -18,7 +18,7 @@ import torch
 import mbrl
 from dynamics import LearnedDynamics, Trajectory, write_trajectories
 from mbrl.cli.actors import CHOICES, AnyPlanner, one_thread, read_model
-from mbrl.cli.runs import asked, new_folder
+from mbrl.cli.runs import new_folder, opened_run
 from mbrl.cli.tasks import TaskName, find_task
 from mbrl.plots import (
     Picture,
@@ -72,25 +72,27 @@ def run(options: Options) -> None:
     task, model = find_task(options.task, options.backend), read_model(options.model)
     problem = task.problem(model, options.horizon)
     mpc = MPC(problem, options.planner)  # also where it acts once: it checks that the planner honors the problem
-    run = mbrl.open_run(options.run, config=asked("plan", options))
-    sys.stdout.write(f"run folder: {run.folder}\n")
-    if options.mpc:
-        seconds = task.episode_steps * task.dynamics.dt if options.seconds is None else options.seconds
-        episode, summary, figures = _controlled(run, task, mpc, seconds, options.seed)
-    else:
-        episode, summary, figures = _planned(task, problem, model, options)
-    shown: list[Section] = [Text("\n".join(f"{name}: {_words(value)}" for name, value in summary.items()), "Result")]
-    if options.video:
-        path = write_task_video(run.path("episode.mp4"), task, episode)
-        shown.append(Video(path, f"The simulation of {task.name}."))
-    for name, (figure, caption) in figures.items():
-        shown.append(Picture(figure, caption))
-        save_figure(figure, run.path(f"figures/{name}.png"))
-    write_trajectories(run.path("episode.npz"), [episode], overwrite=True)
-    html_report(run.path("report.html"), f"{type(options.planner).__name__} on {task.name}", shown)
-    run.finish(summary)
-    sys.stdout.write("".join(f"{name}: {_words(value)}\n" for name, value in summary.items()))
-    sys.stdout.write(f"report: {run.path('report.html')}\n")
+    with opened_run("plan", options) as run:
+        sys.stdout.write(f"run folder: {run.folder}\n")
+        if options.mpc:
+            seconds = task.episode_steps * task.dynamics.dt if options.seconds is None else options.seconds
+            episode, summary, figures = _controlled(run, task, mpc, seconds, options.seed)
+        else:
+            episode, summary, figures = _planned(task, problem, model, options)
+        shown: list[Section] = [
+            Text("\n".join(f"{name}: {_words(value)}" for name, value in summary.items()), "Result")
+        ]
+        if options.video:
+            path = write_task_video(run.path("episode.mp4"), task, episode)
+            shown.append(Video(path, f"The simulation of {task.name}."))
+        for name, (figure, caption) in figures.items():
+            shown.append(Picture(figure, caption))
+            save_figure(figure, run.path(f"figures/{name}.png"))
+        write_trajectories(run.path("episode.npz"), [episode], overwrite=True)
+        html_report(run.path("report.html"), f"{type(options.planner).__name__} on {task.name}", shown)
+        run.finish(summary)
+        sys.stdout.write("".join(f"{name}: {_words(value)}\n" for name, value in summary.items()))
+        sys.stdout.write(f"report: {run.path('report.html')}\n")
 
 
 Outcome = tuple[Trajectory, dict[str, Any], dict[str, tuple["Figure", str]]]

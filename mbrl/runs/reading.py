@@ -14,8 +14,8 @@ from mbrl.runs.evaluations import FILE, read_evaluations
 from mbrl.runs.records import leaves
 from mbrl.runs.run import RunError
 
-SEED = "seed"
-"""Last part of the keys of a config that do not make another experiment, only another draw of it."""
+NO_SETTINGS = ("seed", "run")
+"""Last parts of the keys of a config that do not make another experiment, only another draw of it in another place."""
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class RunRecord:
     @property
     def seed(self) -> str:
         """The seeds of the config in words, empty without any."""
-        return ", ".join(value for key, value in leaves(self.config) if _is_seed(key))
+        return ", ".join(value for key, value in leaves(self.config) if _last(key) == "seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class RunGroup:
 
     Attributes:
         label: what distinguishes it from the other groups, short.
-        settings: dotted keys of the config and their values, without seeds.
+        settings: dotted keys of the config and their values, without seeds and places.
         runs: the runs.
     """
 
@@ -126,7 +126,7 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
         config = (
             {"folder": str(record.folder)} if record.config is None else record.config
         )  # unknown, so equal to no other
-        settings = tuple((key, value) for key, value in leaves(config) if not _is_seed(key))
+        settings = tuple((key, value) for key, value in leaves(config) if _last(key) not in NO_SETTINGS)
         groups.setdefault(settings, []).append(record)
     labels = _labels([(dict(settings), runs) for settings, runs in groups.items()])
     return [
@@ -150,7 +150,7 @@ def _labels(groups: Sequence[tuple[dict[str, str], list[RunRecord]]]) -> list[st
     keys = _differing([settings for settings, _ in groups])
     labels = [_common_name([run.name for run in runs]) for _, runs in groups]
     if 1 <= len(keys) <= 3:
-        short = {key: key.rpartition(".")[2] for key in keys}
+        short = {key: _last(key) for key in keys}
         short = short if len(set(short.values())) == len(keys) else {key: key for key in keys}
         said = [", ".join(f"{short[key]} {_bare(settings.get(key, 'none'))}" for key in keys) for settings, _ in groups]
         labels = said if max(map(len, said)) <= 60 else labels
@@ -170,8 +170,8 @@ def _bare(value: str) -> str:
     return value.strip("'")
 
 
-def _is_seed(key: str) -> bool:
-    return key.rpartition(".")[2] == SEED
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _json_object(file: Path) -> dict[str, Any]:
