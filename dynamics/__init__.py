@@ -21,6 +21,7 @@ from dynamics.preparation import (
     resample,
     shift_latency,
 )
+from dynamics.randomization import RandomizedWorlds
 from dynamics.serialization import load, save
 from dynamics.stochastic import Prediction, StochasticDynamics
 from dynamics.systems import Acrobot, CartPole, DoubleIntegrator, Pendulum
@@ -61,6 +62,7 @@ __all__ = [
     "PhysicalParameter",
     "Prediction",
     "PredictionErrors",
+    "RandomizedWorlds",
     "RawLog",
     "StochasticDynamics",
     "TorchDynamics",

@@ -11,6 +11,7 @@ implementations that a subclass overrides only to be faster or to state another 
 
 import abc
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -332,10 +333,20 @@ class Dynamics(nn.Module, abc.ABC):
 
 def rolled_out(step: Callable[[Tensor, Tensor, int], Tensor], x0: Tensor, us: Tensor, t0: int) -> Tensor:
     """States ``(*batch, T+1, n)`` from x0 ``(*batch, n)`` by a step function under us ``(*batch, T, m)``; see :meth:`rollout`."""
-    xs = [x0]
+    if torch.is_grad_enabled():
+        xs = [x0]
+        for k, u in enumerate(us.unbind(-2)):
+            xs.append(step(xs[-1], u, t0 + k))
+        return nan_after_divergence(time_first(xs))
+    # Without a graph the states go where they belong at once, which spares memory that the system has to clear first.
+    out = x0.new_empty(us.shape[-2] + 1, *x0.shape)
+    out[0] = x = x0
     for k, u in enumerate(us.unbind(-2)):
-        xs.append(step(xs[-1], u, t0 + k))
-    return nan_after_divergence(time_first(xs))
+        x_next = step(x, u, t0 + k)
+        if x_next.shape != x.shape:
+            raise ValueError(f"a step must keep the shape of the state, {tuple(x.shape)}, got {tuple(x_next.shape)}")
+        x = out[k + 1].copy_(x_next)
+    return nan_after_divergence(out.movedim(0, -2))
 
 
 def time_first(xs: Sequence[Tensor]) -> Tensor:
@@ -359,7 +370,7 @@ def nan_after_divergence(xs: Tensor) -> Tensor:
 
 def surely_finite(values: Tensor) -> bool:
     """Whether one pass over the numbers shows that all are finite; False where it does not, or in a graph (a branch has none)."""
-    return not torch.is_grad_enabled() and bool(values.sum().isfinite())
+    return not torch.is_grad_enabled() and math.isfinite(values.sum().item())
 
 
 def _graph_if_needed(*values: Tensor) -> torch.set_grad_enabled:
@@ -368,14 +379,18 @@ def _graph_if_needed(*values: Tensor) -> torch.set_grad_enabled:
 
 
 def _common_batch(x_name: str, x_batch: torch.Size, u_name: str, u_batch: torch.Size) -> torch.Size:
+    """What the batch axes broadcast to; torch.broadcast_shapes takes longer than a step of small systems."""
     if x_batch == u_batch:
         return x_batch
-    try:
-        return torch.broadcast_shapes(x_batch, u_batch)
-    except RuntimeError:
-        raise ValueError(
-            f"the batch axes of {x_name} {tuple(x_batch)} and {u_name} {tuple(u_batch)} do not broadcast"
-        ) from None
+    axes = []
+    for i in range(1, max(len(x_batch), len(u_batch)) + 1):
+        x, u = (x_batch[-i] if i <= len(x_batch) else 1), (u_batch[-i] if i <= len(u_batch) else 1)
+        if x != u and x != 1 and u != 1:
+            raise ValueError(
+                f"the batch axes of {x_name} {tuple(x_batch)} and {u_name} {tuple(u_batch)} do not broadcast"
+            )
+        axes.append(u if x == 1 else x)
+    return torch.Size(reversed(axes))
 
 
 def is_numbered(names: Sequence[str]) -> bool:

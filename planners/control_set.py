@@ -6,7 +6,7 @@ r"""The controls that a problem allows over a plan.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,13 @@ class ControlSet:
             previous = expanded("previous_control", previous.to(like), (*batch, m))
         return ControlSet(lower, upper, values, fall, rise, previous)
 
+    def first(self) -> "ControlSet":
+        """What is allowed at the first step, T = 1."""
+        lower, upper, fall, rise = (
+            None if v is None else v[..., :1, :] for v in (self.lower, self.upper, self.fall, self.rise)
+        )
+        return replace(self, lower=lower, upper=upper, fall=fall, rise=rise)
+
     @property
     def half_range(self) -> Tensor:
         """Half the width of the limits, ``(*batch, T, m)``."""
@@ -82,49 +89,48 @@ class ControlSet:
         """
         lower, upper = self._beside(us, self.lower), self._beside(us, self.upper)
         us = us.clamp(lower, upper)
-        scale = self._beside(us, self.half_range)
+        if self.is_box:
+            return us
+        values, scale = self.values, self._beside(us, self.half_range)
         if self.rise is None or self.fall is None:
-            return us if self.values is None else self._nearest_value(us, scale)
+            return us if values is None else _nearest(values, us, scale)
         fall, rise = self._beside(us, self.fall), self._beside(us, self.rise)
         previous = self.previous
         if previous is not None and us.ndim > self.lower.ndim:
             previous = previous.unsqueeze(-2)
         steps = []
         for k in range(us.shape[-2]):
+            u = us[..., k, :]
             if previous is None:  # nothing to count from
-                previous = (
-                    us[..., k, :] if self.values is None else self._nearest_value(us[..., k, :], scale[..., k, :])
-                )
+                previous = u if values is None else _nearest(values, u, scale[..., k, :])
             else:
                 low, high = previous + fall[..., k, :], previous + rise[..., k, :]
-                u = us[..., k, :].clamp(low, high).clamp(lower[..., k, :], upper[..., k, :])
-                previous = u if self.values is None else self._value_within(u, previous, low, high, scale[..., k, :])
+                u = u.clamp(low, high).clamp(lower[..., k, :], upper[..., k, :])
+                previous = u if values is None else _nearest_within(values, u, previous, low, high, scale[..., k, :])
             steps.append(previous)
         return torch.stack(steps, dim=-2)
-
-    def _nearest_value(self, us: Tensor, scale: Tensor, within: Tensor | None = None) -> Tensor:
-        """The nearest allowed value, of those ``within`` ``(..., k)``; differences count in half widths of the limits."""
-        values = self.values
-        if values is None:
-            raise ValueError("there are no allowed values to choose from")
-        unit = torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-2)
-        distance = ((us.unsqueeze(-2) - values) / unit).square().sum(-1)
-        if within is not None:
-            distance = distance.masked_fill(~within, math.inf)
-        return values[distance.argmin(-1)]
-
-    def _value_within(self, u: Tensor, previous: Tensor, low: Tensor, high: Tensor, scale: Tensor) -> Tensor:
-        """The allowed value between low and high that is nearest to u; the one nearest to the previous where there is none."""
-        values = self.values
-        rounding = 8 * torch.finfo(u.dtype).eps * (1.0 + high.abs() + low.abs()).unsqueeze(-2)
-        within = (values >= low.unsqueeze(-2) - rounding) & (values <= high.unsqueeze(-2) + rounding)
-        within = within.all(-1)
-        nearest = self._nearest_value(u, scale, within)
-        return torch.where(within.any(-1, keepdim=True), nearest, self._nearest_value(previous, scale))
 
     def _beside(self, us: Tensor, limit: Tensor) -> Tensor:
         """A limit ``(*batch, T, m)`` with an axis for candidates where us has one."""
         return limit if us.ndim == limit.ndim else limit.unsqueeze(-3)
+
+
+def _nearest(values: Tensor, u: Tensor, scale: Tensor, within: Tensor | None = None) -> Tensor:
+    """The value of ``(k, m)`` nearest to u ``(..., m)``, of those ``within`` ``(..., k)``; differences count in ``scale``."""
+    unit = torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-2)
+    distance = ((u.unsqueeze(-2) - values) / unit).square().sum(-1)
+    if within is not None:
+        distance = distance.masked_fill(~within, math.inf)
+    return values[distance.argmin(-1)]
+
+
+def _nearest_within(values: Tensor, u: Tensor, previous: Tensor, low: Tensor, high: Tensor, scale: Tensor) -> Tensor:
+    """The value between low and high that is nearest to u; the one nearest to the previous where there is none."""
+    rounding = 1e-6 * (1.0 + high.abs() + low.abs()).unsqueeze(-2)  # of values and rates in single precision
+    within = (values >= low.unsqueeze(-2) - rounding) & (values <= high.unsqueeze(-2) + rounding)
+    within = within.all(-1)
+    nearest = _nearest(values, u, scale, within)
+    return torch.where(within.any(-1, keepdim=True), nearest, _nearest(values, previous, scale))
 
 
 def expanded(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from planners.control_set import ControlSet
 from planners.problem import Problem
 from planners.solution import Solution, shifted
 from planners.solve import Planner, check_support, solve
@@ -96,8 +97,9 @@ class MPC:
             parameters: values for the model's physical parameters, for instance as estimated just now.
 
         Returns:
-            Controls ``(*batch, m)``, always finite and within the limits, and the state after the step. Where there is no
-            usable plan, the previous plan goes on, with its gains where it has them; before any plan, zero, clamped.
+            Controls ``(*batch, m)``, always finite and allowed by the problem's limits, rate limits and values, and the state
+            after the step. Where there is no usable plan, the previous plan goes on, with its gains where it has them; before
+            any plan, zero, or what is allowed nearest to it.
         """
         if not isinstance(state, MPCState):
             raise TypeError(f"state must come from init or the step before, got {type(state).__name__}: step(state, x)")
@@ -117,10 +119,10 @@ class MPC:
         )
         fallbacks = state.fallbacks.to(x.device) + (~solution.usable).long()
         solution = self._continued(state, solution)
-        lower, upper = (limit.expand(solution.us.shape) for limit in problem.limits_like(solution.us))
-        solution = replace(solution, us=solution.us.clamp(lower, upper))
+        allowed = ControlSet.of(problem, x, solution.us.shape[-2], state.previous_control)
+        solution = replace(solution, us=allowed.admissible(solution.us))
         u = self._feedback(solution, x)
-        u = torch.where(u.isfinite(), u, 0.0).clamp(lower[..., 0, :], upper[..., 0, :])
+        u = allowed.first().admissible(torch.where(u.isfinite(), u, 0.0).unsqueeze(-2)).squeeze(-2)
         return u, MPCState(state.time + 1, solution, u, generator, fallbacks, state.overruns + self._late(start))
 
     def act(self, x: Tensor, memory: MPCState, *, deterministic: bool = True) -> tuple[Tensor, MPCState]:

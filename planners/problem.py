@@ -12,6 +12,8 @@ from dynamics import Dynamics
 from dynamics.base import surely_finite
 from planners.costs import Cost
 
+CACHED_NUMBERS = 2**16  # of an intermediate result that stays in a processor's second-level cache
+
 Limits = tuple[float | Tensor, float | Tensor]
 
 
@@ -123,24 +125,35 @@ class Problem:
         T = us.shape[-2]
         if xs.shape[-2] != T + 1:
             raise ValueError(f"xs must have one step more than us, got {tuple(xs.shape)} and {tuple(us.shape)}")
-        batch = torch.broadcast_shapes(xs.shape[:-2], us.shape[:-2])
-        xs, us = xs.expand(*batch, *xs.shape[-2:]), us.expand(*batch, *us.shape[-2:])
-        steps = torch.arange(T, device=us.device)
-        discounts = self.discount ** steps.to(us.dtype)
+        batch = xs.shape[:-2]
+        if us.shape[:-2] != batch:
+            batch = torch.broadcast_shapes(batch, us.shape[:-2])
+            xs, us = xs.expand(*batch, *xs.shape[-2:]), us.expand(*batch, *us.shape[-2:])
+        steps = torch.arange(t0, t0 + T, device=us.device)
         cost, last = self.cost.window(t0, T), xs[..., -1, :]
-        stage = cost.transition(xs[..., :-1, :], us, xs[..., 1:, :], t0 + steps)
-        stage = discounts * check_shape("the stage cost", stage, (*batch, T))
+        stage = self._stage_costs(cost, xs, us, steps)
         final = check_shape("the terminal cost", cost.terminal(last), batch)
         if self.terminal_value is not None:
             final = final + check_shape("terminal_value", self.terminal_value(last), batch)
-        final = self.discount**T * final
-        total = (
-            stage.sum(-1) + final if self.termination is None else self._terminated_cost(xs, stage, final, discounts)
-        )
+        if self.discount != 1.0:
+            stage, final = self._discounts(us)[:-1] * stage, self.discount**T * final
+        total = stage.sum(-1) + final if self.termination is None else self._terminated_cost(xs, us, stage, final)
         # A cost that compares states, or ignores them, would not notice that they are NaN.
         if surely_finite(xs):
             return total
         return total.masked_fill(~self.finite_states(xs), float("nan"))
+
+    def _stage_costs(self, cost: Cost, xs: Tensor, us: Tensor, steps: Tensor) -> Tensor:
+        """Stage costs ``(*batch, T)``, a few steps at a time where a batch is large: intermediate results stay in cache."""
+        T, batch = us.shape[-2], us.shape[:-2]
+        block = max(1, CACHED_NUMBERS // max(math.prod(batch), 1))
+        parts = []
+        for start in range(0, max(T, 1), block):
+            rows = slice(start, start + block)
+            x, x_next = xs[..., :-1, :][..., rows, :], xs[..., 1:, :][..., rows, :]
+            stage = cost.transition(x, us[..., rows, :], x_next, steps[rows])
+            parts.append(check_shape("the stage cost", stage, (*batch, x.shape[-2])))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def finite_states(self, xs: Tensor) -> Tensor:
         """Whether all states of ``(*batch, T+1, n)`` up to the first terminal one are finite, ``(*batch,)`` of bool."""
@@ -157,15 +170,18 @@ class Problem:
             raise ValueError(f"termination must return bool, got {terminal.dtype}; compare with a threshold")
         return terminal.to(torch.uint8).cummax(-1).values.bool()
 
-    def _terminated_cost(self, xs: Tensor, stage: Tensor, final: Tensor, discounts: Tensor) -> Tensor:
+    def _discounts(self, us: Tensor) -> Tensor:
+        """Gamma^t for t = 0 .. T, ``(T+1,)``."""
+        return self.discount ** torch.arange(us.shape[-2] + 1, dtype=us.dtype, device=us.device)
+
+    def _terminated_cost(self, xs: Tensor, us: Tensor, stage: Tensor, final: Tensor) -> Tensor:
         """Stage costs up to the first terminal state x_k (charged gamma^k times the termination cost), nothing after it."""
         ended = self._ended(xs)
         alive = stage.masked_fill(ended[..., :-1], 0.0).sum(-1) + final.masked_fill(ended[..., -1], 0.0)
         if not self.termination_cost:
             return alive
         first = ended & ~torch.cat([torch.zeros_like(ended[..., :1]), ended[..., :-1]], dim=-1)
-        factors = torch.cat([discounts, self.discount * discounts[-1:]]) if len(discounts) else discounts.new_ones(1)
-        return alive + self.termination_cost * (factors * first).sum(-1)
+        return alive + self.termination_cost * (self._discounts(us) * first).sum(-1)
 
 
 def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

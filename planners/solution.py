@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dynamics.base import surely_finite
 from planners.problem import Problem
 from planners.splines import ControlSpline, KnotGrid
 
@@ -159,6 +160,13 @@ class SolveError(RuntimeError):
 
 def finished(problem: Problem, xs: Tensor, us: Tensor, cost: Tensor, status: Tensor, **fields: Any) -> Solution:
     """A solution in which plans that are not finite are marked and cost infinity; states after termination do not count."""
+    if (
+        surely_finite(xs)
+        and surely_finite(us)
+        and surely_finite(cost)
+        and bool((status <= int(Status.TIME_LIMIT)).all())
+    ):
+        return Solution(problem, xs, us, cost, status, **fields)
     finite = problem.finite_states(xs) & us.isfinite().all(-1).all(-1) & cost.isfinite()
     unfit = torch.full_like(status, int(Status.NO_FINITE_PLAN))
     status = torch.where(finite | (status > int(Status.TIME_LIMIT)), status, unfit)

@@ -112,7 +112,8 @@ def solve(
             f"previous_control must have shape (*batch, {dynamics.control_dim}), got {tuple(previous_control.shape)}"
         )
     if problem.horizon != math.inf:
-        problem = replace(problem, cost=problem.cost.window(t0, int(problem.horizon)))
+        window = problem.cost.window(t0, int(problem.horizon))
+        problem = problem if window is problem.cost else replace(problem, cost=window)
     time = t0 * dynamics.dt if time is None else float(time)
     if not math.isfinite(time):
         raise ValueError(f"time must be a finite number of seconds, got {time}")

@@ -16,6 +16,7 @@ from dynamics import (
     LinearModel,
     MujocoDynamics,
     Pendulum,
+    RandomizedWorlds,
     TorchDynamics,
 )
 from dynamics.learned.base import TransitionData
@@ -67,6 +68,12 @@ def spring(integrator: str | None) -> TorchDynamics:
     return TorchDynamics(f, 2, 1, dt=0.05, parameters={"stiffness": 4.0, "damping": 0.3}, integrator=integrator)
 
 
+def worlds() -> RandomizedWorlds:
+    """Pendulums of three masses and lengths."""
+    values = {"mass": torch.tensor([0.8, 1.0, 1.3]).double(), "length": torch.tensor([1.1, 0.9, 1.0]).double()}
+    return RandomizedWorlds(Pendulum(), **values)
+
+
 def learnable() -> TransitionData:
     """Noisy transitions of a smooth system with three states and two controls."""
     generator = torch.Generator().manual_seed(3)
@@ -100,6 +107,7 @@ ALL_SYSTEMS: dict[str, Instance] = {
     "linear": Instance(linear),
     "linear time-varying": Instance(lambda: linear(5), {"t": 1}),
     "mujoco cartpole": Instance(lambda: MujocoDynamics(CartPole().mjcf(rail=5.0), frame_skip=2), {"exact": True}),
+    "pendulum in three worlds": Instance(worlds),
     "torch next state": Instance(lambda: spring(None)),
     "torch euler": Instance(lambda: spring("euler")),
     "torch rk4": Instance(lambda: spring("rk4")),

@@ -408,7 +408,7 @@ def test_the_budget_is_positive(budget):
 
 
 def test_a_planner_that_cannot_solve_the_problem_is_refused_at_once():
-    with pytest.raises(ValueError, match="LQR cannot honor: control_limits; use ICEM"):
+    with pytest.raises(ValueError, match="LQR cannot honor: control_limits; use CEM or ICEM or MPPI or"):
         MPC(pendulum(), LQR())
     with pytest.raises(ValueError, match="ICEM needs finite control_limits"):
         MPC(replace(pendulum(), control_limits=None), ICEM())
@@ -421,5 +421,5 @@ def test_states_of_the_wrong_shape():
     _, state = mpc.step(mpc.init(x), x)
     with pytest.raises(ValueError, match=r"x0 must be a floating-point tensor of shape \(\*batch, 2\), got \(3,\)"):
         mpc.step(state, tensor(1.0, 2.0, 3.0))
-    with pytest.raises(ValueError, match=r"the controls of init must broadcast"):
+    with pytest.raises(ValueError, match=r"previous_control must broadcast to \(\*batch, m\) = \(3, 1\), got \(2, 1\)"):
         mpc.step(state, x[0].expand(3, 2))

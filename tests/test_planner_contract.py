@@ -141,6 +141,20 @@ class IgnoresLimits(Spoiled):
         return solution
 
 
+class IgnoresValues(Spoiled):
+    supports = LQR.supports | {"control_values"}
+
+    def spoil(self, solution, x0, request):
+        return solution
+
+
+class IgnoresRates(Spoiled):
+    supports = LQR.supports | {"rate_limits"}
+
+    def spoil(self, solution, x0, request):
+        return solution
+
+
 class IgnoresDiscount(Planner):
     supports = frozenset({"discount"})
 
@@ -225,6 +239,8 @@ VIOLATIONS = {
     WrongStates: "xs must be the rollout of us",
     WrongCost: r"cost must be problem.trajectory_cost\(xs, us\)",
     IgnoresLimits: "us must keep the control_limits",
+    IgnoresValues: "us must be control_values",
+    IgnoresRates: "us must keep the rate_limits",
     IgnoresDiscount: r"cost must be problem.trajectory_cost\(xs, us\)",
     DependsOnBatch: "us of a batch must equal us of each problem",
     NanIsUsable: "must have status NO_FINITE_PLAN, got CONVERGED",

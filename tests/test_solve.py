@@ -96,9 +96,9 @@ def test_planners_that_can_are_named():
         solve(problem(math.inf), ICEM(), X0)
     with pytest.raises(
         ValueError,
-        match=r"^LQR cannot honor: control_values, rate_limits; no planner here honors all of control_values, rate_limits$",
+        match=r"^LQR cannot honor: constraints, rate_limits; no planner here honors all of constraints, rate_limits$",
     ):
-        solve(problem(control_values=torch.zeros(1, 1), rate_limits=(-1.0, 1.0)), LQR(), X0)
+        solve(problem(constraints=(object(),), rate_limits=(-1.0, 1.0)), LQR(), X0)
 
 
 def test_planners_of_users_are_not_recommended_and_hide_none():

@@ -135,9 +135,23 @@ def _check_plan(case: _PlannerCase, problem: Problem | None = None) -> None:
         lower, upper = problem.limits_like(solution.us)
         inside = bool(((solution.us >= lower) & (solution.us <= upper)).all())
         require(inside, f"us must keep the control_limits {problem.control_limits}")
+        _check_values_and_rates(problem, solution, None)
         if not isinstance(problem.dynamics, StochasticDynamics):
             cost = problem.trajectory_cost(solution.xs, solution.us, t0=t0)
             require_close(solution.cost, cost, 1e-10, "cost must be problem.trajectory_cost(xs, us)")
+
+
+def _check_values_and_rates(problem: Problem, solution: Solution, previous: Tensor | None) -> None:
+    us, values, rates = solution.us, problem.control_values, problem.rate_limits
+    if values is not None:
+        allowed = (us.unsqueeze(-2) == values.to(us)).all(-1).any(-1)
+        require(bool(allowed.all()), "us must be control_values")
+    if rates is not None:
+        steps = us if previous is None else torch.cat([previous.unsqueeze(-2).to(us), us], dim=-2)
+        rate = steps.diff(dim=-2) / problem.dynamics.dt
+        lower, upper = (torch.as_tensor(limit, dtype=us.dtype) for limit in rates)
+        kept = (rate >= lower - 1e-6 * (1 + lower.abs())) & (rate <= upper + 1e-6 * (1 + upper.abs()))
+        require(bool(kept.all()), f"us must keep the rate_limits {rates}, the first step those from previous_control")
 
 
 def _features(case: _PlannerCase) -> dict[str, dict[str, Any]]:
@@ -146,8 +160,8 @@ def _features(case: _PlannerCase) -> dict[str, dict[str, Any]]:
     threshold = float(x0[:, 0].median())  # some problems end at once, others later
     return {
         "control_limits": {"control_limits": (-0.5, 0.25)},
-        "control_values": {"control_values": torch.zeros(1, m)},
-        "rate_limits": {"rate_limits": (-1.0, 1.0)},
+        "control_values": {"control_values": 0.5 * torch.tensor([[-1.0], [0.0], [1.0]]).expand(3, m)},
+        "rate_limits": {"rate_limits": (-1.0, 1.5)},
         "constraints": {"constraints": (object(),)},
         "terminal_constraints": {"terminal_constraints": (object(),)},
         "discount": {"discount": 0.5},
@@ -157,15 +171,22 @@ def _features(case: _PlannerCase) -> dict[str, dict[str, Any]]:
     }
 
 
+_CHECKED_FEATURES = ("control_limits", "control_values", "rate_limits", "discount", "termination", "terminal_value")
+
+
 def _check_features(case: _PlannerCase) -> None:
-    """What a planner cannot honor it refuses; what it honors is in the cost and the limits."""
+    """What a planner cannot honor it refuses; what it honors is in the cost, the limits, the values and the rates."""
+    m = case.problem.dynamics.control_dim
     for feature, values in _features(case).items():
         changed = replace(case.problem, **values)
         if feature not in case.planner.supports:
             sentence = f"{case.name} does not list {feature} in supports"
             require_value_error(lambda p=changed: case.solve(problem=p), sentence, feature)
-        elif feature in ("control_limits", "discount", "termination", "terminal_value"):
+        elif feature in _CHECKED_FEATURES:
             _check_plan(case, changed)
+            if feature in ("control_values", "rate_limits"):
+                previous = 0.5 * torch.ones(_STARTS, m, dtype=case.x0.dtype)
+                _check_values_and_rates(changed, case.solve(problem=changed, previous_control=previous), previous)
 
 
 def _check_batch(case: _PlannerCase) -> None:

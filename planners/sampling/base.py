@@ -12,9 +12,10 @@ A rollout that is not finite never wins: its cost is infinite, and it is counted
 """
 
 import abc
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ from planners.sampling.noise import Noise, WhiteNoise
 from planners.sampling.space import SearchSpace, side_by_side
 from planners.solution import Solution, Status, finished
 from planners.solve import Planner, Request
+
+
+Execute = Literal["auto", "best", "mean"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class SamplingPlanner(Planner):
     num_proposals: int = 1
     particles: int | None = None
     particle_noise: bool = False
-    execute: str = "auto"
+    execute: Execute = "auto"
 
     def __post_init__(self):
         for name in ("num_samples", "max_iterations", "num_proposals", "particles"):
@@ -110,8 +114,7 @@ class SamplingPlanner(Planner):
     def check(self, problem: Problem) -> None:
         """Raise ValueError unless the scale of the noise is known and the risk measure has something to measure."""
         limits = problem.control_limits
-        finite = limits is not None and all(bool(torch.as_tensor(limit).isfinite().all()) for limit in limits)
-        if problem.control_values is None and not finite:
+        if problem.control_values is None and not (limits is not None and all(map(_is_finite, limits))):
             raise ValueError(
                 f"{type(self).__name__} needs finite control_limits, which set the scale of its noise, got {limits}"
             )
@@ -253,5 +256,9 @@ class _Counter:
         return costs
 
 
+def _is_finite(limit: float | Tensor) -> bool:
+    return bool(limit.isfinite().all()) if isinstance(limit, Tensor) else math.isfinite(limit)
+
+
 def _infinite_unless_finite(costs: Tensor) -> Tensor:
-    return costs.masked_fill(~costs.isfinite(), float("inf"))
+    return costs.nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf)

@@ -71,8 +71,7 @@ class GaussianPlanner(SamplingPlanner):
 
     def around_mean(self, belief: GaussianBelief, space: SearchSpace, samples: int) -> Tensor:
         """Draws from the Gaussian, ``(*batch, samples, K, m)``."""
-        std = torch.maximum(belief.std, self.minimum_std * space.half_range)
-        return belief.mean.unsqueeze(-3) + std.unsqueeze(-3) * space.draw(samples)
+        return space.around(belief.mean, torch.maximum(belief.std, self.minimum_std * space.half_range), samples)
 
     def update(self, belief: GaussianBelief, candidates: Tensor, costs: Tensor) -> GaussianBelief:
         """Refit to the elites with finite cost; unchanged where there is none."""

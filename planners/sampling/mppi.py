@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from planners.sampling.base import SamplingPlanner
+from planners.sampling.base import Execute, SamplingPlanner
 from planners.sampling.space import SearchSpace
 
 
@@ -33,7 +33,7 @@ class MPPI(SamplingPlanner):
 
     num_samples: int = 200
     max_iterations: int = 1
-    execute: str = "mean"
+    execute: Execute = "mean"
     temperature: float = 0.1
     std: float = 0.5
 
@@ -48,7 +48,7 @@ class MPPI(SamplingPlanner):
 
     def propose(self, belief: Tensor, space: SearchSpace, iteration: int) -> Tensor:
         """Noisy copies of the plan."""
-        return belief.unsqueeze(-3) + self.std * space.half_range.unsqueeze(-3) * space.draw(self.num_samples)
+        return space.around(belief, self.std * space.half_range, self.num_samples)
 
     def update(self, belief: Tensor, candidates: Tensor, costs: Tensor) -> Tensor:
         """The weighted mean; unchanged where no candidate is finite."""

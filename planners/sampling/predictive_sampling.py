@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from planners.sampling.base import SamplingPlanner
+from planners.sampling.base import Execute, SamplingPlanner
 from planners.sampling.incumbent import Incumbent
 from planners.sampling.noise import KnotNoise, Noise
 from planners.sampling.space import SearchSpace
@@ -28,7 +28,7 @@ class PredictiveSampling(SamplingPlanner):
     num_samples: int = 50
     max_iterations: int = 1
     noise: Noise = KnotNoise()
-    execute: str = "best"
+    execute: Execute = "best"
     std: float = 0.3
 
     def __post_init__(self):
@@ -42,7 +42,7 @@ class PredictiveSampling(SamplingPlanner):
 
     def propose(self, belief: Incumbent, space: SearchSpace, iteration: int) -> Tensor:
         """Noisy copies of the best plan so far."""
-        return belief.knots.unsqueeze(-3) + self.std * space.half_range.unsqueeze(-3) * space.draw(self.num_samples)
+        return space.around(belief.knots, self.std * space.half_range, self.num_samples)
 
     def update(self, belief: Incumbent, candidates: Tensor, costs: Tensor) -> Incumbent:
         """The best of all."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from planners.sampling.base import SamplingPlanner
+from planners.sampling.base import Execute, SamplingPlanner
 from planners.sampling.incumbent import Incumbent
 from planners.sampling.space import SearchSpace
 
@@ -23,7 +23,7 @@ class RandomShooting(SamplingPlanner):
 
     num_samples: int = 1000
     max_iterations: int = 1
-    execute: str = "best"
+    execute: Execute = "best"
 
     def start(self, plan: Tensor, space: SearchSpace, previous: Any) -> Incumbent:
         """Nothing is known."""

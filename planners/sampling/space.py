@@ -68,6 +68,16 @@ class SearchSpace:
         *batch, K, m = self.lower.shape
         return self.noise.draw((K, *batch, samples, m), self.generator, self.lower).movedim(0, -2)
 
+    def around(self, knots: Tensor, std: Tensor, samples: int) -> Tensor:
+        """Noisy copies of knots ``(*batch, K, m)``: ``(*batch, samples, K, m)``.
+
+        Args:
+            knots: what the noise is about.
+            std: standard deviation of the noise, ``(*batch, K, m)`` in the units of the controls.
+            samples: number of copies.
+        """
+        return torch.addcmul(knots.unsqueeze(-3), std.unsqueeze(-3), self.draw(samples))
+
     def clamp(self, knots: Tensor) -> Tensor:
         """Knots ``(*batch, K, m)`` or ``(*batch, samples, K, m)`` within the limits."""
         if knots.ndim == self.lower.ndim:
@@ -80,12 +90,11 @@ class SearchSpace:
         Where the knots are the controls of the steps, and these are continuous, the knots are what is allowed, so that what is
         searched is what is executed.
         """
+        if self.weights is None:
+            us = self.controls.admissible(knots)
+            return (us if self.controls.values is None else self.clamp(knots)), us
         knots = self.clamp(knots)
-        us = knots
-        if self.weights is not None:
-            us = torch.einsum("tk,...km->t...m", self.weights, knots).movedim(0, -2)
-        us = self.controls.admissible(us)
-        return (us if self.weights is None and self.controls.values is None else knots), us
+        return knots, self.controls.admissible(torch.einsum("tk,...km->t...m", self.weights, knots).movedim(0, -2))
 
     def knots_of(self, us: Tensor) -> Tensor:
         """The knots ``(..., K, m)`` of a signal that is close to controls ``(..., T, m)``: what they are at the knots' times."""
