@@ -655,7 +655,13 @@ def test_a_page_is_served_until_it_is_closed(threads):
 def test_a_blocking_page_ends_with_ctrl_c(kind, threads):
     pytest.importorskip("viser")
     task, logs = episodes()
-    interrupt = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
+
+    def press():
+        eventually(lambda: "mbrl viewer" in {thread.name for thread in threading.enumerate()})
+        time.sleep(0.5)  # from the page's own thread to waiting for it
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupt = threading.Thread(target=press)
     interrupt.start()
     show = {"trajectory": lambda: viewer.view_trajectory(logs[0], port=0)}
     show["control"] = lambda: viewer.view_control(task, quick_mpc(task), port=0)

@@ -111,7 +111,11 @@ class _Page:
         self._speed, self._strength, self._paused, self._note = speed, 1.0, False, ""
         self._state = begin(task, actor, generator, initial_state)
         self._stamps: deque[float] = deque(maxlen=STEPS_OF_PACE)
-        self._pictured, self._drawn = 0.0, 0.0
+        self._pictured, self._drawn, self._changed = (
+            0.0,
+            0.0,
+            0.0,
+        )  # when the scene, the curves and what they show last did
         self._add_controls()
         self._form = Form(server, actor, self._todo)
         self._code = server.gui.add_markdown("")
@@ -127,6 +131,7 @@ class _Page:
         while not ending.is_set():
             while not self._todo.empty():
                 self._todo.get()()
+                self._changed = time.perf_counter()
             if self._paused:
                 due = time.perf_counter() + LONGEST_WAIT
             elif time.perf_counter() >= due:
@@ -185,15 +190,18 @@ class _Page:
         follow = gui.add_checkbox("Follow", True, visible=self._stage is not None and self._stage.can_follow)
         for button, do in ((self._play, self._toggle), (reset, self._reset), (push, self._push)):
             button.on_click(functools.partial(self._queue, do))
-        strength.on_update(lambda _: setattr(self, "_strength", float(strength.value)))
-        pace.on_update(lambda _: setattr(self, "_speed", float(pace.value)))
-        follow.on_update(lambda _: setattr(self._stage, "follows", follow.value))
+        strength.on_update(lambda _: self._queue(lambda: setattr(self, "_strength", float(strength.value))))
+        pace.on_update(lambda _: self._queue(lambda: setattr(self, "_speed", float(pace.value))))
+        follow.on_update(lambda _: self._queue(lambda: setattr(self._stage, "follows", follow.value)))
 
-    def _queue(self, do: Callable[[], None], event: Any) -> None:
+    def _queue(self, do: Callable[[], None], event: Any = None) -> None:
         self._todo.put(do)
 
     def _show(self) -> None:
+        """Bring the page up to date, unless it is, or was a moment ago."""
         now = time.perf_counter()
+        if self._paused and self._drawn > self._changed + SECONDS_PER_CURVE:
+            return
         if now - self._pictured >= SECONDS_PER_PICTURE:
             self._pictured = now
             self._show_scene()

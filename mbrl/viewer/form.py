@@ -20,10 +20,10 @@ class Form:
         server: the page; the form is added to the container that is open.
         configuration: a frozen dataclass, see :func:`~mbrl.viewer.widgets.widgets`; another object has no controls.
         todo: where changes by the user are put, to be made by the thread that owns the form.
+        open_folder: name of the field whose folder is open at first; others are closed.
 
     Attributes:
         configuration: the present one.
-        open_folder: name of the field whose folder is open at first; others are closed.
     """
 
     def __init__(self, server: "viser.ViserServer", configuration: Any, todo: Queue, *, open_folder: str = "planner"):
