@@ -42,8 +42,9 @@ def main(args: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return complain("mbrl", f"there is no command {name!r}; {hint}there is {', '.join(COMMANDS)}")
-    command, options = command_module(name), None
+    options = None
     try:
+        command = command_module(name)
         options = parse(command, name, args[1:])
         command.run(options)
     except KeyboardInterrupt:
