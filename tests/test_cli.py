@@ -390,13 +390,35 @@ def test_a_run_without_a_model_says_whether_it_has_ended(tmp_path, mbrl_says):
     assert "the run has not ended" in err
 
 
-def test_arguments_that_are_none_are_tyros_to_explain(mbrl_says):
-    status, _, err = mbrl_says("plan", "PendulumSwingUp", "--planner.num-smaples", 3)
-    assert status == 2
-    assert "--planner.num-samples" in err
-    status, _, err = mbrl_says("plan", "PendulumSwingUp", "--planner.num-samples", 5)
-    assert status == 2
-    assert "num_elites must be an integer in 1..num_samples=5" in err
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (
+            ["--planner.num-smaples", "3"],
+            "Unrecognized options: --planner.num-smaples, 3; did you mean --planner.num-samples",
+        ),
+        (
+            ["--planner.num-samples", "5"],
+            "Error parsing planner: num_elites must be an integer in 1..num_samples=5, got 10",
+        ),
+        (["--planner.num-samples", "2.5"], "--planner.num-samples: invalid literal for int() with base 10: '2.5'"),
+        (["--seconds"], "--seconds"),
+        (["more"], "more"),
+    ],
+)
+def test_arguments_that_are_none_are_one_line_too(args, line, mbrl_says):
+    status, out, err = mbrl_says("plan", "PendulumSwingUp", *args)
+    assert (status, out) == (2, "")
+    assert line in err
+    assert err.startswith("mbrl plan: ")
+    assert err.endswith("(mbrl plan --help lists all options)\n")
+    assert err.count("\n") == 1
+    assert not set(err) & set("\u2500\u2502\u256d\u2570")
+
+
+def test_an_argument_that_is_missing(mbrl_says):
+    status, _, err = mbrl_says("plan")
+    assert (status, err.count("\n"), "TASK" in err, "Missing from mbrl plan" in err) == (2, 1, True, True)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

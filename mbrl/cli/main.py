@@ -4,9 +4,12 @@ Status 0 is success, 2 bad input, with one sentence on standard error, and 130 a
 library raises is a sentence to the user. One that comes about elsewhere is a bug, and keeps its traceback.
 """
 
+import contextlib
 import difflib
 import dis
 import importlib
+import io
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -49,8 +52,8 @@ def main(args: Sequence[str] | None = None) -> int:
         command.run(options)
     except KeyboardInterrupt:
         return complain(f"mbrl {name}", interrupted(args, options), status=130)
-    except SystemExit as end:  # tyro has shown its help or what it could not read
-        return end.code if isinstance(end.code, int) else 2
+    except SystemExit:  # tyro has shown its help
+        return 0
     except Exception as error:
         if not is_for_the_user(error):
             raise
@@ -67,21 +70,41 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
     """The options of a command.
 
     Raises:
-        SystemExit: help was asked for, or the arguments are not the command's; tyro has said so.
-        ValueError: a choice such as ``--planner`` is not there.
+        SystemExit: help was asked for and shown.
+        ValueError: the arguments are not the command's.
     """
     import tyro
 
     from mbrl.cli.choices import chosen, registry
 
-    return tyro.cli(
-        command.Options,
-        prog=f"mbrl {name}",
-        description=command.__doc__,
-        args=chosen(args, getattr(command, "CHOICES", {})),
-        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed, tyro.conf.FlagCreatePairsOff),
-        registry=registry(),
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                command.Options,
+                prog=f"mbrl {name}",
+                description=command.__doc__,
+                args=chosen(args, getattr(command, "CHOICES", {})),
+                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed, tyro.conf.FlagCreatePairsOff),
+                registry=registry(),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(f"{sentence(said.getvalue())} (mbrl {name} --help lists all options)") from None
+
+
+def sentence(box: str) -> str:
+    """What tyro says in a box, in one sentence: its first part, and the options that it takes for meant."""
+    lines = [line.strip("\u256d\u256e\u2570\u256f\u2502 ") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()]
+    parts = "\n".join(line for line in lines if line).split("\n", 1)[-1]  # without the title
+    first, *others = [
+        part.strip() for part in re.split(r"^[\u2500-]+$", parts, flags=re.MULTILINE) if part.strip()
+    ] or ["cannot be read"]
+    if not first.startswith("Unrecognized"):
+        return " ".join(first.split())
+    meant = [option for option in re.findall(r"^--\w\S*", "\n".join(others), re.MULTILINE) if option != "--help"]
+    return " ".join(first.split()) + (f"; did you mean {' or '.join(dict.fromkeys(meant))}?" if meant else "")
 
 
 def overview() -> str:
