@@ -69,9 +69,11 @@ class AuditReport:
 
     def __str__(self) -> str:
         total = f"{self.num_logs} logs, {self.num_steps} steps: {len(self.findings) or 'no'} findings"
-        if self.ok:
-            return total
-        return f"{total}\n{text_table(_HEADER, [_row(group) for group in _groups(self.findings)])}"
+        return total if self.ok else f"{total}\n{text_table(*self.table())}"
+
+    def table(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """Column titles and the rows that are printed."""
+        return _HEADER, [_row(group) for group in _groups(self.findings)]
 
 
 _HEADER = ("kind", "column", "logs", "count", "detail", "first row", "of log")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -114,6 +114,7 @@ def fit(
     horizons: Sequence[int] = HORIZONS,
     seed: int = 0,
     checkpoint: str | Path | None = None,
+    on_validation: Callable[[dict[str, float]], object] | None = None,
     progress: bool | None = None,
 ) -> FitReport:
     """Fit a model in place and evaluate it on held-out trajectories.
@@ -134,6 +135,7 @@ def fit(
         horizons: numbers of steps k at which predictions are evaluated.
         seed: of the split, the bootstrap, the minibatches and the sampled intervals.
         checkpoint: file for exact resume: an interrupted fit called again with the same arguments continues from it.
+        on_validation: told of each record of the report's ``history`` as it is made, of those in a checkpoint first.
         progress: show a progress bar; None shows it on a terminal.
 
     Returns:
@@ -162,6 +164,7 @@ def fit(
         training=training,
         generator=generator,
         checkpoint=None if checkpoint is None else Path(checkpoint),
+        on_validation=on_validation,
         progress=progress,
     )
     seconds = time.perf_counter() - start

@@ -65,7 +65,8 @@ def evaluate(
         from mbrl.plots import write_task_video
 
         write_task_video(video, task, trajectories[0])
-    return Evaluation(returns, interquartile_mean(returns), _interval(returns), success, trajectories)
+    low, high = bootstrap_interval(returns).tolist()
+    return Evaluation(returns, interquartile_mean(returns), (low, high), success, trajectories)
 
 
 def _diverged(trajectory: Trajectory) -> bool:
@@ -87,10 +88,10 @@ def interquartile_mean(values: np.ndarray) -> float:
     return float(trim_mean(values, 0.25))
 
 
-def _interval(returns: np.ndarray) -> tuple[float, float]:
+def bootstrap_interval(values: np.ndarray) -> np.ndarray:
+    """95 % percentile bootstrap confidence interval of the interquartile mean of values ``(N, ...)``: ``(2, ...)``."""
     from scipy.stats import trim_mean
 
-    resampled = np.random.default_rng(0).choice(returns, (2000, len(returns)))
+    resampled = values[np.random.default_rng(0).choice(len(values), (2000, len(values)))]
     # a quantile that is one of the values: between a number and minus infinity there is none
-    low, high = np.quantile(trim_mean(resampled, 0.25, axis=1), [0.025, 0.975], method="inverted_cdf")
-    return float(low), float(high)
+    return np.quantile(trim_mean(resampled, 0.25, axis=1), [0.025, 0.975], axis=0, method="inverted_cdf")

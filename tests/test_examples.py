@@ -27,6 +27,7 @@ TINY = {
     "fit_your_logs.py": ["--training.steps", "40"],
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
     "record_logs.py": ["--clips", "3"],
+    "view.py": ["--check", "--planner.num-samples", "20", "--planner.max-iterations", "1"],
 }
 
 
@@ -113,6 +114,14 @@ def test_the_logs_can_be_recorded_again(tmp_path):
     again = run("record_logs.py", *TINY["record_logs.py"], "--path", "logs/random-v0", cwd=tmp_path)
     assert again.returncode != 0
     assert "overwrite" in again.stderr
+
+
+@pytest.mark.parametrize("shown", ["control", "logs"])
+def test_the_page_of_the_viewer_is_served(shown, tmp_path):
+    pytest.importorskip("viser")
+    done = run("view.py", *TINY["view.py"], "--show", shown, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "http://127.0.0.1:" in done.stdout
 
 
 @pytest.mark.slow

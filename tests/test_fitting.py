@@ -285,7 +285,9 @@ def test_resume_is_exact(again, generator, tmp_path):
 def test_fit_resumes(tmp_path, monkeypatch):
     logs = pendulum_logs()
     whole, model = (small(angles=[0]) for _ in range(2))
-    report = fit(whole, logs, training=QUICK, seed=3)
+    told, told_again = [], []
+    report = fit(whole, logs, training=QUICK, seed=3, on_validation=told.append)
+    assert told == report.history
     path = tmp_path / "checkpoint.pt"
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -293,7 +295,8 @@ def test_fit_resumes(tmp_path, monkeypatch):
         )
         with pytest.raises(RuntimeError):
             fit(model, logs, training=QUICK, seed=3, checkpoint=path)
-    resumed = fit(model, logs, training=QUICK, seed=3, checkpoint=str(path))
+    resumed = fit(model, logs, training=QUICK, seed=3, checkpoint=str(path), on_validation=told_again.append)
+    assert told_again == told  # those before the interruption too
     assert same(model, whole)
     assert {**resumed.to_dict(), "seconds": 0.0} == {**report.to_dict(), "seconds": 0.0}
 

@@ -1,5 +1,6 @@
 """Run by .ci/run in an empty environment that holds the wheel and its requirements: python -I -W error wheel_smoke.py."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,4 +33,6 @@ model = LinearModel(state_dim=2, control_dim=1, dt=point.dt)
 fit(model, [Trajectory(x.numpy(), u.numpy(), dt=point.dt) for x, u in zip(xs, us, strict=True)])
 error = (model(x0, us[0, 0]) - point(x0, us[0, 0])).abs().max()
 assert error < 1e-3, f"a linear model of a linear system is off by {error:.2e}"
+tasks = subprocess.run([Path(sys.prefix, "bin", "mbrl"), "tasks"], capture_output=True, text=True, check=True).stdout
+assert "CartPoleSwingUp" in tasks, f"mbrl tasks says {tasks!r}"
 sys.stdout.write(f"wheel of {Path(dynamics.__file__).parent.parent}: {solution}\n")

@@ -10,7 +10,7 @@ to stay constant as a target.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -104,26 +104,7 @@ class LearnedDynamics(StochasticDynamics):
         Raises:
             ValueError: the trajectories do not go together, none has a step, or a name in ``angles`` is unknown.
         """
-        check_compatible(trajectories)
-        group = state_source(trajectories)
-        first = next((t for t in trajectories if len(t)), None)
-        if first is None:
-            raise ValueError(f"none of the {len(trajectories)} trajectories has a step, so dt is unknown")
-        names = getattr(first.names, group)
-        if isinstance(angles, str):  # its letters would be taken for names
-            raise ValueError(f"angles must be a sequence of columns, got {angles!r}; write angles=[{angles!r}]")
-        unknown = [name for name in angles if isinstance(name, str) and name not in names]
-        if unknown:
-            raise ValueError(f"no column is called {unknown[0]!r}; the {group} are {', '.join(names)}")
-        return cls(
-            len(names),
-            first.controls.shape[1],
-            first.dt,
-            angles=[names.index(name) if isinstance(name, str) else name for name in angles],
-            state_names=names,
-            control_names=first.names.controls,
-            **options,
-        )
+        return cls(**arguments_for(trajectories, angles), **options)
 
     @abc.abstractmethod
     def learn(
@@ -134,6 +115,7 @@ class LearnedDynamics(StochasticDynamics):
         training: Training | None,
         generator: torch.Generator,
         checkpoint: Path | None,
+        on_validation: Callable[[dict[str, float]], object] | None,
         progress: bool | None,
     ) -> list[dict[str, float]]:
         """Fit in place, for :func:`dynamics.fit`, which splits the data and evaluates the result.
@@ -144,6 +126,7 @@ class LearnedDynamics(StochasticDynamics):
             training: settings of gradient training, or None for the model's own.
             generator: source of randomness.
             checkpoint: file for exact resume, or None.
+            on_validation: told of each record as it is made, of those in a checkpoint first; or None.
             progress: show a progress bar; None shows it on a terminal.
 
         Returns:
@@ -257,6 +240,29 @@ class LearnedDynamics(StochasticDynamics):
             return torch.cat([x, u], dim=-1)
         angles = x.index_select(-1, self._angle_index)
         return torch.cat([x.index_select(-1, self._linear_index), torch.sin(angles), torch.cos(angles), u], dim=-1)
+
+
+def arguments_for(trajectories: Sequence[Trajectory], angles: Sequence[str | int] = ()) -> dict[str, Any]:
+    """The constructor arguments of a learned model that follow from logs, see :meth:`LearnedDynamics.for_trajectories`."""
+    check_compatible(trajectories)
+    group = state_source(trajectories)
+    first = next((t for t in trajectories if len(t)), None)
+    if first is None:
+        raise ValueError(f"none of the {len(trajectories)} trajectories has a step, so dt is unknown")
+    names = getattr(first.names, group)
+    if isinstance(angles, str):  # its letters would be taken for names
+        raise ValueError(f"angles must be a sequence of columns, got {angles!r}; write angles=[{angles!r}]")
+    unknown = [name for name in angles if isinstance(name, str) and name not in names]
+    if unknown:
+        raise ValueError(f"no column is called {unknown[0]!r}; the {group} are {', '.join(names)}")
+    return {
+        "state_dim": len(names),
+        "control_dim": first.controls.shape[1],
+        "dt": first.dt,
+        "angles": [names.index(name) if isinstance(name, str) else name for name in angles],
+        "state_names": names,
+        "control_names": first.names.controls,
+    }
 
 
 def wrap(difference: Tensor, angles: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ on normalized features with a constant. The epistemic variance at :math:`\phi` i
 :math:`\sigma^2 \, \phi^\top (\Phi^\top \Phi + \lambda I)^{-1} \phi`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class LinearModel(LearnedDynamics):
         training: Training | None = None,
         generator: torch.Generator | None = None,
         checkpoint: Path | None = None,
+        on_validation: Callable[[dict[str, float]], object] | None = None,
         progress: bool | None = None,
     ) -> list[dict[str, float]]:
         """:meth:`solve`; a closed form needs no validation and takes neither settings nor a checkpoint."""

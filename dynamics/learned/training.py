@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,21 @@ class TrainedDynamics(LearnedDynamics):
         training: Training | None = None,
         generator: torch.Generator,
         checkpoint: Path | None = None,
+        on_validation: Callable[[dict[str, float]], object] | None = None,
         progress: bool | None = None,
     ) -> list[dict[str, float]]:
         """Gradient training, see :class:`Training`; a model that has been fitted goes on from its weights."""
         training = Training() if training is None else training
         with progress_bar(f"fit {type(self).__name__}", training.steps, show=progress) as advance:
             return train_ensemble(
-                self, data, validation, training, generator=generator, checkpoint=checkpoint, advance=advance
+                self,
+                data,
+                validation,
+                training,
+                generator=generator,
+                checkpoint=checkpoint,
+                on_validation=on_validation,
+                advance=advance,
             )
 
 
@@ -98,6 +107,7 @@ def train_ensemble(
     *,
     generator: torch.Generator,
     checkpoint: Path | None,
+    on_validation: Callable[[dict[str, float]], object] | None = None,
     advance: Advance,
 ) -> list[dict[str, float]]:
     """Train in place and leave each member at its best snapshot.
@@ -109,7 +119,8 @@ def train_ensemble(
         training: settings.
         generator: source of randomness.
         checkpoint: file to resume from if it exists, and to write to.
-        advance: told of each validation.
+        on_validation: told of each record as it is made, of those in the checkpoint first.
+        advance: shows how far training has come.
 
     Returns:
         One record per validation: ``step``, ``loss`` and ``error`` (:func:`validation_error`, mean over the members).
@@ -129,6 +140,9 @@ def train_ensemble(
     run = _Run(0, 0, unknown, unknown, _snapshot(model), [])
     if checkpoint is not None and checkpoint.exists():
         run = _resume(checkpoint, fingerprint, model, optimizer, generator)
+    tell = on_validation or (lambda record: None)
+    for record in run.history:
+        tell(record)
     while run.step < training.steps and run.stale < training.patience:
         loss = torch.zeros(())
         for index in _minibatches(sample, min(training.evaluate_every, training.steps - run.step), training, generator):
@@ -136,6 +150,7 @@ def train_ensemble(
             loss = _descend(model, optimizer, inputs[index], outputs[index], training)
             run.step += 1
         _validate(model, *held_out, run, float(loss))
+        tell(run.history[-1])
         advance(run.step, f"validation error {run.history[-1]['error']:.4f}")
         if checkpoint is not None:
             _write(checkpoint, fingerprint, run, model, optimizer, generator)

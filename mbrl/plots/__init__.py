@@ -1,9 +1,12 @@
 """Every picture, video and page of the library. Functions return matplotlib figures or frames; nothing is shown or kept."""
 
 from mbrl.plots.animation import animate
+from mbrl.plots.fit_sections import audit_sections, fit_sections
 from mbrl.plots.fits import plot_fit, plot_predictions
+from mbrl.plots.learning_curves import plot_learning_curves
 from mbrl.plots.rendering import RenderingUnavailable, render_mujoco
 from mbrl.plots.report import Picture, Table, Text, Video, html_report
+from mbrl.plots.run_comparison import run_sections
 from mbrl.plots.style import figure_to_data_uri, save_figure
 from mbrl.plots.tasks import render_task, write_task_video
 from mbrl.plots.trajectories import plot_logged_states, plot_planning, plot_trajectory
@@ -16,15 +19,19 @@ __all__ = [
     "Text",
     "Video",
     "animate",
+    "audit_sections",
     "figure_to_data_uri",
+    "fit_sections",
     "html_report",
     "plot_fit",
+    "plot_learning_curves",
     "plot_logged_states",
     "plot_planning",
     "plot_predictions",
     "plot_trajectory",
     "render_mujoco",
     "render_task",
+    "run_sections",
     "save_figure",
     "write_task_video",
     "write_video",

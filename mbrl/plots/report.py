@@ -33,9 +33,9 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure; the caption says in words what there is to see."""
+    """A figure, or the path of a PNG file; the caption says in words what there is to see."""
 
-    figure: "Figure"
+    figure: "Figure | str | Path"
     caption: str = ""
     heading: str = ""
 
@@ -66,7 +66,7 @@ def html_report(path: str | Path, title: str, sections: Sequence[Section]) -> Pa
     Raises:
         TypeError: a section is something else.
         ValueError: a row of a table has another length than its header.
-        FileNotFoundError: there is no such video.
+        FileNotFoundError: there is no such picture or video.
     """
     body = "\n".join(_heading(section) + _content(section) for section in sections)
     path = Path(path)
@@ -88,13 +88,19 @@ def _content(section: Section) -> str:
         case Table():
             return _figure(_table(section), section.caption)
         case Picture():
-            source = f'src="{figure_to_data_uri(section.figure)}" alt="{html.escape(section.caption)}"'
+            source = f'src="{_picture(section)}" alt="{html.escape(section.caption)}"'
             return _figure(f'<div class="wide"><img {source}></div>', section.caption)
         case Video():
             data = base64.b64encode(Path(section.path).read_bytes()).decode()
             source = f'src="data:video/mp4;base64,{data}" aria-label="{html.escape(section.caption)}"'
             return _figure(f"<video {source} controls autoplay muted loop playsinline></video>", section.caption)
     raise TypeError(f"a section is a Text, Table, Picture or Video, got {type(section).__name__}")
+
+
+def _picture(section: Picture) -> str:
+    if isinstance(section.figure, str | Path):
+        return "data:image/png;base64," + base64.b64encode(Path(section.figure).read_bytes()).decode()
+    return figure_to_data_uri(section.figure)
 
 
 def _table(table: Table) -> str:

@@ -2,5 +2,6 @@
 
 from mbrl.policies.actor import Actor
 from mbrl.policies.spline_noise import SplineNoise
+from mbrl.policies.uniform_noise import UniformNoise
 
-__all__ = ["Actor", "SplineNoise"]
+__all__ = ["Actor", "SplineNoise", "UniformNoise"]

@@ -32,6 +32,31 @@ def count(path: Path) -> int:
     return max(len(_lines(path)) - 1, 0)
 
 
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Every column as floats ``(rows,)``, empty cells as NaN; a torn last line is left out.
+
+    Raises:
+        ValueError: a line has another number of cells, or a cell is not a number; the message names the line.
+    """
+    lines = [line.split(",") for line in _lines(path)]
+    if not lines:
+        return {}
+    header, rows = lines[0], np.full((len(lines) - 1, len(lines[0])), math.nan)
+    if "step" not in header or len(set(header)) != len(header):
+        raise ValueError(
+            f"{path.name}, line 1: expected distinct columns with step among them, got {','.join(header)!r}"
+        )
+    for number, (row, cells) in enumerate(zip(rows, lines[1:], strict=True), start=2):
+        if len(cells) != len(header):
+            raise ValueError(f"{path.name}, line {number}: {len(cells)} cells, expected {len(header)}")
+        for column, cell in enumerate(cells):
+            try:
+                row[column] = float(cell) if cell else math.nan
+            except ValueError:
+                raise ValueError(f"{path.name}, line {number}: {cell!r} is not a number") from None
+    return dict(zip(header, rows.T, strict=True))
+
+
 def cut(path: Path, rows: int) -> None:
     """Keep the first rows; without any, no file."""
     if rows == 0:

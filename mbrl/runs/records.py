@@ -62,7 +62,7 @@ def _object(place: str, values: Mapping[Any, Any]) -> dict[str, Any]:
 
 def differences(before: Any, now: Any) -> list[tuple[str, str, str]]:
     """Keys of two JSON values that differ, dotted, with the value on either side."""
-    left, right = dict(_leaves("", before)), dict(_leaves("", now))
+    left, right = dict(leaves(before)), dict(leaves(now))
     return [
         (key, left.get(key, "missing"), right.get(key, "missing"))
         for key in sorted(left.keys() | right.keys())
@@ -70,10 +70,11 @@ def differences(before: Any, now: Any) -> list[tuple[str, str, str]]:
     ]
 
 
-def _leaves(place: str, value: Any) -> Iterator[tuple[str, str]]:
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys of a JSON value and what is there, as Python writes it."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _leaves(f"{place}.{key}" if place else key, item)
+            yield from leaves(item, f"{place}.{key}" if place else key)
     else:
         yield place, repr(value)
 

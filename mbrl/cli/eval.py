@@ -1,0 +1,94 @@
+"""Measure a planner or a policy on a task: interquartile mean of the return, confidence interval, success rate.
+
+    mbrl eval PendulumSwingUp --planner icem --planner.num-samples 50 --episodes 10
+    mbrl eval CartPoleSwingUp --model runs/ensemble --episodes 5 --seed 1 --video swing_up.mp4
+    mbrl eval PendulumSwingUp --policy random --run runs/random
+
+With --model, or --run, the result is also a row of evaluations.csv in that run folder, which mbrl report shows.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mbrl
+from mbrl.cli.actors import CHOICES, AnyPlanner, Policy, one_thread, policy, read_model
+from mbrl.cli.runs import asked
+from mbrl.cli.tasks import TaskName, find_task
+from planners import ICEM, MPC
+
+__all__ = ["CHOICES", "Options", "run"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mbrl eval``."""
+
+    task: TaskName
+    """Name of the task, see mbrl tasks."""
+    model: Path | None = None
+    """Model to plan on: the run folder of a fit, or its model.safetensors; the simulation itself by default."""
+    policy: Policy | None = None
+    """A policy to measure instead of a planner."""
+    episodes: int = 10
+    """Number of episodes, run as one batch."""
+    horizon: int | None = None
+    """Steps of a plan; the task's by default."""
+    seed: int = 0
+    """Of the initial states and the planner."""
+    video: Path | None = None
+    """Film the first episode (mp4)."""
+    run: Path | None = None
+    """Run folder that keeps the result, a new one or one that is there; that of the model by default."""
+    backend: str | None = None
+    """Simulator, where the task has several."""
+    planner: AnyPlanner = field(default_factory=ICEM)
+    """What is measured, --planner NAME."""
+
+
+def run(options: Options) -> None:
+    """Act, summarize, keep."""
+    if options.policy is not None and options.model is not None:
+        raise ValueError("--policy acts without a model; leave out --model, or --policy to plan on the model")
+    if options.video is not None and options.video.suffix != ".mp4":
+        raise ValueError(f"a video is written as .mp4, got --video {options.video}")
+    one_thread()
+    task, model = find_task(options.task, options.backend), read_model(options.model)
+    if options.policy is None:
+        actor: Any = MPC(task.problem(model, options.horizon), options.planner)
+        name = type(options.planner).__name__ + (_on_model(options) if options.model else "")
+    else:
+        actor, name = policy(options.policy, task), options.policy
+    started = _started(options)
+    generator = torch.Generator().manual_seed(options.seed)
+    evaluation = mbrl.evaluate(
+        actor, task, episodes=options.episodes, generator=generator, video=options.video, progress=None
+    )
+    sys.stdout.write(f"{name}, {task.name}: {evaluation}\n")
+    folder = options.run or options.model
+    if folder is not None and (folder / "config.json").exists():
+        path = mbrl.add_evaluation(folder, evaluation, task=task.name, actor=name, seed=options.seed)
+        sys.stdout.write(f"added to {path}\n")
+    if started is not None:
+        rate = {} if evaluation.success_rate is None else {"success_rate": evaluation.success_rate}
+        started.finish({"return": evaluation.iqm, **rate})
+
+
+def _on_model(options: Options) -> str:
+    """The same words for all seeds of a fit where the result is kept with the model."""
+    return " on the model" if options.run in (None, options.model) else f" on {options.model}"
+
+
+def _started(options: Options) -> mbrl.Run | None:
+    """The run of this evaluation, new or interrupted; None where the result goes to a run of something else, or nowhere."""
+    if options.run is None:
+        return None
+    if (options.run / "config.json").exists():
+        there = mbrl.read_run(options.run)
+        if there.finished or (there.config or {}).get("command") != "eval":
+            return None
+    config = asked("eval", options)
+    return mbrl.open_run(options.run, config=config if options.policy is None else {**config, "planner": None})

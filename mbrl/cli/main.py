@@ -1,0 +1,154 @@
+"""From arguments to an exit status: which command, with which options, and what to say when it does not work.
+
+Status 0 is success, 2 bad input, with one sentence on standard error, and 130 an interruption by Ctrl-C. An error that the
+library raises is a sentence to the user. One that comes about elsewhere is a bug, and keeps its traceback.
+"""
+
+import contextlib
+import difflib
+import dis
+import importlib
+import io
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+COMMANDS = {
+    "tasks": "list the tasks to plan and learn on",
+    "collect": "record episodes of a task as logs",
+    "audit": "look for gaps, jitter, missing and clipped values in logs",
+    "fit": "fit a model to logs and report how far ahead it predicts",
+    "plan": "plan on a task, once or at every step, and film the result",
+    "eval": "measure a planner or a policy on a task over many episodes",
+    "report": "put one run or many on one page, seeds together",
+    "view": "look at logs, or at a planner while it runs, in the browser",
+}
+
+PACKAGES = ("dynamics", "planners", "mbrl")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        args: the arguments after ``mbrl``; those of the process by default.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0
+    name = args[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return complain("mbrl", f"there is no command {name!r}; {hint}there is {', '.join(COMMANDS)}")
+    options = None
+    try:
+        command = command_module(name)
+        options = parse(command, name, args[1:])
+        command.run(options)
+    except KeyboardInterrupt:
+        return complain(f"mbrl {name}", interrupted(args, options), status=130)
+    except SystemExit:  # tyro has shown its help
+        return 0
+    except Exception as error:
+        if not is_for_the_user(error):
+            raise
+        return complain(f"mbrl {name}", str(error))
+    return 0
+
+
+def command_module(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"mbrl.cli.{name}")
+
+
+def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
+    """The options of a command.
+
+    Raises:
+        SystemExit: help was asked for and shown.
+        ValueError: the arguments are not the command's.
+    """
+    import tyro
+
+    from mbrl.cli.choices import chosen, registry
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                command.Options,
+                prog=f"mbrl {name}",
+                description=command.__doc__,
+                args=chosen(args, getattr(command, "CHOICES", {})),
+                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed, tyro.conf.FlagCreatePairsOff),
+                registry=registry(),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(f"{sentence(said.getvalue())} (mbrl {name} --help lists all options)") from None
+
+
+def sentence(box: str) -> str:
+    """What tyro says in a box, in one sentence: its first part, and the options that it takes for meant."""
+    lines = [line.strip("\u256d\u256e\u2570\u256f\u2502 ") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()]
+    parts = "\n".join(line for line in lines if line).split("\n", 1)[-1]  # without the title
+    first, *others = [
+        part.strip() for part in re.split(r"^[\u2500-]+$", parts, flags=re.MULTILINE) if part.strip()
+    ] or ["cannot be read"]
+    if not first.startswith("Unrecognized"):
+        return " ".join(first.split())
+    meant = [option for option in re.findall(r"^--\w\S*", "\n".join(others), re.MULTILINE) if option != "--help"]
+    return " ".join(first.split()) + (f"; did you mean {' or '.join(dict.fromkeys(meant))}?" if meant else "")
+
+
+def overview() -> str:
+    """What ``mbrl --help`` says."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {words}" for name, words in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: mbrl COMMAND [OPTIONS]",
+            "",
+            "Model-based reinforcement learning and control, from the command line.",
+            "",
+            *lines,
+            "",
+            "mbrl COMMAND --help lists the options of a command, with examples.",
+            "",
+        ]
+    )
+
+
+def complain(who: str, text: str, *, status: int = 2) -> int:
+    """Say one line on standard error."""
+    sys.stderr.write(f"{who}: {' '.join(text.split())}\n")
+    return status
+
+
+def interrupted(args: Sequence[str], options: Any) -> str:
+    """What to say after Ctrl-C: how to go on, where there is a run folder to go on in."""
+    run = getattr(options, "run", None)
+    if run is None or not (run / "config.json").exists():
+        return "interrupted"
+    given = any(arg == "--run" or arg.startswith("--run=") for arg in args)
+    again = [*args, *(() if given else ("--run", str(run)))]
+    return f"interrupted; to go on: mbrl {shlex.join(again)}"
+
+
+def is_for_the_user(error: Exception) -> bool:
+    """Whether an error says what is wrong with the input: the system about files, or the library by ``raise``."""
+    if isinstance(error, OSError):
+        return True
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None or str(traceback.tb_frame.f_globals.get("__name__")).partition(".")[0] not in PACKAGES:
+        return False
+    instruction = traceback.tb_frame.f_code.co_code[traceback.tb_lasti]
+    return dis.opname[instruction] == "RAISE_VARARGS"

@@ -1,0 +1,186 @@
+"""Plan on a task from one initial state: once, or with --mpc at every step of an episode; figures, and a video of the simulation.
+
+    mbrl plan CartPoleSwingUp --horizon 50 --run runs/plan
+    mbrl plan PendulumSwingUp --mpc --seconds 5 --planner icem --planner.num-samples 200
+    mbrl plan PendulumSwingUp --mpc --model runs/ensemble --seed 1
+
+The simulation of the task is planned on, or a fitted model with --model; what is filmed is always the simulation.
+Choose a planner with --planner NAME; its options follow as --planner.OPTION, and mbrl plan --planner NAME --help lists them.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import mbrl
+from dynamics import LearnedDynamics, Trajectory, write_trajectories
+from mbrl.cli.actors import CHOICES, AnyPlanner, one_thread, read_model
+from mbrl.cli.runs import new_folder, opened_run
+from mbrl.cli.tasks import TaskName, find_task
+from mbrl.plots import (
+    Picture,
+    Text,
+    Video,
+    html_report,
+    plot_planning,
+    plot_predictions,
+    plot_trajectory,
+    save_figure,
+    write_task_video,
+)
+from mbrl.plots.report import Section
+from planners import ICEM, MPC, Problem, solve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["CHOICES", "Options", "run"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mbrl plan``."""
+
+    task: TaskName
+    """Name of the task, see mbrl tasks."""
+    run: Path = field(default_factory=lambda: new_folder("plan"))
+    """Run folder."""
+    model: Path | None = None
+    """Model to plan on: the run folder of a fit, or its model.safetensors; the simulation itself by default."""
+    mpc: bool = False
+    """Plan again at every step of an episode; without it one plan is made and executed blindly."""
+    horizon: int | None = None
+    """Steps of a plan; the task's by default."""
+    seconds: float | None = None
+    """Length of the episode with --mpc [s]; the task's by default."""
+    seed: int = 0
+    """Of the initial state and the planner."""
+    backend: str | None = None
+    """Simulator, where the task has several."""
+    video: bool = True
+    """Film the simulation; --no-video leaves it out."""
+    planner: AnyPlanner = field(default_factory=ICEM)
+    """How it is planned, --planner NAME."""
+
+
+def run(options: Options) -> None:
+    """Plan, act, look."""
+    one_thread()
+    task, model = find_task(options.task, options.backend), read_model(options.model)
+    problem = task.problem(model, options.horizon)
+    mpc = MPC(problem, options.planner)  # also where it acts once: it checks that the planner honors the problem
+    with opened_run("plan", options) as run:
+        sys.stdout.write(f"run folder: {run.folder}\n")
+        if options.mpc:
+            seconds = task.episode_steps * task.dynamics.dt if options.seconds is None else options.seconds
+            episode, summary, figures = _controlled(run, task, mpc, seconds, options.seed)
+        else:
+            episode, summary, figures = _planned(task, problem, model, options)
+        shown: list[Section] = [
+            Text("\n".join(f"{name}: {_words(value)}" for name, value in summary.items()), "Result")
+        ]
+        if options.video:
+            path = write_task_video(run.path("episode.mp4"), task, episode)
+            shown.append(Video(path, f"The simulation of {task.name}."))
+        for name, (figure, caption) in figures.items():
+            shown.append(Picture(figure, caption))
+            save_figure(figure, run.path(f"figures/{name}.png"))
+        write_trajectories(run.path("episode.npz"), [episode], overwrite=True)
+        html_report(run.path("report.html"), f"{type(options.planner).__name__} on {task.name}", shown)
+        run.finish(summary)
+        sys.stdout.write("".join(f"{name}: {_words(value)}\n" for name, value in summary.items()))
+        sys.stdout.write(f"report: {run.path('report.html')}\n")
+
+
+Outcome = tuple[Trajectory, dict[str, Any], dict[str, tuple["Figure", str]]]
+
+
+def _planned(task: mbrl.Task, problem: Problem, model: LearnedDynamics | None, options: Options) -> Outcome:
+    """One plan, and the simulation under its controls."""
+    generator = torch.Generator().manual_seed(options.seed)
+    x0 = task.initial_state(1, generator)
+    solution = solve(problem, options.planner, x0, generator=generator)
+    (episode,) = mbrl.record(task, _Played(solution.us), 1, initial_states=x0, steps=solution.us.shape[-2])
+    states = torch.tensor(episode.states)
+    summary = {
+        "planned_cost": float(solution.cost[0]),
+        "executed_cost": float(problem.trajectory_cost(states, torch.tensor(episode.controls))),
+        "planning_seconds": float(solution.stats["seconds"]),
+    }
+    drawn = plot_trajectory(episode, control_limits=_limits(task))
+    figures = {"episode": (drawn, "The plan as the simulation executed it.")}
+    if model is not None:
+        predicted = plot_predictions(model, episode, steps=len(episode))
+        figures["plan"] = (predicted, "What the model predicted under the planned controls (log: the simulation).")
+    return episode, summary, figures
+
+
+def _controlled(run: mbrl.Run, task: mbrl.Task, mpc: MPC, seconds: float, seed: int) -> Outcome:
+    """An episode of model predictive control, with a row of metrics for each step."""
+    actor, dt = _Noted(mpc), task.dynamics.dt
+    generator = torch.Generator().manual_seed(seed)
+    (episode,) = mbrl.record(task, actor, 1, generator=generator, steps=max(round(seconds / dt), 1), progress=None)
+    rewards = [] if episode.rewards is None else episode.rewards.tolist()
+    for k, (spent, cost) in enumerate(zip(actor.seconds, actor.costs, strict=True)):
+        reward = {"rollout/reward": rewards[k]} if k < len(rewards) else {}
+        run.log(k, **reward, **{"plan/cost": cost, "time/planning": spent})
+    summary: dict[str, Any] = {"return": sum(rewards), "rate_hz": len(actor.seconds) / sum(actor.seconds)}
+    if task.success is not None:  # an episode that ends with neither has diverged
+        ended = episode.terminated or episode.truncated
+        summary["success"] = ended and bool(task.success(torch.tensor(episode.states)))
+    figures = {
+        "episode": (plot_trajectory(episode, control_limits=_limits(task)), "The controlled episode."),
+        "planning": (plot_planning(actor.seconds, actor.costs, dt), "Planning time and predicted cost."),
+    }
+    return episode, summary, figures
+
+
+def _limits(task: mbrl.Task) -> tuple[list[float], list[float]]:
+    lower, upper = task.limits()
+    return lower.tolist(), upper.tolist()
+
+
+class _Played:
+    """An actor that plays controls ``(1, T, m)``, whatever it sees."""
+
+    acts_on = "state"
+
+    def __init__(self, us: torch.Tensor):
+        self.us = us
+
+    def init(self, batch: int, *, generator: torch.Generator | None = None) -> int:
+        """The first step."""
+        return 0
+
+    def act(self, y: torch.Tensor, memory: int, *, deterministic: bool = True) -> tuple[torch.Tensor, int]:
+        """The next controls."""
+        return self.us[:, memory], memory + 1
+
+
+class _Noted:
+    """An actor that does what MPC does and notes how long each plan took and what it would cost."""
+
+    acts_on = "state"
+
+    def __init__(self, mpc: MPC):
+        self.mpc = mpc
+        self.seconds: list[float] = []
+        self.costs: list[float] = []
+
+    def init(self, batch: int, *, generator: torch.Generator | None = None) -> Any:
+        """Memory of the MPC."""
+        return self.mpc.init(batch, generator=generator)
+
+    def act(self, y: torch.Tensor, memory: Any, *, deterministic: bool = True) -> tuple[torch.Tensor, Any]:
+        """The MPC's control."""
+        control, memory = self.mpc.act(y, memory)
+        self.seconds.append(memory.solution.stats["seconds"])
+        self.costs.append(float(memory.solution.cost.mean()))
+        return control, memory
+
+
+def _words(value: float | bool) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.4g}"
