@@ -1,6 +1,6 @@
 """Learning: tasks, environments, training and evaluation."""
 
-from mbrl.envs import TaskEnv, make_env, record_env
+from mbrl.envs import MujocoVectorEnv, TaskEnv, make_env, make_mujoco_vec_env, record_env
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.policies import Actor, SplineNoise
 from mbrl.recording import record
@@ -10,6 +10,7 @@ from mbrl.tasks import Task, cart_pole_swing_up, pendulum_swing_up, uniform_init
 __all__ = [
     "Actor",
     "Evaluation",
+    "MujocoVectorEnv",
     "Run",
     "RunError",
     "SplineNoise",
@@ -19,6 +20,7 @@ __all__ = [
     "evaluate",
     "interquartile_mean",
     "make_env",
+    "make_mujoco_vec_env",
     "open_run",
     "pendulum_swing_up",
     "record",

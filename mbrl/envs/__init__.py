@@ -7,11 +7,12 @@ from typing import Any
 
 import gymnasium
 
+from mbrl.envs.mujoco import MujocoVectorEnv, make_mujoco_vec_env
 from mbrl.envs.recording import record_env
 from mbrl.envs.task_env import TaskEnv, make_env
 from mbrl.tasks import CONSTRUCTORS
 
-__all__ = ["TaskEnv", "make_env", "record_env"]
+__all__ = ["MujocoVectorEnv", "TaskEnv", "make_env", "make_mujoco_vec_env", "record_env"]
 
 
 def registered_env(*, task: str, render_mode: str | None = None, **options: Any) -> TaskEnv:
