@@ -1,11 +1,13 @@
-"""Episodes side by side: what every native vector environment has in common, whatever steps its worlds."""
+"""Episodes side by side: what native vector environments have in common, whatever steps their worlds."""
 
 import abc
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
@@ -13,23 +15,34 @@ from gymnasium.vector.utils import batch_space
 Info = Mapping[str, np.ndarray]
 
 
-class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], abc.ABC):
-    """A vector environment whose worlds are stepped as one batch: seeding, time limit, autoreset and infos.
+class Transition(NamedTuple):
+    """What a step of k worlds led to."""
 
-    What comes out equals what ``gymnasium.vector.SyncVectorEnv`` over as many environments gives, masks ``_key`` of info
-    included; nothing that is returned changes later. A subclass begins episodes and advances worlds.
+    observations: np.ndarray  # (k, ny)
+    reward: np.ndarray  # (k,)
+    terminated: np.ndarray  # (k,) of bool
+    truncated: np.ndarray  # (k,) of bool
+    info: Info  # (k, ...) each
+
+
+class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], abc.ABC):
+    """A vector environment whose worlds are stepped as one batch: seeding, autoreset, reset masks and infos.
+
+    What comes out equals what ``gymnasium.vector.SyncVectorEnv`` over as many environments gives, the masks ``_key`` in info
+    included, and nothing that was returned changes later. A subclass begins episodes and advances worlds; both are asked
+    for some of the worlds, given by their sorted indices, and may answer with views.
 
     Args:
         num_envs: number of worlds.
         observation_space: of one world.
         action_space: of one world.
-        autoreset_mode: what happens to a world whose episode has ended: it is reset by the next step, which ignores its action
-            and rewards nothing (NEXT_STEP), by the same step, which gives the last observation in ``info["final_obs"]``
-            (SAME_STEP), or by ``reset(options={"reset_mask": ended})`` alone (DISABLED).
-        max_episode_steps: steps after which an episode is truncated, None for no limit.
+        autoreset_mode: a ``gymnasium.vector.AutoresetMode`` or its value: ``"NextStep"`` (the call after an episode's end
+            resets the world, ignores its action and returns reward 0), ``"SameStep"`` (the step that ends an episode returns
+            the first observation of the next one, the last one in ``info["final_obs"]``) or ``"Disabled"`` (the caller
+            resets with ``options={"reset_mask": terminated | truncated}``).
 
     Raises:
-        ValueError: a number is not positive, or there is no such mode.
+        ValueError: there is no world or no such mode.
     """
 
     def __init__(
@@ -38,164 +51,206 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         observation_space: gymnasium.spaces.Box,
         action_space: gymnasium.spaces.Box,
         autoreset_mode: AutoresetMode | str,
-        max_episode_steps: int | None,
     ):
-        self.num_envs = num_envs
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space, self.single_action_space = observation_space, action_space
-        self.observation_space = batch_space(observation_space, num_envs)
-        self.action_space = batch_space(action_space, num_envs)
-        self.max_episode_steps = max_episode_steps
-        self._randoms: list[np.random.Generator | None] = [None] * num_envs
-        self._seeds: list[int | None] = [None] * num_envs
-        self._elapsed = np.zeros(num_envs, dtype=np.int64)
-        self._begun, self._ended = np.zeros((2, num_envs), dtype=bool)
-        self._observations = np.zeros((num_envs, *observation_space.shape), observation_space.dtype)
+        self.num_envs = operator.index(num_envs)
+        if self.num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self.autoreset_mode = _checked_mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space: gymnasium.spaces.Box = observation_space
+        self.single_action_space: gymnasium.spaces.Box = action_space
+        self.observation_space = batch_space(observation_space, self.num_envs)
+        self.action_space = batch_space(action_space, self.num_envs)
+        self._randoms: list[np.random.Generator | None] = [None] * self.num_envs
+        self._seeds: list[int | None] = [None] * self.num_envs
+        self._observations = np.zeros((self.num_envs, *observation_space.shape), observation_space.dtype)
+        self._elapsed = np.zeros(self.num_envs, dtype=np.int64)  # steps since the episode began
+        self._ended = np.zeros(self.num_envs, dtype=bool)  # and not reset yet
+        self._began = False
 
     @abc.abstractmethod
-    def _begin(self, worlds: np.ndarray, randoms: Sequence[np.random.Generator]) -> tuple[np.ndarray, Info]:
-        """Begin an episode in some worlds (sorted indices), each with its source of randomness.
+    def _begin(self, worlds: np.ndarray, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
+        """Begin an episode in k worlds, at states ``(k, n)`` or where the initial distribution says.
 
         Returns:
-            Observations ``(k, ny)`` and info, ``(k, ...)`` each, of these worlds; new arrays or views that are copied.
+            Observations ``(k, ny)`` and info, ``(k, ...)`` each.
         """
 
     @abc.abstractmethod
-    def _advance(self, worlds: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Info]:
-        """Advance some worlds (sorted indices) by one step under actions ``(k, m)``.
-
-        Returns:
-            Observations ``(k, ny)``, rewards ``(k,)``, terminated ``(k,)`` and info, ``(k, ...)`` each.
-        """
+    def _advance(self, worlds: np.ndarray, actions: np.ndarray) -> Transition:
+        """Advance k worlds by one step under actions ``(k, m)``."""
 
     @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:
-        """The worlds' sources of randomness."""
+    @abc.abstractmethod
+    def state_dim(self) -> int:
+        """Number n of states of one world."""
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The source of random numbers of each world."""
         return tuple(self._random(i) for i in range(self.num_envs))
 
     @property
-    def np_random_seed(self) -> tuple[int | None, ...]:
-        """The worlds' seeds."""
-        return tuple(self._seeds)
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
+        """The seed of each world."""
+        return tuple(self._seeds[i] for i, _ in enumerate(self.np_random))
+
+    # Resets
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin episodes, in all worlds or in those of ``options={"reset_mask": mask}``.
+        """Begin episodes.
 
         Args:
-            seed: s for the seeds s, s+1, ..., or one (or None) for each world; a world without a seed goes on with its
-                own randomness.
-            options: ``"reset_mask"``: ``(num_envs,)`` of bool; the other worlds stay where they are.
+            seed: of the first world, the others follow by ones; or one for each world. None goes on with the random numbers
+                that a world has.
+            options: ``"reset_mask"``, the worlds to reset ``(num_envs,)`` of bool, all by default; ``"state"``, where to
+                begin instead of at random, ``(num_envs, n)`` or ``(n,)``.
 
         Raises:
-            ValueError: the mask or the seeds do not fit, or there are other options.
+            ValueError: a shape or the number of seeds does not fit, the mask has no world, or there are other options.
+            TypeError: the mask is no array of bool.
+            gymnasium.error.ResetNeeded: the first reset is not one of all worlds.
         """
         self._check_open()
-        worlds = self._chosen(options or {})
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
-        if seeds is not None and len(seeds) != self.num_envs:
-            raise ValueError(f"need one seed for each of {self.num_envs} worlds, got {len(seeds)}")
-        for i in worlds if seeds is not None else ():
+        options = options or {}
+        if set(options) - {"reset_mask", "state"}:
+            raise ValueError(f"options of reset are 'reset_mask' and 'state', got {sorted(options)}")
+        worlds = np.flatnonzero(self._checked_mask(options.get("reset_mask")))
+        states = self._checked_states(options.get("state"))
+        seeds = self._checked_seeds(seed)
+        for i in worlds.tolist():
             if seeds[i] is not None:
                 self._randoms[i], self._seeds[i] = seeding.np_random(seeds[i])
         info: dict[str, Any] = {}
-        self._begin_in(worlds, info)
+        self._begin_in(worlds, info, states)
+        self._began = True
         return self._observations.copy(), info
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Advance all worlds by one step; one whose episode has ended does what the autoreset mode says.
-
-        Raises:
-            ValueError: the actions are not finite or of the wrong shape.
-            gymnasium.error.ResetNeeded: a world has not been reset, or has ended with autoreset mode DISABLED.
-        """
-        self._check_open()
-        actions = np.asarray(actions)
-        if actions.shape != self.action_space.shape or not np.isfinite(actions).all():
-            raise ValueError(f"need finite actions {self.action_space.shape}, got {_describe(actions)}")
-        self._check_begun()
-        info: dict[str, Any] = {}
-        waiting, going = np.flatnonzero(self._ended), np.flatnonzero(~self._ended)
-        reward, (terminated, truncated) = np.zeros(self.num_envs), np.zeros((2, self.num_envs), dtype=bool)
-        if len(going):
-            chosen = actions if len(going) == self.num_envs else actions[going]
-            self._observations[going], reward[going], terminated[going], news = self._advance(going, chosen)
-            self._elapsed[going] += 1
-            if self.max_episode_steps is not None:
-                truncated[going] = self._elapsed[going] >= self.max_episode_steps
-            self._ended = terminated | truncated
-            same_step = self.autoreset_mode == AutoresetMode.SAME_STEP and self._ended.any()
-            if same_step:
-                self._finish(going, news, info)
-            else:
-                self._add(info, going, news)
-        if len(waiting):
-            self._begin_in(waiting, info)
-        return self._observations.copy(), reward, terminated, truncated, info
-
-    def _finish(self, going: np.ndarray, news: Info, info: dict[str, Any]) -> None:
-        """Put what the ended worlds saw last into info and begin their next episodes."""
-        ended = self._ended.copy()
-        final = np.full(self.num_envs, None, dtype=object)
-        for i in np.flatnonzero(ended):
-            final[i] = self._observations[i].copy()
-        last: dict[str, Any] = {}
-        self._add(last, going[ended], {key: value[ended] for key, value in news.items()})
-        info.update(final_obs=final, _final_obs=ended, final_info=last, _final_info=ended.copy())
-        if not ended.all():
-            self._add(info, going[~ended], {key: value[~ended] for key, value in news.items()})
-        self._begin_in(np.flatnonzero(ended), info)
-
-    def _begin_in(self, worlds: np.ndarray, info: dict[str, Any]) -> None:
-        self._observations[worlds], news = self._begin(worlds, [self._random(i) for i in worlds])
-        self._elapsed[worlds], self._ended[worlds], self._begun[worlds] = 0, False, True
+    def _begin_in(self, worlds: np.ndarray, info: dict[str, Any], states: np.ndarray | None = None) -> None:
+        self._observations[worlds], news = self._begin(worlds, None if states is None else states[worlds])
+        self._elapsed[worlds], self._ended[worlds] = 0, False
         self._add(info, worlds, news)
 
-    def _add(self, info: dict[str, Any], worlds: np.ndarray, news: Info) -> None:
-        """Add what some worlds have to say to the info of all, with masks of who has said something."""
-        for key, rows in news.items():
-            if key not in info:
-                info[key] = np.zeros((self.num_envs, *rows.shape[1:]), rows.dtype)
-                info[f"_{key}"] = np.zeros(self.num_envs, dtype=bool)
-            info[key][worlds] = rows
-            info[f"_{key}"][worlds] = True
-
     def _random(self, world: int) -> np.random.Generator:
+        """The random numbers of a world, seeded by chance if nobody has."""
         random = self._randoms[world]
         if random is None:
             random, self._seeds[world] = seeding.np_random()
             self._randoms[world] = random
         return random
 
-    def _chosen(self, options: dict[str, Any]) -> np.ndarray:
-        """The worlds that shall be reset."""
-        unknown = set(options) - {"reset_mask"}
-        if unknown:
-            raise ValueError(f"unknown reset options {sorted(unknown)}; there is 'reset_mask' alone")
-        if "reset_mask" not in options:
-            return np.arange(self.num_envs)
-        mask = np.asarray(options["reset_mask"])
-        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
-            raise ValueError(
-                f"options['reset_mask'] must be {self.num_envs} booleans, at least one of them true, got {_describe(mask)}"
-            )
-        return np.flatnonzero(mask)
+    # Steps
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Advance all worlds by one step under actions ``(num_envs, m)``.
+
+        Raises:
+            ValueError: an action is not finite, or there are not as many as worlds.
+            gymnasium.error.ResetNeeded: a world has ended and nobody has reset it, or none has begun.
+        """
+        self._check_running()
+        begins, goes = np.flatnonzero(self._ended), np.flatnonzero(~self._ended)  # some begin in mode NEXT_STEP alone
+        controls = self._checked_actions(actions, goes)
+        info: dict[str, Any] = {}
+        reward, terminated, truncated = np.zeros(self.num_envs), *np.zeros((2, self.num_envs), dtype=bool)
+        if len(goes):
+            step = self._advance(goes, controls)
+            self._elapsed[goes] += 1
+            self._observations[goes], reward[goes] = step.observations, step.reward
+            terminated[goes], truncated[goes] = step.terminated, step.truncated
+            self._ended = terminated | truncated
+            if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
+                self._finish(step.info, info)
+            else:
+                self._add(info, goes, step.info)
+        if len(begins):
+            self._begin_in(begins, info)
+        return self._observations.copy(), reward, terminated, truncated, info
+
+    def _finish(self, news: Info, info: dict[str, Any]) -> None:
+        """Move what the ended worlds say to the final info, and begin their next episodes."""
+        ended = self._ended.copy()
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for i in np.flatnonzero(ended):
+            final_obs[i] = self._observations[i].copy()
+        final_info: dict[str, Any] = {}
+        self._add(final_info, np.flatnonzero(ended), {key: rows[ended] for key, rows in news.items()})
+        info.update(final_obs=final_obs, _final_obs=ended, final_info=final_info, _final_info=ended.copy())
+        if not ended.all():
+            self._add(info, np.flatnonzero(~ended), {key: rows[~ended] for key, rows in news.items()})
+        self._begin_in(np.flatnonzero(ended), info)
+
+    def _add(self, info: dict[str, Any], worlds: np.ndarray, news: Info) -> None:
+        """Add what some worlds say to the info of all, with masks of who says something."""
+        for key, rows in news.items():
+            if len(worlds) == self.num_envs:
+                info[key], info[f"_{key}"] = np.array(rows), np.ones(self.num_envs, dtype=bool)
+                continue
+            if key not in info:
+                info[key] = np.zeros((self.num_envs, *rows.shape[1:]), rows.dtype)
+                info[f"_{key}"] = np.zeros(self.num_envs, dtype=bool)
+            info[key][worlds], info[f"_{key}"][worlds] = rows, True
+
+    # Checks
 
     def _check_open(self) -> None:
         if self.closed:
-            raise gymnasium.error.ClosedEnvironmentError(f"{self!r} is closed; make a new one")
+            raise ClosedEnvironmentError(f"{self!r} is closed; make a new one")
 
-    def _check_begun(self) -> None:
-        if not self._begun.all():
-            raise gymnasium.error.ResetNeeded("call reset() before step()")
-        if self.autoreset_mode == AutoresetMode.DISABLED and self._ended.any():
-            raise gymnasium.error.ResetNeeded(
-                f"the episodes of worlds {np.flatnonzero(self._ended).tolist()} have ended; reset them with "
-                'options={"reset_mask": terminated | truncated}, or choose another autoreset mode'
+    def _check_running(self) -> None:
+        self._check_open()
+        if not self._began:
+            raise ResetNeeded("call reset before step")
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
+            raise ResetNeeded(
+                f"worlds {np.flatnonzero(self._ended).tolist()} have ended; with autoreset mode DISABLED reset them by "
+                'reset(options={"reset_mask": terminated | truncated})'
             )
 
+    def _checked_actions(self, actions: Any, worlds: np.ndarray) -> np.ndarray:
+        """The actions of some worlds; those of others may be anything."""
+        given = np.asarray(actions)
+        m = self.single_action_space.shape
+        fits = given.shape == (self.num_envs, *m)
+        chosen = given[worlds] if fits and len(worlds) < self.num_envs else given
+        if not fits or not np.isfinite(chosen).all():
+            raise ValueError(f"an action is {m[0]} finite numbers for each of {self.num_envs} worlds, got {actions!r}")
+        return chosen
 
-def _describe(values: np.ndarray) -> str:
-    return f"{values.dtype} {values.shape}" + ("" if values.size > 16 else f": {values.tolist()}")
+    def _checked_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.ones(self.num_envs, dtype=bool)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"options['reset_mask'] must be a numpy array of bool, got {mask!r}")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(f"options['reset_mask'] must name at least one of {self.num_envs} worlds, got {mask!r}")
+        if not self._began and not mask.all():
+            raise ResetNeeded("the first reset is one of all worlds; leave out options['reset_mask']")
+        return mask
+
+    def _checked_states(self, states: Any) -> np.ndarray | None:
+        if states is None:
+            return None
+        n, x = self.state_dim, np.array(states, dtype=np.float64)
+        if x.shape not in {(n,), (self.num_envs, n)}:
+            raise ValueError(f"options['state'] must have shape ({n},) or ({self.num_envs}, {n}), got {x.shape}")
+        return np.broadcast_to(x, (self.num_envs, n))
+
+    def _checked_seeds(self, seed: Any) -> Sequence[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"need one seed for each of {self.num_envs} worlds, got {len(seed)}")
+        return seed
+
+
+def _checked_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        modes = ", ".join(repr(known.value) for known in AutoresetMode)
+        raise ValueError(f"autoreset_mode must be one of {modes}, got {mode!r}") from error

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mbrl.envs.mujoco.rules import Data, Outcome, Rules, mixed_noise, norm, squares
+from mbrl.envs.mujoco.rules import Data, Model, Outcome, Rules, mixed_noise, norm, squares
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,23 @@ class Ant(Rules):
     exclude_current_positions_from_observation: bool = True
     include_cfrc_ext_in_observation: bool = True
 
-    def initial_state(self, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        return mixed_noise(self.reset_noise_scale, random, data)
+    def initial_state(self, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform noise on positions, normal noise on velocities."""
+        return mixed_noise(self.reset_noise_scale, random, model)
 
     def position(self, data: Data) -> np.ndarray:
+        """Of the main body in the plane [m]."""
         return data.xpos[:, data.model.body(self.main_body).id, :2]
 
     def observe(self, data: Data) -> np.ndarray:
+        """Positions, by default without those in the plane, velocities, and clipped contact forces."""
         parts = [data.qpos[:, 2 if self.exclude_current_positions_from_observation else 0 :], data.qvel]
         if self.include_cfrc_ext_in_observation:
             parts.append(self._forces(data)[:, 1:].reshape(len(data.qpos), -1))
         return np.concatenate(parts, axis=1)
 
     def outcome(self, data: Data, action: np.ndarray, velocity: np.ndarray) -> Outcome:
+        """Weighted forward velocity and survival minus costs of control and contact, until it falls or jumps."""
         healthy = self._healthy(data)
         forward, survival = velocity[:, 0] * self.forward_reward_weight, healthy * self.healthy_reward
         control_cost = self.ctrl_cost_weight * squares(action)
@@ -60,6 +64,7 @@ class Ant(Rules):
         return Outcome(reward, ~healthy & self.terminate_when_unhealthy, info)
 
     def reset_info(self, data: Data) -> dict[str, np.ndarray]:
+        """Where it begins."""
         x, y = data.qpos[:, 0], data.qpos[:, 1]
         return {"x_position": x, "y_position": y, "distance_from_origin": norm(data.qpos[:, :2])}
 

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from mbrl.envs.mujoco.rules import Data, Outcome, Rules, squares, uniform_noise, within
+from mbrl.envs.mujoco.rules import Data, Model, Outcome, Rules, squares, uniform_noise, within
 
 Range = tuple[float, float]
 
@@ -27,22 +27,27 @@ class Hopper(Rules):
     reset_noise_scale: float = 5e-3
     exclude_current_positions_from_observation: bool = True
 
-    def initial_state(self, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        return uniform_noise(self.reset_noise_scale, random, data)
+    def initial_state(self, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform noise."""
+        return uniform_noise(self.reset_noise_scale, random, model)
 
     def position(self, data: Data) -> np.ndarray:
+        """Along the track [m]."""
         return data.qpos[:, 0]
 
     def observe(self, data: Data) -> np.ndarray:
+        """Positions, by default without that along the track, and velocities, clipped."""
         return _observe(data, self.exclude_current_positions_from_observation)
 
     def outcome(self, data: Data, action: np.ndarray, velocity: np.ndarray) -> Outcome:
+        """Weighted forward velocity and survival minus control cost, until it leans, falls or leaves the healthy states."""
         healthy = _upright(data, self.healthy_z_range, self.healthy_angle_range)
         for values in (data.qpos[:, 2:], data.qvel):
             healthy &= within(values, self.healthy_state_range).all(axis=1)
         return _outcome(self, data, action, velocity, healthy)
 
     def reset_info(self, data: Data) -> Mapping[str, np.ndarray]:
+        """Where it begins."""
         return _place(data)
 
 
@@ -62,20 +67,25 @@ class Walker2d(Rules):
     reset_noise_scale: float = 5e-3
     exclude_current_positions_from_observation: bool = True
 
-    def initial_state(self, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        return uniform_noise(self.reset_noise_scale, random, data)
+    def initial_state(self, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform noise."""
+        return uniform_noise(self.reset_noise_scale, random, model)
 
     def position(self, data: Data) -> np.ndarray:
+        """Along the track [m]."""
         return data.qpos[:, 0]
 
     def observe(self, data: Data) -> np.ndarray:
+        """Positions, by default without that along the track, and velocities, clipped."""
         return _observe(data, self.exclude_current_positions_from_observation)
 
     def outcome(self, data: Data, action: np.ndarray, velocity: np.ndarray) -> Outcome:
+        """Weighted forward velocity and survival minus control cost, until it leans or falls."""
         healthy = _upright(data, self.healthy_z_range, self.healthy_angle_range)
         return _outcome(self, data, action, velocity, healthy)
 
     def reset_info(self, data: Data) -> Mapping[str, np.ndarray]:
+        """Where it begins."""
         return _place(data)
 
 
@@ -91,7 +101,9 @@ def _place(data: Data) -> dict[str, np.ndarray]:
     return {"x_position": data.qpos[:, 0], "z_distance_from_origin": data.qpos[:, 1] - data.model.qpos0[1]}
 
 
-def _outcome(rules: Hopper | Walker2d, data: Data, action: np.ndarray, velocity: np.ndarray, healthy: np.ndarray) -> Outcome:
+def _outcome(
+    rules: Hopper | Walker2d, data: Data, action: np.ndarray, velocity: np.ndarray, healthy: np.ndarray
+) -> Outcome:
     forward, survival = rules.forward_reward_weight * velocity, healthy * rules.healthy_reward
     control_cost = rules.ctrl_cost_weight * squares(action)
     info = {

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mbrl.envs.mujoco.rules import Data, Outcome, Rules, never, norm, squares, uniform_noise, within
+from mbrl.envs.mujoco.rules import Data, Model, Outcome, Rules, never, norm, squares, uniform_noise, within
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,21 @@ class Humanoid(Rules):
     include_qfrc_actuator_in_observation: bool = True
     include_cfrc_ext_in_observation: bool = True
 
-    def initial_state(self, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        return uniform_noise(self.reset_noise_scale, random, data)
+    def initial_state(self, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform noise."""
+        return uniform_noise(self.reset_noise_scale, random, model)
 
     def position(self, data: Data) -> np.ndarray:
+        """Of the center of mass in the plane [m]."""
         mass = data.model.body_mass
         return (np.einsum("b,nbj->nj", mass, data.xipos) / mass.sum())[:, :2]
 
     def observe(self, data: Data) -> np.ndarray:
+        """Positions, by default without those in the plane, velocities, inertias and forces."""
         return _observe(self, data)
 
     def outcome(self, data: Data, action: np.ndarray, velocity: np.ndarray) -> Outcome:
+        """Weighted forward velocity and survival minus costs of control and contact, until it falls."""
         healthy = within(data.qpos[:, 2], self.healthy_z_range)
         forward, survival = self.forward_reward_weight * velocity[:, 0], healthy * self.healthy_reward
         control_cost = self.ctrl_cost_weight * squares(data.ctrl)
@@ -60,6 +64,7 @@ class Humanoid(Rules):
         return Outcome(reward, ~healthy & self.terminate_when_unhealthy, info)
 
     def reset_info(self, data: Data) -> dict[str, np.ndarray]:
+        """Where it begins."""
         return {
             "x_position": data.qpos[:, 0],
             "y_position": data.qpos[:, 1],
@@ -90,14 +95,17 @@ class HumanoidStandup(Rules):
     include_qfrc_actuator_in_observation: bool = True
     include_cfrc_ext_in_observation: bool = True
 
-    def initial_state(self, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        return uniform_noise(self.reset_noise_scale, random, data)
+    def initial_state(self, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform noise."""
+        return uniform_noise(self.reset_noise_scale, random, model)
 
     def observe(self, data: Data) -> np.ndarray:
+        """Positions, by default without those in the plane, velocities, inertias and forces."""
         return _observe(self, data)
 
     def outcome(self, data: Data, action: np.ndarray, velocity: np.ndarray) -> Outcome:
-        up = (data.qpos[:, 2] - 0) / data.model.opt.timestep  # gymnasium ignores uph_cost_weight
+        """Height over the time step minus costs of control and impact; gymnasium ignores uph_cost_weight, and so it does here."""
+        up = (data.qpos[:, 2] - 0) / data.model.opt.timestep
         control_cost = self.ctrl_cost_weight * squares(data.ctrl)
         impact_cost = np.clip(self.impact_cost_weight * squares(data.cfrc_ext), *self.impact_cost_range)
         info = {
@@ -109,6 +117,7 @@ class HumanoidStandup(Rules):
         return Outcome(up - control_cost - impact_cost + 1, never(data), info)
 
     def reset_info(self, data: Data) -> dict[str, np.ndarray]:
+        """Where it begins."""
         return {
             "x_position": data.qpos[:, 0],
             "y_position": data.qpos[:, 1],

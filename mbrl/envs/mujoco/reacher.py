@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mbrl.envs.mujoco.rules import Data, Outcome, Rules, never, norm, squares
+from mbrl.envs.mujoco.rules import Data, Model, Outcome, Rules, never, norm, squares
 
 
 @dataclass(frozen=True)
@@ -20,23 +20,26 @@ class Reacher(Rules):
     reward_dist_weight: float = 1
     reward_control_weight: float = 1
 
-    def initial_state(self, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        qpos = random.uniform(-0.1, 0.1, data.model.nq) + data.model.qpos0
+    def initial_state(self, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform noise and a target in a disk."""
+        qpos = random.uniform(-0.1, 0.1, model.nq) + model.qpos0
         while True:
             target = random.uniform(-0.2, 0.2, 2)
             if np.linalg.norm(target) < 0.2:
                 break
         qpos[-2:] = target
-        qvel = random.uniform(-0.005, 0.005, data.model.nv)
+        qvel = random.uniform(-0.005, 0.005, model.nv)
         qvel[-2:] = 0
         return qpos, qvel
 
     def observe(self, data: Data) -> np.ndarray:
+        """Cosines and sines of the joint angles, target, joint velocities, and the way to the target."""
         angles = data.qpos[:, :2].copy()
         parts = [np.cos(angles), np.sin(angles), data.qpos[:, 2:], data.qvel[:, :2], self._to_target(data)[:, :2]]
         return np.concatenate(parts, axis=1)
 
     def outcome(self, data: Data, action: np.ndarray, velocity: np.ndarray) -> Outcome:
+        """Minus the distance to the target and the control cost."""
         distance = -norm(self._to_target(data)) * self.reward_dist_weight
         control = -squares(action) * self.reward_control_weight
         return Outcome(distance + control, never(data), {"reward_dist": distance, "reward_ctrl": control})

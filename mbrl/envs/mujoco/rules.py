@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+Model = Any  # a mujoco.MjModel
 Data = Any  # fields of MjData as attributes, each (worlds, ...), and the model: see mbrl.envs.mujoco.worlds
 
 
@@ -44,8 +45,8 @@ class Rules(abc.ABC):
     frame_skip: int
 
     @abc.abstractmethod
-    def initial_state(self, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        """qpos and qvel at the beginning of an episode in one world, drawn in gymnasium's order."""
+    def initial_state(self, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """Qpos and qvel at the beginning of an episode in one world, drawn in gymnasium's order."""
 
     @abc.abstractmethod
     def observe(self, data: Data) -> np.ndarray:
@@ -67,16 +68,16 @@ class Rules(abc.ABC):
 # Where an episode begins
 
 
-def uniform_noise(scale: float, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
+def uniform_noise(scale: float, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
     """The model's default state, positions and velocities displaced uniformly within the scale."""
-    qpos = data.model.qpos0 + random.uniform(-scale, scale, data.model.nq)
-    return qpos, random.uniform(-scale, scale, data.model.nv)
+    qpos = model.qpos0 + random.uniform(-scale, scale, model.nq)
+    return qpos, random.uniform(-scale, scale, model.nv)
 
 
-def mixed_noise(scale: float, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
+def mixed_noise(scale: float, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
     """The model's default state, positions displaced uniformly within the scale, normal velocities."""
-    qpos = data.model.qpos0 + random.uniform(-scale, scale, data.model.nq)
-    return qpos, scale * random.standard_normal(data.model.nv)
+    qpos = model.qpos0 + random.uniform(-scale, scale, model.nq)
+    return qpos, scale * random.standard_normal(model.nv)
 
 
 # Terms of rewards and observations

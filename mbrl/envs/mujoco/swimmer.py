@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from mbrl.envs.mujoco.rules import Data, Outcome, Rules, never, norm, squares, uniform_noise
+from mbrl.envs.mujoco.rules import Data, Model, Outcome, Rules, never, norm, squares, uniform_noise
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,21 @@ class Swimmer(Rules):
     reset_noise_scale: float = 0.1
     exclude_current_positions_from_observation: bool = True
 
-    def initial_state(self, random: np.random.Generator, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        return uniform_noise(self.reset_noise_scale, random, data)
+    def initial_state(self, random: np.random.Generator, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform noise."""
+        return uniform_noise(self.reset_noise_scale, random, model)
 
     def position(self, data: Data) -> np.ndarray:
+        """In the plane [m]."""
         return data.qpos[:, :2]
 
     def observe(self, data: Data) -> np.ndarray:
+        """Positions, by default without those in the plane, and velocities."""
         hidden = 2 if self.exclude_current_positions_from_observation else 0
         return np.concatenate([data.qpos[:, hidden:], data.qvel], axis=1)
 
     def outcome(self, data: Data, action: np.ndarray, velocity: np.ndarray) -> Outcome:
+        """Weighted forward velocity minus control cost."""
         forward = self.forward_reward_weight * velocity[:, 0]
         control_cost = self.ctrl_cost_weight * squares(action)
         info = {
@@ -42,5 +46,6 @@ class Swimmer(Rules):
         return Outcome(forward - control_cost, never(data), info)
 
     def reset_info(self, data: Data) -> dict[str, np.ndarray]:
+        """Where it begins."""
         x, y = data.qpos[:, 0], data.qpos[:, 1]
         return {"x_position": x, "y_position": y, "distance_from_origin": norm(data.qpos[:, :2])}

@@ -1,9 +1,12 @@
 """gymnasium's MuJoCo environments, many at once."""
 
+# pyright: reportAttributeAccessIssue=false
+# (the compiled parts of mujoco have no type stubs)
+
 import copy
+import math
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from dynamics.mujoco.loading import compile_model
-from mbrl.envs.episodes import EpisodesVectorEnv, Info
+from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition
 from mbrl.envs.mujoco.ant import Ant
 from mbrl.envs.mujoco.half_cheetah import HalfCheetah
 from mbrl.envs.mujoco.hopper import Hopper, Walker2d
@@ -61,8 +64,11 @@ class MujocoVectorEnv(EpisodesVectorEnv):
         rules: what is observed, rewarded and terminated, with the options.
         model: the MuJoCo model; read only.
         frame_skip: MuJoCo steps per step.
+        max_episode_steps: steps after which an episode is truncated, None for no limit.
         spec: with which ``gymnasium.make`` makes one world of it.
     """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium's own form)
 
     def __init__(
         self,
@@ -76,6 +82,8 @@ class MujocoVectorEnv(EpisodesVectorEnv):
     ):
         self.rules = rules
         self.frame_skip = rules.frame_skip
+        self.max_episode_steps = max_episode_steps
+        self._last_step = math.inf if max_episode_steps is None else max_episode_steps
         self.model = _load(rules.xml_file)
         worlds = WarmWorlds(self.model, num_envs, threads, rules.outputs, contact_forces=rules.contact_forces)
         observed = rules.observe(worlds.data).shape[1:]
@@ -85,7 +93,6 @@ class MujocoVectorEnv(EpisodesVectorEnv):
             gymnasium.spaces.Box(-np.inf, np.inf, observed, np.float64),
             gymnasium.spaces.Box(lower, upper, dtype=np.float32),
             autoreset_mode,
-            max_episode_steps,
         )
         self.spec = copy.deepcopy(gymnasium.spec(env_id))
         self.spec.kwargs = {field.name: getattr(rules, field.name) for field in fields(rules)}
@@ -97,25 +104,38 @@ class MujocoVectorEnv(EpisodesVectorEnv):
         """Duration of a step [s]."""
         return self.model.opt.timestep * self.frame_skip
 
-    def _begin(self, worlds: np.ndarray, randoms: Sequence[np.random.Generator]) -> tuple[np.ndarray, Info]:
-        starts = [self.rules.initial_state(random, self._warm.data) for random in randoms]
-        self._warm.begin(worlds, *(np.stack(parts) for parts in zip(*starts, strict=True)))
-        data = self._warm.rows(worlds)
-        return self.rules.observe(data), {**self.rules.reset_info(data), "state": _state(data)}
+    @property
+    def state_dim(self) -> int:
+        """Number of positions, velocities and activations of one world."""
+        return self.model.nq + self.model.nv + self.model.na
 
-    def _advance(self, worlds: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Info]:
+    def _begin(self, worlds: np.ndarray, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
+        if states is None:
+            drawn = [self.rules.initial_state(self._random(i), self.model) for i in worlds.tolist()]
+            states = np.stack([np.concatenate([*parts, np.zeros(self.model.na)]) for parts in drawn])
+        self._warm.begin(worlds, states)
+        data = self._warm.rows(worlds)
+        diverged = np.zeros(len(worlds), dtype=bool)
+        return self.rules.observe(data), {**self.rules.reset_info(data), "state": data.state, "diverged": diverged}
+
+    def _advance(self, worlds: np.ndarray, actions: np.ndarray) -> Transition:
         before = np.array(self.rules.position(self._warm.rows(worlds)))
         self._warm.step(worlds, actions, self.frame_skip)
         data = self._warm.rows(worlds)
         velocity = (self.rules.position(data) - before) / self.dt
         reward, terminated, info = self.rules.outcome(data, actions, velocity)
-        extra = {"state": _state(data), "diverged": self._warm.diverged[worlds]}
-        return self.rules.observe(data), reward, terminated, {**info, **extra}
+        return Transition(
+            self.rules.observe(data),
+            reward,
+            terminated,
+            self._elapsed[worlds] + 1 >= self._last_step,
+            {**info, "state": data.state, "diverged": self._warm.diverged(worlds)},
+        )
 
     @property
     def _warm(self) -> WarmWorlds:
-        self._check_open()
-        assert self._worlds is not None
+        if self._worlds is None:
+            raise gymnasium.error.ClosedEnvironmentError(f"{self!r} is closed; make a new one")
         return self._worlds
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -149,7 +169,7 @@ def make_mujoco_vec_env(
         num_envs: number of worlds.
         threads: number of threads; one per core by default.
         autoreset_mode: when a world whose episode has ended begins the next one.
-        max_episode_steps: steps after which an episode is truncated; gymnasium's number for the id by default.
+        max_episode_steps: steps after which an episode is truncated; gymnasium's number for the id by default, -1 for no limit.
         **options: of gymnasium's environment, with its names and defaults, such as ``ctrl_cost_weight``; not those of drawing.
 
     Raises:
@@ -165,17 +185,19 @@ def make_mujoco_vec_env(
     """
     if env_id not in RULES:
         raise ValueError(f"no vector environment for {env_id!r}; there are {', '.join(RULES)}")
-    counts = {"num_envs": num_envs, "threads": threads, "max_episode_steps": max_episode_steps}
-    for name, count in counts.items():
-        if count is not None and (count != int(count) or count < 1):
-            raise ValueError(f"{name} must be a positive whole number, got {count}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, or None for one per core, got {threads}")
+    if max_episode_steps is None:
+        max_episode_steps = gymnasium.spec(env_id).max_episode_steps
+    elif max_episode_steps < 1 and max_episode_steps != -1:
+        raise ValueError(f"max_episode_steps must be at least 1, or -1 for no limit, got {max_episode_steps}")
     return MujocoVectorEnv(
         env_id,
         _rules(env_id, options),
         num_envs,
         threads=threads or len(os.sched_getaffinity(0)),
         autoreset_mode=autoreset_mode,
-        max_episode_steps=max_episode_steps or gymnasium.spec(env_id).max_episode_steps,
+        max_episode_steps=None if max_episode_steps == -1 else max_episode_steps,
     )
 
 
@@ -206,7 +228,3 @@ def _load(xml_file: str) -> "mujoco.MjModel":
     with warnings.catch_warnings():  # nobody can change gymnasium's own files
         warnings.filterwarnings("ignore", message="MuJoCo: .* is deprecated")
         return compile_model(ASSETS / xml_file)
-
-
-def _state(data: Any) -> np.ndarray:
-    return np.concatenate([data.qpos, data.qvel, data.act], axis=1)

@@ -4,7 +4,7 @@
 # (the compiled parts of mujoco have no type stubs)
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class WarmWorlds:
     with any number of threads, on one ``mujoco.batch.Batch``.
 
     A world that MuJoCo finds unstable (a non-finite or huge position, velocity or acceleration) is set back to the model's
-    default state by MuJoCo itself in the middle of the step and goes on from there: see :attr:`diverged`. MuJoCo logs a
+    default state by MuJoCo itself in the middle of the step and goes on from there: see :meth:`diverged`. MuJoCo logs a
     warning where its counter was zero. All counters are one before a call here, so nothing is written to ``MUJOCO_LOG.TXT``,
     and a counter that is not one afterwards is the sign of divergence.
 
@@ -33,7 +33,7 @@ class WarmWorlds:
     Attributes:
         model: the model.
         data: fields of ``MjData`` as attributes, each ``(worlds, ...)``, live and not to be written: ``qpos``, ``qvel``,
-            ``act``, ``ctrl`` and the outputs; with the ``model``.
+            ``ctrl`` and the outputs; with ``state``, which is (qpos, qvel, act), and the ``model``.
     """
 
     def __init__(
@@ -45,26 +45,29 @@ class WarmWorlds:
         *,
         contact_forces: bool = False,
     ):
-        from mujoco import MjData
+        from mujoco import MjData, mj_stateSize, mjtState
         from mujoco.batch import Batch
 
         self.model = model
         # What mj_step leaves behind is read by mj_rnePostConstraint, so the worlds need an MjData each.
         self._batch = Batch(model, number, threads, persistent=contact_forces)
         self._counters = self._batch.warning[:, :, 1]
-        fields = {name: self._batch.bind(name) for name in ("qpos", "qvel", "act", "ctrl", *outputs)}
-        self.data = SimpleNamespace(model=model, **fields)
-        self._scratch = MjData(model) if contact_forces else None
+        fields = {name: self._batch.bind(name) for name in ("qpos", "qvel", "ctrl", *outputs)}
+        start = mj_stateSize(model, mjtState.mjSTATE_TIME)  # of (qpos, qvel, act), which are neighbors
+        state = self._batch.state[:, start : start + mj_stateSize(model, mjtState.mjSTATE_PHYSICS)]
+        self.data = SimpleNamespace(model=model, state=state, **fields)
+        self._scratch: Any = None
         if contact_forces:
+            self._scratch = MjData(model)
             self.data.cfrc_ext = np.zeros((number, model.nbody, 6))
 
-    def begin(self, worlds: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """Start some worlds (sorted indices) afresh, as ``mj_resetData`` does, at qpos and qvel, with ``mj_forward``."""
+    def begin(self, worlds: np.ndarray, states: np.ndarray) -> None:
+        """Start k worlds (sorted indices) afresh by ``mj_resetData``, at states (qpos, qvel, act) ``(k, n)``, ``mj_forward``."""
         from mujoco import mjtStage
 
         ids = self._ids(worlds)
         self._batch.reset(ids, stage=mjtStage.mjSTAGE_NONE)
-        self.data.qpos[worlds], self.data.qvel[worlds] = qpos, qvel
+        self.data.state[worlds] = states
         self._counters[worlds] = 1
         self._batch.forward(ids)
         if self._scratch is not None:  # zero, unless the model has sensors that need it
@@ -82,13 +85,11 @@ class WarmWorlds:
         if self._scratch is not None:
             self._contact_forces(worlds)
 
-    @property
-    def diverged(self) -> np.ndarray:
-        """The worlds that MuJoCo set back to the model's default state in their last step, ``(worlds,)`` of bool."""
+    def diverged(self, worlds: np.ndarray) -> np.ndarray:
+        """Which of k worlds MuJoCo set back to the model's default state in their last step, ``(k,)`` of bool."""
         from mujoco import mjtWarning
 
-        bad = [mjtWarning.mjWARN_BADQPOS, mjtWarning.mjWARN_BADQVEL, mjtWarning.mjWARN_BADQACC]
-        return (self._counters[:, [int(kind) for kind in bad]] != 1).any(axis=1)
+        return (self._counters[worlds, mjtWarning.mjWARN_BADQPOS : mjtWarning.mjWARN_BADQACC + 1] != 1).any(axis=1)
 
     def rows(self, worlds: np.ndarray) -> SimpleNamespace:
         """:attr:`data` of some worlds (sorted indices): a copy, unless these are all."""
