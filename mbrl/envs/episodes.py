@@ -109,7 +109,8 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
                 begin instead of at random, ``(num_envs, n)`` or ``(n,)``.
 
         Raises:
-            ValueError: a shape or the number of seeds does not fit, the mask has no world, or there are other options.
+            ValueError: a shape or the number of seeds does not fit, the mask has no world, a state is not finite, or there are
+                other options.
             TypeError: the mask is no array of bool.
             gymnasium.error.ResetNeeded: the first reset is not one of all worlds.
         """
@@ -236,6 +237,8 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         n, x = self.state_dim, np.array(states, dtype=np.float64)
         if x.shape not in {(n,), (self.num_envs, n)}:
             raise ValueError(f"options['state'] must have shape ({n},) or ({self.num_envs}, {n}), got {x.shape}")
+        if not np.isfinite(x).all():
+            raise ValueError(f"options['state'] is not finite: {states!r}")
         return np.broadcast_to(x, (self.num_envs, n))
 
     def _checked_seeds(self, seed: Any) -> Sequence[int | None]:
