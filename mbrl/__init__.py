@@ -1,6 +1,14 @@
 """Learning: tasks, environments, training and evaluation."""
 
-from mbrl.envs import MujocoVectorEnv, TaskEnv, make_env, make_mujoco_vec_env, record_env
+from mbrl.envs import (
+    MujocoVectorEnv,
+    TaskEnv,
+    TaskVectorEnv,
+    make_env,
+    make_mujoco_vec_env,
+    make_vec_env,
+    record_env,
+)
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.policies import Actor, SplineNoise
 from mbrl.recording import record
@@ -16,11 +24,13 @@ __all__ = [
     "SplineNoise",
     "Task",
     "TaskEnv",
+    "TaskVectorEnv",
     "cart_pole_swing_up",
     "evaluate",
     "interquartile_mean",
     "make_env",
     "make_mujoco_vec_env",
+    "make_vec_env",
     "open_run",
     "pendulum_swing_up",
     "record",
