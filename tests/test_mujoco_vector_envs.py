@@ -234,7 +234,11 @@ def test_options_are_those_of_gymnasium(env_id):
 
 
 def test_every_environment_of_gymnasium_is_there():
-    v5 = {env_id for env_id, spec in gymnasium.registry.items() if ":" in str(spec.entry_point) and "_v5" in spec.entry_point}
+    v5 = {
+        env_id
+        for env_id, spec in gymnasium.registry.items()
+        if ":" in str(spec.entry_point) and "_v5" in spec.entry_point
+    }
     assert set(RULES) == v5
 
 
@@ -492,7 +496,7 @@ def test_gymnasiums_vector_wrappers_take_it():
         ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
         ({"threads": 0}, "threads must be at least 1, or None for one per core, got 0"),
         ({"max_episode_steps": 0}, "max_episode_steps must be at least 1, or -1 for no limit, got 0"),
-        ({"autoreset_mode": "sometimes"}, "autoreset_mode must be one of 'NextStep', 'SameStep', 'Disabled'"),
+        ({"autoreset_mode": "sometimes"}, "autoreset_mode must be .* one of 'NextStep', 'SameStep', 'Disabled'"),
         ({"healthy_z": 1.0}, "Hopper-v5 has no option healthy_z; it has xml_file, frame_skip, forward_reward_weight"),
         ({"render_mode": "rgb_array"}, "render_mode: the vector environment does not draw; draw the states"),
         ({"healthy_z_range": 1.0}, "healthy_z_range must be a lower and an upper limit, got 1.0"),
@@ -533,7 +537,7 @@ def test_resets_that_are_none():
         with pytest.raises(TypeError, match="must be a numpy array of bool"):
             env.reset(options={"reset_mask": mask})
     for mask in (np.array([True]), np.array([False, False])):
-        with pytest.raises(ValueError, match="must name at least one of 2 worlds"):
+        with pytest.raises(ValueError, match="at least one world"):
             env.reset(options={"reset_mask": mask})
     with pytest.raises(ValueError, match=r"must have shape \(12,\) or \(2, 12\), got \(3,\)"):
         env.reset(options={"state": np.zeros(3)})
@@ -541,7 +545,7 @@ def test_resets_that_are_none():
         env.reset(options={"state": np.full(12, math.nan)})
     with pytest.raises(ValueError, match=r"options of reset are 'reset_mask' and 'state', got \['masks'\]"):
         env.reset(options={"masks": None})
-    with pytest.raises(ValueError, match="need one seed for each of 2 worlds, got 3"):
+    with pytest.raises(ValueError, match="seed must be a number or one for each of 2 worlds, got 3"):
         env.reset(seed=[1, 2, 3])
 
 

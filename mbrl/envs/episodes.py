@@ -224,11 +224,14 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         if mask is None:
             return np.ones(self.num_envs, dtype=bool)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f"options['reset_mask'] must be a numpy array of bool, got {mask!r}")
+            came = f"an array of {mask.dtype}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise TypeError(f"options['reset_mask'] must be a numpy array of bool, got {came}")
         if mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(f"options['reset_mask'] must name at least one of {self.num_envs} worlds, got {mask!r}")
-        if not self._began and not mask.all():
-            raise ResetNeeded("the first reset is one of all worlds; leave out options['reset_mask']")
+            raise ValueError(
+                f"options['reset_mask'] must have shape ({self.num_envs},) and at least one world, got {mask!r}"
+            )
+        if not (self._began or mask.all()):
+            raise ResetNeeded("the first reset is one of all worlds; call reset without a reset_mask")
         return mask
 
     def _checked_states(self, states: Any) -> np.ndarray | None:
@@ -241,19 +244,22 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
             raise ValueError(f"options['state'] is not finite: {states!r}")
         return np.broadcast_to(x, (self.num_envs, n))
 
-    def _checked_seeds(self, seed: Any) -> Sequence[int | None]:
+    def _checked_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"need one seed for each of {self.num_envs} worlds, got {len(seed)}")
-        return seed
+        if not isinstance(seed, Sequence | np.ndarray):
+            return [operator.index(seed) + i for i in range(self.num_envs)]
+        seeds = [None if value is None else operator.index(value) for value in seed]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed must be a number or one for each of {self.num_envs} worlds, got {len(seeds)}")
+        return seeds
 
 
 def _checked_mode(mode: AutoresetMode | str) -> AutoresetMode:
     try:
         return AutoresetMode(mode)
-    except ValueError as error:
-        modes = ", ".join(repr(known.value) for known in AutoresetMode)
-        raise ValueError(f"autoreset_mode must be one of {modes}, got {mode!r}") from error
+    except ValueError:
+        known = ", ".join(repr(known.value) for known in AutoresetMode)
+        raise ValueError(
+            f"autoreset_mode must be a gymnasium.vector.AutoresetMode or one of {known}, got {mode!r}"
+        ) from None
