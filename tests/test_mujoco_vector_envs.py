@@ -419,7 +419,7 @@ def test_a_world_that_diverges_goes_on_as_in_gymnasium():
     _, info = env.reset(seed=0)
     single.reset(seed=0)
     x = info["state"]
-    x[1, 9:] = 1e11
+    x[1, 9:] = 1e3
     env.reset(options={"state": x})
     single.unwrapped.set_state(x[1, :9], x[1, 9:])
     actions = np.full((3, 6), 0.5, np.float32)
@@ -432,6 +432,22 @@ def test_a_world_that_diverges_goes_on_as_in_gymnasium():
     y, *_, info = env.step(actions)
     np.testing.assert_array_equal(y[1], single.step(actions[1])[0])
     assert not info["diverged"].any()
+    x[1, 9:] = 1e11  # more than MuJoCo takes at all
+    np.testing.assert_array_equal(env.reset(options={"state": x})[1]["diverged"], [False, True, False])
+
+
+def test_a_step_in_which_a_world_diverges_is_not_recorded():
+    class Exploding(gymnasium.vector.VectorWrapper):
+        def reset(self, *, seed=None, options=None):
+            _, info = self.env.reset(seed=seed, options=options)
+            x = info["state"]
+            x[0, 9:] = 100.0
+            return self.env.reset(options={"state": x})
+
+    env = Exploding(make_mujoco_vec_env("HalfCheetah-v5", 2, autoreset_mode="Disabled", max_episode_steps=20))
+    burst, sound = record_env(env, None, 2, dt=0.05)
+    assert len(burst.controls) < 20 == len(sound.controls)
+    assert burst.source.endswith("diverged")
 
 
 # The models of planners
@@ -459,7 +475,7 @@ def test_episodes_are_recorded():
     model = MujocoDynamics(env)
     for trajectory in found:
         assert trajectory.states.shape == (len(trajectory.controls) + 1, 12)
-        x, u = torch.from_numpy(trajectory.states[0]), torch.from_numpy(trajectory.controls[0])
+        x, u = torch.tensor(trajectory.states[0]), torch.tensor(trajectory.controls[0])
         np.testing.assert_allclose(model(x, u).numpy(), trajectory.states[1], atol=1e-6)
         assert trajectory.terminated or len(trajectory.controls) == 40
 
@@ -509,10 +525,10 @@ def test_what_cannot_be_made(arguments, message):
 
 
 def test_files_that_are_no_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no MuJoCo model at .*nothing.xml"):
+    with pytest.raises(FileNotFoundError, match=r"no MuJoCo model at .*nothing\.xml"):
         make_mujoco_vec_env("Hopper-v5", 2, xml_file="nothing.xml")
     Path("broken.xml").write_text("<mujoco>")
-    with pytest.raises(ValueError, match="MuJoCo cannot load 'broken.xml'"):
+    with pytest.raises(ValueError, match=r"MuJoCo cannot load 'broken\.xml'"):
         make_mujoco_vec_env("Hopper-v5", 2, xml_file="./broken.xml")
     with pytest.raises(KeyError, match="Invalid name 'head'"):
         make_mujoco_vec_env("Ant-v5", 2, main_body="head")

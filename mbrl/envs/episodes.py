@@ -52,9 +52,7 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         action_space: gymnasium.spaces.Box,
         autoreset_mode: AutoresetMode | str,
     ):
-        self.num_envs = operator.index(num_envs)
-        if self.num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self.num_envs = checked_worlds(num_envs)
         self.autoreset_mode = _checked_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space: gymnasium.spaces.Box = observation_space
@@ -253,6 +251,14 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be a number or one for each of {self.num_envs} worlds, got {len(seeds)}")
         return seeds
+
+
+def checked_worlds(num_envs: int) -> int:
+    """The number of worlds, or a ValueError if there is none."""
+    worlds = operator.index(num_envs)
+    if worlds < 1:
+        raise ValueError(f"num_envs must be at least 1, got {worlds}")
+    return worlds
 
 
 def _checked_mode(mode: AutoresetMode | str) -> AutoresetMode:

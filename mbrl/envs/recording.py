@@ -34,8 +34,8 @@ def record_env(
 
     Returns:
         One trajectory per episode with the actions as they went in, clipped to the action space; states come from
-        ``info["state"]`` where the environment gives them. An episode in which a number is not finite ends before it, with
-        neither ``terminated`` nor ``truncated``.
+        ``info["state"]`` where the environment gives them. An episode in which a number is not finite, or the simulation
+        diverges (``info["diverged"]``), ends before that step, with neither ``terminated`` nor ``truncated``.
 
     Raises:
         ValueError: the vector environment resets by itself, the spaces are no Boxes of one axis, dt is unknown, the actor
@@ -62,10 +62,12 @@ class _EpisodeLog:
         self.rewards: list[float] = []
         self.diverged = False
 
-    def add(self, control: np.ndarray, reward: float, observation: np.ndarray, state: np.ndarray | None) -> None:
-        """Append a step, unless it leads to a number that is not finite."""
+    def add(
+        self, control: np.ndarray, reward: float, observation: np.ndarray, state: np.ndarray | None, diverged: bool
+    ) -> None:
+        """Append a step, unless the simulation diverged in it or it leads to a number that is not finite."""
         numbers = np.concatenate([observation, [reward], [] if state is None else state])
-        self.diverged = not bool(np.isfinite(numbers).all())
+        self.diverged = diverged or not bool(np.isfinite(numbers).all())
         if self.diverged:
             return
         self.controls.append(control)
@@ -158,7 +160,7 @@ class _SingleRecorder(_EnvRecorder):
             while not (terminated or truncated or log.diverged):
                 u, memory = self._controls(np.asarray(y)[None], info, memory)
                 y, reward, terminated, truncated, info = self.env.step(u[0])
-                log.add(u[0], float(reward), np.array(y), _copy(info.get("state")))
+                log.add(u[0], float(reward), np.array(y), _copy(info.get("state")), bool(info.get("diverged", False)))
             found.append(self._trajectory(log, bool(terminated), bool(truncated), index))
         return found
 
@@ -194,8 +196,9 @@ class _VectorRecorder(_EnvRecorder):
         while len(done) < len(logs):
             u, memory = self._controls(y, info, memory)
             y, reward, terminated, truncated, info = self.env.step(u)
+            diverged = info.get("diverged", np.zeros(len(logs), dtype=bool))
             for i in (i for i in range(len(logs)) if i not in done):
-                logs[i].add(u[i], reward[i], y[i].copy(), _row(info.get("state"), i))
+                logs[i].add(u[i], reward[i], y[i].copy(), _row(info.get("state"), i), bool(diverged[i]))
                 if terminated[i] or truncated[i] or logs[i].diverged:
                     done[i] = self._trajectory(logs[i], bool(terminated[i]), bool(truncated[i]), first + i)
             ended = terminated | truncated | ~np.isfinite(y).all(axis=1)

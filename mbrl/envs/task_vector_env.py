@@ -1,13 +1,12 @@
 """A task as many environments that are stepped as one batch."""
 
-import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition
+from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition, checked_worlds
 from mbrl.envs.stepping import TaskStepper
 from mbrl.envs.task_env import TaskEnv, check_render_mode
 from mbrl.tasks import Task
@@ -86,7 +85,8 @@ class TaskVectorEnv(EpisodesVectorEnv):
 
     def _advance(self, worlds: np.ndarray, actions: np.ndarray) -> Transition:
         # Worlds that do not go on are stepped too, because rows belong to worlds: at the first step, and nobody looks.
-        controls, times = np.zeros(self.action_space.shape), np.zeros(self.num_envs, dtype=np.int64)
+        controls = np.zeros((self.num_envs, *self.single_action_space.shape))
+        times = np.zeros(self.num_envs, dtype=np.int64)
         controls[worlds], times[worlds] = actions, self._elapsed[worlds]
         step = self._stepper.step(self._x, self._stepper.controls(controls), torch.from_numpy(times))
         self._x[worlds] = step.state[worlds]
@@ -118,9 +118,7 @@ class TaskVectorEnv(EpisodesVectorEnv):
 
 
 def _checked_worlds(task: Task, num_envs: int) -> int:
-    worlds = operator.index(num_envs)
-    if worlds < 1:
-        raise ValueError(f"num_envs must be at least 1, got {worlds}")
+    worlds = checked_worlds(num_envs)
     for name, parameter in task.dynamics.physical_parameters.items():
         shape = getattr(task.dynamics, name).shape
         if shape != parameter.shape and shape[0] != worlds:

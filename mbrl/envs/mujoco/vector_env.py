@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from dynamics.mujoco.loading import compile_model
-from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition
+from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition, checked_worlds
 from mbrl.envs.mujoco.ant import Ant
 from mbrl.envs.mujoco.half_cheetah import HalfCheetah
 from mbrl.envs.mujoco.hopper import Hopper, Walker2d
@@ -85,11 +85,13 @@ class MujocoVectorEnv(EpisodesVectorEnv):
         self.max_episode_steps = max_episode_steps
         self._last_step = math.inf if max_episode_steps is None else max_episode_steps
         self.model = _load(rules.xml_file)
-        worlds = WarmWorlds(self.model, num_envs, threads, rules.outputs, contact_forces=rules.contact_forces)
+        number = checked_worlds(num_envs)
+        worlds = WarmWorlds(self.model, number, threads, rules.outputs, contact_forces=rules.contact_forces)
+        rules.position(worlds.data)  # a name that the model lacks is an error now
         observed = rules.observe(worlds.data).shape[1:]
         lower, upper = self.model.actuator_ctrlrange.astype(np.float32).T
         super().__init__(
-            num_envs,
+            number,
             gymnasium.spaces.Box(-np.inf, np.inf, observed, np.float64),
             gymnasium.spaces.Box(lower, upper, dtype=np.float32),
             autoreset_mode,
@@ -115,8 +117,8 @@ class MujocoVectorEnv(EpisodesVectorEnv):
             states = np.stack([np.concatenate([*parts, np.zeros(self.model.na)]) for parts in drawn])
         self._warm.begin(worlds, states)
         data = self._warm.rows(worlds)
-        diverged = np.zeros(len(worlds), dtype=bool)
-        return self.rules.observe(data), {**self.rules.reset_info(data), "state": data.state, "diverged": diverged}
+        extra = {"state": data.state, "diverged": self._warm.diverged(worlds)}
+        return self.rules.observe(data), {**self.rules.reset_info(data), **extra}
 
     def _advance(self, worlds: np.ndarray, actions: np.ndarray) -> Transition:
         before = np.array(self.rules.position(self._warm.rows(worlds)))
