@@ -1,6 +1,7 @@
 """Threaded MuJoCo vector environments: gymnasium's own, one at a time and in its SyncVectorEnv, are the truth."""
 
 import copy
+import functools
 import inspect
 import math
 from dataclasses import MISSING, fields
@@ -18,6 +19,7 @@ from dynamics import MujocoDynamics
 from mbrl import MujocoVectorEnv, make_mujoco_vec_env, record_env
 from mbrl.envs.mujoco import RULES
 from mbrl.envs.mujoco.vector_env import ASSETS, DRAWING
+from mbrl.testing import check_vector_env
 
 every_env = pytest.mark.parametrize("env_id", RULES)
 every_mode = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
@@ -481,6 +483,11 @@ def test_episodes_are_recorded():
 
 
 # What belongs to a gymnasium environment
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "Reacher-v5", "Ant-v5"])
+def test_they_keep_the_contract_of_vector_environments(env_id):
+    check_vector_env(functools.partial(make_mujoco_vec_env, env_id, max_episode_steps=15))
 
 
 def test_the_spec_makes_one_of_its_worlds():

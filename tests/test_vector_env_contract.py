@@ -264,7 +264,7 @@ class CountsWorldsBySteps(TaskVectorEnv):
 
     def reset(self, *, seed=None, options=None):
         result = super().reset(seed=seed, options=options)
-        self._t = torch.zeros_like(self._t)
+        self._elapsed = np.zeros_like(self._elapsed)
         return result
 
 
@@ -277,7 +277,7 @@ class TakesAnyMask(TaskVectorEnv):
 
 class RewardsResets(SpoiledStep):
     def step(self, actions):
-        self._begun = self._ended
+        self._begun = self._ended.copy()
         return super().step(actions)
 
     def spoil(self, y, reward, terminated, truncated, infos):
@@ -293,9 +293,9 @@ class StepsAfterReset(TaskVectorEnv):
     """The call that resets a world applies the action too, and hides it."""
 
     def step(self, actions):
-        begun = self._ended
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            self._begin(begun)
+        begun = self._ended.copy()
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and begun.any():
+            self._begin_in(np.flatnonzero(begun), {})
         y, reward, terminated, truncated, infos = super().step(actions)
         return y, np.where(begun, 0.0, reward), terminated & ~begun, truncated & ~begun, infos
 
@@ -353,7 +353,7 @@ class ForgetsPendingResets(TaskVectorEnv):
     """A reset by the caller is followed by the one that was due."""
 
     def reset(self, *, seed=None, options=None):
-        due = self._ended
+        due = self._ended.copy()
         result = super().reset(seed=seed, options=options)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             self._ended = due

@@ -59,7 +59,7 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self.single_action_space: gymnasium.spaces.Box = action_space
         self.observation_space = batch_space(observation_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)
-        self._randoms: list[np.random.Generator | None] = [None] * self.num_envs
+        self._random: list[np.random.Generator | None] = [None] * self.num_envs
         self._seeds: list[int | None] = [None] * self.num_envs
         self._observations = np.zeros((self.num_envs, *observation_space.shape), observation_space.dtype)
         self._elapsed = np.zeros(self.num_envs, dtype=np.int64)  # steps since the episode began
@@ -86,7 +86,7 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The source of random numbers of each world."""
-        return tuple(self._random(i) for i in range(self.num_envs))
+        return tuple(self._source(i) for i in range(self.num_envs))
 
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
@@ -121,7 +121,7 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         seeds = self._checked_seeds(seed)
         for i in worlds.tolist():
             if seeds[i] is not None:
-                self._randoms[i], self._seeds[i] = seeding.np_random(seeds[i])
+                self._random[i], self._seeds[i] = seeding.np_random(seeds[i])
         info: dict[str, Any] = {}
         self._begin_in(worlds, info, states)
         self._began = True
@@ -132,13 +132,13 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self._elapsed[worlds], self._ended[worlds] = 0, False
         self._add(info, worlds, news)
 
-    def _random(self, world: int) -> np.random.Generator:
+    def _source(self, world: int) -> np.random.Generator:
         """The random numbers of a world, seeded by chance if nobody has."""
-        random = self._randoms[world]
-        if random is None:
-            random, self._seeds[world] = seeding.np_random()
-            self._randoms[world] = random
-        return random
+        source = self._random[world]
+        if source is None:
+            source, self._seeds[world] = seeding.np_random()
+            self._random[world] = source
+        return source
 
     # Steps
 

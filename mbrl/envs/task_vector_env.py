@@ -74,10 +74,10 @@ class TaskVectorEnv(EpisodesVectorEnv):
 
     def _begin(self, worlds: np.ndarray, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
         if states is None:
-            x = torch.stack([self._stepper.first_state(self._random(i)) for i in worlds.tolist()])
+            x = torch.stack([self._stepper.first_state(self._source(i)) for i in worlds.tolist()])
         else:
             x = torch.from_numpy(states.copy())
-        self._x[worlds] = x
+        self._x = self._with_rows(worlds, x)
         return self._stepper.observe(self._x)[worlds], {
             "state": x.numpy(),
             "diverged": np.zeros(len(worlds), dtype=bool),
@@ -89,7 +89,7 @@ class TaskVectorEnv(EpisodesVectorEnv):
         times = np.zeros(self.num_envs, dtype=np.int64)
         controls[worlds], times[worlds] = actions, self._elapsed[worlds]
         step = self._stepper.step(self._x, self._stepper.controls(controls), torch.from_numpy(times))
-        self._x[worlds] = step.state[worlds]
+        self._x = self._with_rows(worlds, step.state[worlds])
         return Transition(
             self._stepper.observe(self._x)[worlds],
             step.reward.numpy()[worlds],
@@ -97,6 +97,12 @@ class TaskVectorEnv(EpisodesVectorEnv):
             step.truncated.numpy()[worlds],
             {"state": step.state.numpy()[worlds], "diverged": step.diverged.numpy()[worlds]},
         )
+
+    def _with_rows(self, worlds: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+        """The present states with other rows in some worlds; a new tensor."""
+        states = self._x.clone()
+        states[worlds] = x
+        return states
 
     # Pictures
 

@@ -113,7 +113,7 @@ class MujocoVectorEnv(EpisodesVectorEnv):
 
     def _begin(self, worlds: np.ndarray, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
         if states is None:
-            drawn = [self.rules.initial_state(self._random(i), self.model) for i in worlds.tolist()]
+            drawn = [self.rules.initial_state(self._source(i), self.model) for i in worlds.tolist()]
             states = np.stack([np.concatenate([*parts, np.zeros(self.model.na)]) for parts in drawn])
         self._warm.begin(worlds, states)
         data = self._warm.rows(worlds)
