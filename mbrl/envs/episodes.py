@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 Info = Mapping[str, np.ndarray]
+Worlds = slice | np.ndarray  # which of the worlds: slice(None) for all, else sorted indices
 
 
 class Transition(NamedTuple):
@@ -30,7 +31,7 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
 
     What comes out equals what ``gymnasium.vector.SyncVectorEnv`` over as many environments gives, the masks ``_key`` in info
     included, and nothing that was returned changes later. A subclass begins episodes and advances worlds; both are asked
-    for some of the worlds, given by their sorted indices, and may answer with views.
+    for k of the worlds, by something that indexes rows, and may answer with views.
 
     Args:
         num_envs: number of worlds.
@@ -65,9 +66,10 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self._elapsed = np.zeros(self.num_envs, dtype=np.int64)  # steps since the episode began
         self._ended = np.zeros(self.num_envs, dtype=bool)  # and not reset yet
         self._began = False
+        self._numbers = np.arange(self.num_envs)
 
     @abc.abstractmethod
-    def _begin(self, worlds: np.ndarray, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
+    def _begin(self, worlds: Worlds, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
         """Begin an episode in k worlds, at states ``(k, n)`` or where the initial distribution says.
 
         Returns:
@@ -75,7 +77,7 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         """
 
     @abc.abstractmethod
-    def _advance(self, worlds: np.ndarray, actions: np.ndarray) -> Transition:
+    def _advance(self, worlds: Worlds, actions: np.ndarray) -> Transition:
         """Advance k worlds by one step under actions ``(k, m)``."""
 
     @property
@@ -116,10 +118,10 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         options = options or {}
         if set(options) - {"reset_mask", "state"}:
             raise ValueError(f"options of reset are 'reset_mask' and 'state', got {sorted(options)}")
-        worlds = np.flatnonzero(self._checked_mask(options.get("reset_mask")))
+        worlds = _which(self._checked_mask(options.get("reset_mask")))
         states = self._checked_states(options.get("state"))
         seeds = self._checked_seeds(seed)
-        for i in worlds.tolist():
+        for i in self._numbers[worlds].tolist():
             if seeds[i] is not None:
                 self._random[i], self._seeds[i] = seeding.np_random(seeds[i])
         info: dict[str, Any] = {}
@@ -127,7 +129,7 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self._began = True
         return self._observations.copy(), info
 
-    def _begin_in(self, worlds: np.ndarray, info: dict[str, Any], states: np.ndarray | None = None) -> None:
+    def _begin_in(self, worlds: Worlds, info: dict[str, Any], states: np.ndarray | None = None) -> None:
         self._observations[worlds], news = self._begin(worlds, None if states is None else states[worlds])
         self._elapsed[worlds], self._ended[worlds] = 0, False
         self._add(info, worlds, news)
@@ -150,11 +152,12 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
             gymnasium.error.ResetNeeded: a world has ended and nobody has reset it, or none has begun.
         """
         self._check_running()
-        begins, goes = np.flatnonzero(self._ended), np.flatnonzero(~self._ended)  # some begin in mode NEXT_STEP alone
+        begins = self._ended  # all False but in mode NEXT_STEP
+        goes = _which(~begins)
         controls = self._checked_actions(actions, goes)
         info: dict[str, Any] = {}
         reward, terminated, truncated = np.zeros(self.num_envs), *np.zeros((2, self.num_envs), dtype=bool)
-        if len(goes):
+        if not begins.all():
             step = self._advance(goes, controls)
             self._elapsed[goes] += 1
             self._observations[goes], reward[goes] = step.observations, step.reward
@@ -164,27 +167,27 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
                 self._finish(step.info, info)
             else:
                 self._add(info, goes, step.info)
-        if len(begins):
-            self._begin_in(begins, info)
+        if begins.any():
+            self._begin_in(_which(begins), info)
         return self._observations.copy(), reward, terminated, truncated, info
 
     def _finish(self, news: Info, info: dict[str, Any]) -> None:
-        """Move what the ended worlds say to the final info, and begin their next episodes."""
+        """Move what the ended worlds say to the final info, and begin their next episodes; in mode SAME_STEP all have gone."""
         ended = self._ended.copy()
         final_obs = np.full(self.num_envs, None, dtype=object)
         for i in np.flatnonzero(ended):
             final_obs[i] = self._observations[i].copy()
         final_info: dict[str, Any] = {}
-        self._add(final_info, np.flatnonzero(ended), {key: rows[ended] for key, rows in news.items()})
+        self._add(final_info, _which(ended), {key: rows[ended] for key, rows in news.items()})
         info.update(final_obs=final_obs, _final_obs=ended, final_info=final_info, _final_info=ended.copy())
         if not ended.all():
             self._add(info, np.flatnonzero(~ended), {key: rows[~ended] for key, rows in news.items()})
-        self._begin_in(np.flatnonzero(ended), info)
+        self._begin_in(_which(ended), info)
 
-    def _add(self, info: dict[str, Any], worlds: np.ndarray, news: Info) -> None:
+    def _add(self, info: dict[str, Any], worlds: Worlds, news: Info) -> None:
         """Add what some worlds say to the info of all, with masks of who says something."""
         for key, rows in news.items():
-            if len(worlds) == self.num_envs:
+            if isinstance(worlds, slice):
                 info[key], info[f"_{key}"] = np.array(rows), np.ones(self.num_envs, dtype=bool)
                 continue
             if key not in info:
@@ -208,12 +211,12 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
                 'reset(options={"reset_mask": terminated | truncated})'
             )
 
-    def _checked_actions(self, actions: Any, worlds: np.ndarray) -> np.ndarray:
+    def _checked_actions(self, actions: Any, worlds: Worlds) -> np.ndarray:
         """The actions of some worlds; those of others may be anything."""
         given = np.asarray(actions)
         m = self.single_action_space.shape
         fits = given.shape == (self.num_envs, *m)
-        chosen = given[worlds] if fits and len(worlds) < self.num_envs else given
+        chosen = given[worlds] if fits else given
         if not fits or not np.isfinite(chosen).all():
             raise ValueError(f"an action is {m[0]} finite numbers for each of {self.num_envs} worlds, got {actions!r}")
         return chosen
@@ -251,6 +254,11 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be a number or one for each of {self.num_envs} worlds, got {len(seeds)}")
         return seeds
+
+
+def _which(mask: np.ndarray) -> Worlds:
+    """The worlds of a mask."""
+    return slice(None) if mask.all() else np.flatnonzero(mask)
 
 
 def checked_worlds(num_envs: int) -> int:

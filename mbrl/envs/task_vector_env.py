@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition, checked_worlds
+from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition, Worlds, checked_worlds
 from mbrl.envs.stepping import TaskStepper
 from mbrl.envs.task_env import TaskEnv, check_render_mode
 from mbrl.tasks import Task
@@ -72,18 +72,18 @@ class TaskVectorEnv(EpisodesVectorEnv):
         """A copy of the present states, ``(num_envs, n)``."""
         return self._x.numpy().copy()
 
-    def _begin(self, worlds: np.ndarray, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
+    def _begin(self, worlds: Worlds, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
         if states is None:
-            x = torch.stack([self._stepper.first_state(self._source(i)) for i in worlds.tolist()])
+            x = torch.stack([self._stepper.first_state(self._source(i)) for i in self._numbers[worlds].tolist()])
         else:
             x = torch.from_numpy(states.copy())
         self._x = self._with_rows(worlds, x)
         return self._stepper.observe(self._x)[worlds], {
             "state": x.numpy(),
-            "diverged": np.zeros(len(worlds), dtype=bool),
+            "diverged": np.zeros(len(x), dtype=bool),
         }
 
-    def _advance(self, worlds: np.ndarray, actions: np.ndarray) -> Transition:
+    def _advance(self, worlds: Worlds, actions: np.ndarray) -> Transition:
         # Worlds that do not go on are stepped too, because rows belong to worlds: at the first step, and nobody looks.
         controls = np.zeros((self.num_envs, *self.single_action_space.shape))
         times = np.zeros(self.num_envs, dtype=np.int64)
@@ -98,7 +98,7 @@ class TaskVectorEnv(EpisodesVectorEnv):
             {"state": step.state.numpy()[worlds], "diverged": step.diverged.numpy()[worlds]},
         )
 
-    def _with_rows(self, worlds: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+    def _with_rows(self, worlds: Worlds, x: torch.Tensor) -> torch.Tensor:
         """The present states with other rows in some worlds; a new tensor."""
         states = self._x.clone()
         states[worlds] = x

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from dynamics.mujoco.loading import compile_model
-from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition, checked_worlds
+from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition, Worlds, checked_worlds
 from mbrl.envs.mujoco.ant import Ant
 from mbrl.envs.mujoco.half_cheetah import HalfCheetah
 from mbrl.envs.mujoco.hopper import Hopper, Walker2d
@@ -111,16 +111,15 @@ class MujocoVectorEnv(EpisodesVectorEnv):
         """Number of positions, velocities and activations of one world."""
         return self.model.nq + self.model.nv + self.model.na
 
-    def _begin(self, worlds: np.ndarray, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
+    def _begin(self, worlds: Worlds, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
         if states is None:
-            drawn = [self.rules.initial_state(self._source(i), self.model) for i in worlds.tolist()]
+            drawn = [self.rules.initial_state(self._source(i), self.model) for i in self._numbers[worlds].tolist()]
             states = np.stack([np.concatenate([*parts, np.zeros(self.model.na)]) for parts in drawn])
         self._warm.begin(worlds, states)
         data = self._warm.rows(worlds)
-        extra = {"state": data.state, "diverged": self._warm.diverged(worlds)}
-        return self.rules.observe(data), {**self.rules.reset_info(data), **extra}
+        return self.rules.observe(data), {**self.rules.reset_info(data), "state": data.state, "diverged": data.diverged}
 
-    def _advance(self, worlds: np.ndarray, actions: np.ndarray) -> Transition:
+    def _advance(self, worlds: Worlds, actions: np.ndarray) -> Transition:
         before = np.array(self.rules.position(self._warm.rows(worlds)))
         self._warm.step(worlds, actions, self.frame_skip)
         data = self._warm.rows(worlds)
@@ -131,7 +130,7 @@ class MujocoVectorEnv(EpisodesVectorEnv):
             reward,
             terminated,
             self._elapsed[worlds] + 1 >= self._last_step,
-            {**info, "state": data.state, "diverged": self._warm.diverged(worlds)},
+            {**info, "state": data.state, "diverged": data.diverged},
         )
 
     @property

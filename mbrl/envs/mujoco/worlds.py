@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mbrl.envs.episodes import Worlds
+
 if TYPE_CHECKING:
     import mujoco
 
@@ -19,9 +21,9 @@ class WarmWorlds:
     with any number of threads, on one ``mujoco.batch.Batch``.
 
     A world that MuJoCo finds unstable (a non-finite or huge position, velocity or acceleration) is set back to the model's
-    default state by MuJoCo itself in the middle of the step and goes on from there: see :meth:`diverged`. MuJoCo logs a
-    warning where its counter was zero. All counters are one before a call here, so nothing is written to ``MUJOCO_LOG.TXT``,
-    and a counter that is not one afterwards is the sign of divergence.
+    default state by MuJoCo itself in the middle of the step and goes on from there. MuJoCo logs a warning where its counter was
+    zero. All counters are one before a call here, so nothing is written to ``MUJOCO_LOG.TXT``, and a counter that is not one
+    afterwards is the sign of divergence.
 
     Args:
         model: the model.
@@ -32,8 +34,9 @@ class WarmWorlds:
 
     Attributes:
         model: the model.
-        data: fields of ``MjData`` as attributes, each ``(worlds, ...)``, live and not to be written: ``qpos``, ``qvel``,
-            ``ctrl`` and the outputs; with ``state``, which is (qpos, qvel, act), and the ``model``.
+        data: what the worlds are after the last call, as attributes, each ``(worlds, ...)`` and not to be written: ``state``
+            (qpos, qvel, act) and its parts ``qpos`` and ``qvel``, ``ctrl``, the outputs, and ``diverged``, whether MuJoCo set
+            the world back in the last call; with the ``model``.
     """
 
     def __init__(
@@ -52,56 +55,68 @@ class WarmWorlds:
         # What mj_step leaves behind is read by mj_rnePostConstraint, so the worlds need an MjData each.
         self._batch = Batch(model, number, threads, persistent=contact_forces)
         self._counters = self._batch.warning[:, :, 1]
-        fields = {name: self._batch.bind(name) for name in ("qpos", "qvel", "ctrl", *outputs)}
+        self._counters[:] = 1
         start = mj_stateSize(model, mjtState.mjSTATE_TIME)  # of (qpos, qvel, act), which are neighbors
-        state = self._batch.state[:, start : start + mj_stateSize(model, mjtState.mjSTATE_PHYSICS)]
-        self.data = SimpleNamespace(model=model, state=state, **fields)
+        self._state = self._batch.state[:, start : start + mj_stateSize(model, mjtState.mjSTATE_PHYSICS)]
+        self._ctrl = self._batch.bind("ctrl")
+        # The rows of the batch are long and come from other cores' caches: they are read once, into arrays of our own.
+        state = self._state.copy()
+        self.data = SimpleNamespace(
+            model=model,
+            state=state,
+            qpos=state[:, : model.nq],
+            qvel=state[:, model.nq : model.nq + model.nv],
+            ctrl=self._ctrl.copy(),
+            diverged=np.zeros(number, dtype=bool),
+            **{name: self._batch.bind(name) for name in outputs},
+        )
         self._scratch: Any = None
         if contact_forces:
             self._scratch = MjData(model)
             self.data.cfrc_ext = np.zeros((number, model.nbody, 6))
 
-    def begin(self, worlds: np.ndarray, states: np.ndarray) -> None:
-        """Start k worlds (sorted indices) afresh by ``mj_resetData``, at states (qpos, qvel, act) ``(k, n)``, ``mj_forward``."""
+    def begin(self, worlds: Worlds, states: np.ndarray) -> None:
+        """Start k worlds afresh by ``mj_resetData``, at states (qpos, qvel, act) ``(k, n)``, with ``mj_forward``."""
         from mujoco import mjtStage
 
-        ids = self._ids(worlds)
+        ids = _ids(worlds)
         self._batch.reset(ids, stage=mjtStage.mjSTAGE_NONE)
-        self.data.state[worlds] = states
+        self._state[worlds] = states
         self._counters[worlds] = 1
         self._batch.forward(ids)
+        self._read(worlds)
         if self._scratch is not None:  # zero, unless the model has sensors that need it
             self.data.cfrc_ext[worlds] = self._batch.bind("cfrc_ext")[worlds]
 
-    def step(self, worlds: np.ndarray, controls: np.ndarray, substeps: int) -> None:
-        """Advance some worlds (sorted indices) under controls ``(worlds, nu)`` by MuJoCo steps.
+    def step(self, worlds: Worlds, controls: np.ndarray, substeps: int) -> None:
+        """Advance k worlds under controls ``(k, nu)`` by MuJoCo steps.
 
         Raises:
             mujoco.batch.SimulationError: MuJoCo raised an error in some worlds, which stay where they were.
         """
-        self.data.ctrl[worlds] = controls
-        self._counters[worlds] = 1
-        self._batch.step(self._ids(worlds), nstep=substeps)
+        self._ctrl[worlds] = controls
+        self._batch.step(_ids(worlds), nstep=substeps)
+        self._read(worlds)
         if self._scratch is not None:
             self._contact_forces(worlds)
 
-    def diverged(self, worlds: np.ndarray) -> np.ndarray:
-        """Which of k worlds MuJoCo set back to the model's default state in their last step, ``(k,)`` of bool."""
-        from mujoco import mjtWarning
-
-        return (self._counters[worlds, mjtWarning.mjWARN_BADQPOS : mjtWarning.mjWARN_BADQACC + 1] != 1).any(axis=1)
-
-    def rows(self, worlds: np.ndarray) -> SimpleNamespace:
-        """:attr:`data` of some worlds (sorted indices): a copy, unless these are all."""
-        if len(worlds) == self._batch.nsim:
-            return self.data
+    def rows(self, worlds: Worlds) -> SimpleNamespace:
+        """:attr:`data` of some worlds."""
         fields = {name: values[worlds] for name, values in vars(self.data).items() if name != "model"}
         return SimpleNamespace(model=self.model, **fields)
 
-    def _ids(self, worlds: np.ndarray) -> np.ndarray | None:
-        return None if len(worlds) == self._batch.nsim else worlds.astype(np.int32)
+    def _read(self, worlds: Worlds) -> None:
+        """Take over what a call has left in some worlds."""
+        from mujoco import mjtWarning
 
-    def _contact_forces(self, worlds: np.ndarray) -> None:
+        self.data.state[worlds], self.data.ctrl[worlds] = self._state[worlds], self._ctrl[worlds]
+        changed = self._counters != 1
+        unstable = slice(int(mjtWarning.mjWARN_BADQPOS), int(mjtWarning.mjWARN_BADQACC) + 1)
+        self.data.diverged[worlds] = changed[worlds, unstable].any(axis=1)
+        if changed.any():
+            self._counters[:] = 1
+
+    def _contact_forces(self, worlds: Worlds) -> None:
         """Refresh ``cfrc_ext`` after a step.
 
         The one place with Python calls per world, two each: the batch has no such stage, and a sensor that makes MuJoCo
@@ -110,7 +125,11 @@ class WarmWorlds:
         from mujoco import mj_rnePostConstraint
 
         batch, model, scratch, forces = self._batch, self.model, self._scratch, self.data.cfrc_ext
-        for i in worlds.tolist():
+        for i in np.arange(len(forces))[worlds].tolist():
             batch.get_data(i, scratch)
             mj_rnePostConstraint(model, scratch)
             forces[i] = scratch.cfrc_ext
+
+
+def _ids(worlds: Worlds) -> np.ndarray | None:
+    return None if isinstance(worlds, slice) else worlds.astype(np.int32)
