@@ -5,7 +5,7 @@ from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.policies import Actor, SplineNoise
 from mbrl.recording import record
 from mbrl.runs import Run, RunError, open_run
-from mbrl.tasks import Task, cart_pole_swing_up, pendulum_swing_up, uniform_initial_state
+from mbrl.tasks import Task, cart_pole_swing_up, pendulum_swing_up, point_navigation, shaped, uniform_initial_state
 
 __all__ = [
     "Actor",
@@ -23,7 +23,9 @@ __all__ = [
     "make_vec_env",
     "open_run",
     "pendulum_swing_up",
+    "point_navigation",
     "record",
     "record_env",
+    "shaped",
     "uniform_initial_state",
 ]
