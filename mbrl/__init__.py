@@ -5,7 +5,15 @@ from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.policies import Actor, SplineNoise
 from mbrl.recording import record
 from mbrl.runs import Run, RunError, open_run
-from mbrl.tasks import Task, cart_pole_swing_up, pendulum_swing_up, point_navigation, shaped, uniform_initial_state
+from mbrl.tasks import (
+    Task,
+    cart_pole_swing_up,
+    discretized,
+    pendulum_swing_up,
+    point_navigation,
+    shaped,
+    uniform_initial_state,
+)
 
 __all__ = [
     "Actor",
@@ -17,6 +25,7 @@ __all__ = [
     "TaskEnv",
     "TaskVectorEnv",
     "cart_pole_swing_up",
+    "discretized",
     "evaluate",
     "interquartile_mean",
     "make_env",

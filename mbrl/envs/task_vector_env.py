@@ -153,11 +153,11 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Apply one control per world ``(num_envs, m)``, clipped to the limits, for dt seconds.
 
-        An episode whose simulation diverges is truncated there: state, observation and reward are NaN and
-        ``info["diverged"]`` is true.
+        Where the task lists its controls, actions are their numbers, ``(num_envs,)``. An episode whose simulation diverges is
+        truncated there: state, observation and reward are NaN and ``info["diverged"]`` is true.
 
         Raises:
-            ValueError: an action is not finite, or there are not as many as worlds.
+            ValueError: an action is not finite or no number of a control, or there are not as many as worlds.
             gymnasium.error.ResetNeeded: a world has ended and nobody has reset it, or none has begun.
         """
         if not self._began:

@@ -2,6 +2,7 @@
 
 from mbrl.tasks.base import Task, uniform_initial_state
 from mbrl.tasks.cartpole import cart_pole_swing_up
+from mbrl.tasks.discretizing import discretized
 from mbrl.tasks.pendulum import pendulum_swing_up
 from mbrl.tasks.point_navigation import point_navigation
 from mbrl.tasks.shaping import shaped
@@ -17,6 +18,7 @@ __all__ = [
     "CONSTRUCTORS",
     "Task",
     "cart_pole_swing_up",
+    "discretized",
     "pendulum_swing_up",
     "point_navigation",
     "shaped",
