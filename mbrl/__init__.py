@@ -1,6 +1,6 @@
 """Learning: tasks, environments, training and evaluation."""
 
-from mbrl.envs import TaskEnv, TaskVectorEnv, make_env, make_vec_env, record_env
+from mbrl.envs import FrameStack, TaskEnv, TaskVectorEnv, make_env, make_vec_env, record_env
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.policies import Actor, SplineNoise
 from mbrl.recording import record
@@ -18,6 +18,7 @@ from mbrl.tasks import (
 __all__ = [
     "Actor",
     "Evaluation",
+    "FrameStack",
     "Run",
     "RunError",
     "SplineNoise",

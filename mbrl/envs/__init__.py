@@ -9,12 +9,13 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
+from mbrl.envs.frame_stack import FrameStack
 from mbrl.envs.recording import record_env
 from mbrl.envs.task_env import TaskEnv, make_env
 from mbrl.envs.task_vector_env import TaskVectorEnv, make_vec_env
 from mbrl.tasks import CONSTRUCTORS
 
-__all__ = ["TaskEnv", "TaskVectorEnv", "make_env", "make_vec_env", "record_env"]
+__all__ = ["FrameStack", "TaskEnv", "TaskVectorEnv", "make_env", "make_vec_env", "record_env"]
 
 
 def registered_env(*, task: str, render_mode: str | None = None, **options: Any) -> TaskEnv:
