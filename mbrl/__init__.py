@@ -1,6 +1,7 @@
 """Learning: tasks, environments, training and evaluation."""
 
 from mbrl.envs import (
+    FrameStack,
     MujocoVectorEnv,
     TaskEnv,
     TaskVectorEnv,
@@ -13,11 +14,20 @@ from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.policies import Actor, SplineNoise
 from mbrl.recording import record
 from mbrl.runs import Run, RunError, open_run
-from mbrl.tasks import Task, cart_pole_swing_up, pendulum_swing_up, uniform_initial_state
+from mbrl.tasks import (
+    Task,
+    cart_pole_swing_up,
+    discretized,
+    pendulum_swing_up,
+    point_navigation,
+    shaped,
+    uniform_initial_state,
+)
 
 __all__ = [
     "Actor",
     "Evaluation",
+    "FrameStack",
     "MujocoVectorEnv",
     "Run",
     "RunError",
@@ -26,6 +36,7 @@ __all__ = [
     "TaskEnv",
     "TaskVectorEnv",
     "cart_pole_swing_up",
+    "discretized",
     "evaluate",
     "interquartile_mean",
     "make_env",
@@ -33,7 +44,9 @@ __all__ = [
     "make_vec_env",
     "open_run",
     "pendulum_swing_up",
+    "point_navigation",
     "record",
     "record_env",
+    "shaped",
     "uniform_initial_state",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
+from mbrl.envs.frame_stack import FrameStack
 from mbrl.envs.mujoco import MujocoVectorEnv, make_mujoco_vec_env
 from mbrl.envs.recording import record_env
 from mbrl.envs.task_env import TaskEnv, make_env
@@ -16,6 +17,7 @@ from mbrl.envs.task_vector_env import TaskVectorEnv, make_vec_env
 from mbrl.tasks import CONSTRUCTORS
 
 __all__ = [
+    "FrameStack",
     "MujocoVectorEnv",
     "TaskEnv",
     "TaskVectorEnv",

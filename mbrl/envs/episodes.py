@@ -26,7 +26,7 @@ class Transition(NamedTuple):
     info: Info  # (k, ...) each
 
 
-class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], abc.ABC):
+class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray], abc.ABC):
     """A vector environment whose worlds are stepped as one batch: seeding, autoreset, reset masks and infos.
 
     What comes out equals what ``gymnasium.vector.SyncVectorEnv`` over as many environments gives, the masks ``_key`` in info
@@ -50,14 +50,14 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self,
         num_envs: int,
         observation_space: gymnasium.spaces.Box,
-        action_space: gymnasium.spaces.Box,
+        action_space: gymnasium.Space,
         autoreset_mode: AutoresetMode | str,
     ):
         self.num_envs = checked_worlds(num_envs)
         self.autoreset_mode = _checked_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space: gymnasium.spaces.Box = observation_space
-        self.single_action_space: gymnasium.spaces.Box = action_space
+        self.single_action_space = action_space
         self.observation_space = batch_space(observation_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)
         self._random: list[np.random.Generator | None] = [None] * self.num_envs
@@ -77,8 +77,12 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         """
 
     @abc.abstractmethod
-    def _advance(self, worlds: Worlds, actions: np.ndarray) -> Transition:
-        """Advance k worlds by one step under actions ``(k, m)``."""
+    def _advance(self, worlds: Worlds, actions: Any) -> Transition:
+        """Advance k worlds by one step under the actions of all worlds, those of others may be anything.
+
+        Raises:
+            ValueError: these are no actions; nothing has happened.
+        """
 
     @property
     @abc.abstractmethod
@@ -144,21 +148,20 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
 
     # Steps
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Advance all worlds by one step under actions ``(num_envs, m)``.
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Advance all worlds by one step, under one action for each.
 
         Raises:
-            ValueError: an action is not finite, or there are not as many as worlds.
+            ValueError: an action is none of the action space, for instance not finite, or there are not as many as worlds.
             gymnasium.error.ResetNeeded: a world has ended and nobody has reset it, or none has begun.
         """
         self._check_running()
         begins = self._ended  # all False but in mode NEXT_STEP
         goes = _which(~begins)
-        controls = self._checked_actions(actions, goes)
         info: dict[str, Any] = {}
         reward, terminated, truncated = np.zeros(self.num_envs), *np.zeros((2, self.num_envs), dtype=bool)
         if not begins.all():
-            step = self._advance(goes, controls)
+            step = self._advance(goes, actions)
             self._elapsed[goes] += 1
             self._observations[goes], reward[goes] = step.observations, step.reward
             terminated[goes], truncated[goes] = step.terminated, step.truncated
@@ -210,16 +213,6 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
                 f"worlds {np.flatnonzero(self._ended).tolist()} have ended; with autoreset mode DISABLED reset them by "
                 'reset(options={"reset_mask": terminated | truncated})'
             )
-
-    def _checked_actions(self, actions: Any, worlds: Worlds) -> np.ndarray:
-        """The actions of some worlds; those of others may be anything."""
-        given = np.asarray(actions)
-        m = self.single_action_space.shape
-        fits = given.shape == (self.num_envs, *m)
-        chosen = given[worlds] if fits else given
-        if not fits or not np.isfinite(chosen).all():
-            raise ValueError(f"an action is {m[0]} finite numbers for each of {self.num_envs} worlds, got {actions!r}")
-        return chosen
 
     def _checked_mask(self, mask: Any) -> np.ndarray:
         if mask is None:

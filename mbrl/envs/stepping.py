@@ -37,11 +37,12 @@ class TaskStepper:
     def __init__(self, task: Task, batch: tuple[int, ...] = ()):
         self.task = task
         self.batch = batch
-        self._lower, self._upper = task.limits()
 
-    def action_space(self) -> gymnasium.spaces.Box:
-        """The space of the actions of one world."""
-        lower, upper = (limit.numpy().astype(np.float32) for limit in (self._lower, self._upper))
+    def action_space(self) -> gymnasium.spaces.Box | gymnasium.spaces.Discrete:
+        """The space of the actions of one world: controls, or numbers of control values where those are listed."""
+        if self.task.control_values is not None:
+            return gymnasium.spaces.Discrete(len(self.task.control_values))
+        lower, upper = (limit.numpy().astype(np.float32) for limit in self.task.limits())
         return gymnasium.spaces.Box(lower, upper, dtype=np.float32)
 
     def observation_space(self) -> gymnasium.spaces.Box:
@@ -72,20 +73,27 @@ class TaskStepper:
         """The control ``(*batch, m)`` of an action, within the limits.
 
         Args:
-            action: ``(*batch, m)``.
+            action: controls ``(*batch, m)``, or numbers of control values ``(*batch,)`` where those are listed.
             ignored: worlds whose action may be anything, ``(*batch,)``.
 
         Raises:
-            ValueError: the action is not finite or of another shape.
+            ValueError: the action is not finite, no number of a control value, or of another shape.
         """
-        u = torch.as_tensor(action, dtype=torch.float64)
-        shape = (*self.batch, len(self._lower))
+        values = self.task.control_values
+        each = f" for each of {self.batch[0]} worlds" if self.batch else ""
+        if values is not None:
+            numbers = np.asarray(action)
+            if ignored is not None and numbers.shape == self.batch:
+                numbers = np.where(ignored, 0, numbers)
+            if numbers.shape != self.batch or numbers.dtype.kind not in "iu" or not _within(numbers, len(values)):
+                raise ValueError(f"an action is an integer from 0 to {len(values) - 1}{each}, got {action!r}")
+            return values.to(torch.float64)[torch.from_numpy(numbers.astype(np.int64))]
+        u, shape = torch.as_tensor(action, dtype=torch.float64), (*self.batch, self.task.dynamics.control_dim)
         if ignored is not None and u.shape == shape:
             u = u.masked_fill(torch.from_numpy(ignored).unsqueeze(-1), 0.0)
         if u.shape != shape or not bool(u.isfinite().all()):
-            each = f" for each of {self.batch[0]} worlds" if self.batch else ""
             raise ValueError(f"an action is {shape[-1]} finite numbers{each}, got {action!r}")
-        return torch.minimum(torch.maximum(u, self._lower), self._upper)
+        return self.task.admissible(u)
 
     @torch.no_grad()
     def step(self, x: Tensor, u: Tensor, t: int | Tensor) -> Step:
@@ -113,3 +121,7 @@ class TaskStepper:
     def observe(self, x: Tensor) -> np.ndarray:
         """What states ``(*batch, n)`` look like, an array of its own."""
         return np.array(self.task.observe(x).numpy(), dtype=np.float64)
+
+
+def _within(numbers: np.ndarray, count: int) -> bool:
+    return bool(((numbers >= 0) & (numbers < count)).all())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mbrl.plots.tasks import TaskRenderer
 
 
-class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+class TaskEnv(gymnasium.Env[np.ndarray, Any]):
     """A gymnasium environment over a task: reward is minus the cost, ``info["state"]`` the full state.
 
     Args:
@@ -54,14 +54,14 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._step = 0
         return self._stepper.observe(x), {"state": self.state.copy(), "diverged": False}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Apply a control, clipped to the limits, for dt seconds.
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Apply a control, clipped to the limits (or a numbered one, where the task lists them), for dt seconds.
 
         An episode whose simulation diverges is truncated there: state, observation and reward are NaN and
         ``info["diverged"]`` is true.
 
         Raises:
-            ValueError: the action is not finite or of the wrong shape.
+            ValueError: the action is not finite, of the wrong shape, or no number of a control.
         """
         u = self._stepper.controls(action)
         step = self._stepper.step(torch.from_numpy(self.state), u, self._step)

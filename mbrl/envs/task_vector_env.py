@@ -21,7 +21,8 @@ class TaskVectorEnv(EpisodesVectorEnv):
     Observations, rewards, flags and infos are those of gymnasium's ``SyncVectorEnv`` over as many :class:`TaskEnv`, in every
     autoreset mode. Only the worlds that begin an episode cost work of their own: each draws its first state from its own
     random numbers, so that a world with seed s lives the episodes of ``TaskEnv.reset(seed=s)``. Physical parameters of the
-    dynamics may have one value per world. Actions are clipped to the limits. An episode whose simulation diverges is truncated
+    dynamics may have one value per world. Actions are clipped to the limits; where the task lists its controls they are their numbers, ``(num_envs,)``. An
+    episode whose simulation diverges is truncated
     there: state, observation and reward are NaN and ``info["diverged"]`` is true.
 
     Args:
@@ -83,12 +84,12 @@ class TaskVectorEnv(EpisodesVectorEnv):
             "diverged": np.zeros(len(x), dtype=bool),
         }
 
-    def _advance(self, worlds: Worlds, actions: np.ndarray) -> Transition:
+    def _advance(self, worlds: Worlds, actions: Any) -> Transition:
         # Worlds that do not go on are stepped too, because rows belong to worlds: at the first step, and nobody looks.
-        controls = np.zeros((self.num_envs, *self.single_action_space.shape))
-        times = np.zeros(self.num_envs, dtype=np.int64)
-        controls[worlds], times[worlds] = actions, self._elapsed[worlds]
-        step = self._stepper.step(self._x, self._stepper.controls(controls), torch.from_numpy(times))
+        ignored, times = np.ones(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=np.int64)
+        ignored[worlds], times[worlds] = False, self._elapsed[worlds]
+        controls = self._stepper.controls(actions, ignored)
+        step = self._stepper.step(self._x, controls, torch.from_numpy(times))
         self._x = self._with_rows(worlds, step.state[worlds])
         return Transition(
             self._stepper.observe(self._x)[worlds],

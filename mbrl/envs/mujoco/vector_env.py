@@ -119,12 +119,13 @@ class MujocoVectorEnv(EpisodesVectorEnv):
         data = self._warm.rows(worlds)
         return self.rules.observe(data), {**self.rules.reset_info(data), "state": data.state, "diverged": data.diverged}
 
-    def _advance(self, worlds: Worlds, actions: np.ndarray) -> Transition:
+    def _advance(self, worlds: Worlds, actions: Any) -> Transition:
+        controls = self._controls(actions, worlds)
         before = np.array(self.rules.position(self._warm.rows(worlds)))
-        self._warm.step(worlds, actions, self.frame_skip)
+        self._warm.step(worlds, controls, self.frame_skip)
         data = self._warm.rows(worlds)
         velocity = (self.rules.position(data) - before) / self.dt
-        reward, terminated, info = self.rules.outcome(data, actions, velocity)
+        reward, terminated, info = self.rules.outcome(data, controls, velocity)
         return Transition(
             self.rules.observe(data),
             reward,
@@ -132,6 +133,14 @@ class MujocoVectorEnv(EpisodesVectorEnv):
             self._elapsed[worlds] + 1 >= self._last_step,
             {**info, "state": data.state, "diverged": data.diverged},
         )
+
+    def _controls(self, actions: Any, worlds: Worlds) -> np.ndarray:
+        """The actions of some worlds; those of others may be anything."""
+        given = np.asarray(actions)
+        shape = self.num_envs, self.model.nu
+        if given.shape != shape or not np.isfinite(chosen := given[worlds]).all():
+            raise ValueError(f"an action is {shape[1]} finite numbers for each of {shape[0]} worlds, got {actions!r}")
+        return chosen
 
     @property
     def _warm(self) -> WarmWorlds:
