@@ -21,9 +21,11 @@ class TaskVectorEnv(EpisodesVectorEnv):
     Observations, rewards, flags and infos are those of gymnasium's ``SyncVectorEnv`` over as many :class:`TaskEnv`, in every
     autoreset mode. Only the worlds that begin an episode cost work of their own: each draws its first state from its own
     random numbers, so that a world with seed s lives the episodes of ``TaskEnv.reset(seed=s)``. Physical parameters of the
-    dynamics may have one value per world. Actions are clipped to the limits; where the task lists its controls they are their numbers, ``(num_envs,)``. An
-    episode whose simulation diverges is truncated
-    there: state, observation and reward are NaN and ``info["diverged"]`` is true.
+    dynamics may have one value per world.
+
+    Actions are controls ``(num_envs, m)``, clipped to the limits, or, where the task lists its controls, their numbers
+    ``(num_envs,)``. An episode whose simulation diverges is truncated there: state, observation and reward are NaN and
+    ``info["diverged"]`` is true.
 
     Args:
         task: the task.

@@ -167,7 +167,7 @@ def make_mujoco_vec_env(
     World i seeded with s gives what ``gymnasium.make(env_id, **options)`` seeded with s gives: the same observations, rewards,
     ends and infos, episode after episode. ``info`` also has ``"state"``, ``(qpos, qvel, act)`` of each world, to plan from, and
     ``"diverged"``: the worlds that were unstable and that MuJoCo set back to the model's default state in this step, as it does
-    in gymnasium's environments, whose episode goes on.
+    in gymnasium's environments, whose episode goes on. ``reset(options={"state": x})`` begins at given states.
 
     Steps are warm: MuJoCo's constraint solver begins where it ended, which is hidden state. ``MujocoDynamics(env)`` is a model
     of it to plan on and starts cold in each step, so the two differ by the solver's tolerance.
