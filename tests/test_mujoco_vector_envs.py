@@ -531,6 +531,24 @@ def test_what_cannot_be_made(arguments, message):
         make_mujoco_vec_env(**{"env_id": "Hopper-v5", "num_envs": 2, **arguments})
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_envs": "2"}, "cannot be interpreted as an integer"),
+        ({"threads": 1.5}, "cannot be interpreted as an integer"),
+        ({"max_episode_steps": 9.5}, "cannot be interpreted as an integer"),
+        ({"frame_skip": 2.0}, "frame_skip must be of type int, got 2.0"),
+        ({"ctrl_cost_weight": "much"}, "ctrl_cost_weight must be of type float, got 'much'"),
+        ({"terminate_when_unhealthy": None}, "terminate_when_unhealthy must be of type bool, got None"),
+        ({"xml_file": 3}, "xml_file must be of type str, got 3"),
+        ({"env_id": "Ant-v5", "main_body": 1.5}, r"main_body must be of type int \| str, got 1.5"),
+    ],
+)
+def test_arguments_of_another_type(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        make_mujoco_vec_env(**{"env_id": "Hopper-v5", "num_envs": 2, **arguments})
+
+
 def test_files_that_are_no_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no MuJoCo model at .*nothing\.xml"):
         make_mujoco_vec_env("Hopper-v5", 2, xml_file="nothing.xml")

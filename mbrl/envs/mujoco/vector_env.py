@@ -5,11 +5,13 @@
 
 import copy
 import math
+import operator
 import os
 import warnings
 from dataclasses import fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import gymnasium
 import numpy as np
@@ -184,6 +186,7 @@ def make_mujoco_vec_env(
 
     Raises:
         ValueError: there is no such id or option, or a value does not fit.
+        TypeError: an option is of another type.
         FileNotFoundError: there is no such ``xml_file``.
 
     Example:
@@ -195,11 +198,11 @@ def make_mujoco_vec_env(
     """
     if env_id not in RULES:
         raise ValueError(f"no vector environment for {env_id!r}; there are {', '.join(RULES)}")
-    if threads is not None and threads < 1:
+    if threads is not None and operator.index(threads) < 1:
         raise ValueError(f"threads must be at least 1, or None for one per core, got {threads}")
     if max_episode_steps is None:
         max_episode_steps = gymnasium.spec(env_id).max_episode_steps
-    elif max_episode_steps < 1 and max_episode_steps != -1:
+    elif operator.index(max_episode_steps) < 1 and max_episode_steps != -1:
         raise ValueError(f"max_episode_steps must be at least 1, or -1 for no limit, got {max_episode_steps}")
     return MujocoVectorEnv(
         env_id,
@@ -222,13 +225,23 @@ def _rules(env_id: str, options: dict[str, Any]) -> Rules:
         )
     if unknown:
         raise ValueError(f"{env_id} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
-    for name, value in options.items():
-        if isinstance(defaults[name], tuple) and np.shape(value) != (2,):
-            raise ValueError(f"{name} must be a lower and an upper limit, got {value!r}")
+    for name, annotation in get_type_hints(kind).items():
+        if name in options:
+            _check_option(name, options[name], annotation)
     rules = kind(**options)
-    if rules.frame_skip != int(rules.frame_skip) or rules.frame_skip < 1:
+    if rules.frame_skip < 1:
         raise ValueError(f"frame_skip must be a positive number of MuJoCo steps, got {rules.frame_skip}")
     return rules
+
+
+def _check_option(name: str, value: Any, annotation: Any) -> None:
+    kinds = {float: Real, int: Integral, bool: (bool, np.bool_), str: (str, Path), int | str: (Integral, str)}
+    if annotation not in kinds:
+        if np.shape(value) != (2,):
+            raise ValueError(f"{name} must be a lower and an upper limit, got {value!r}")
+    elif not isinstance(value, kinds[annotation]):
+        wanted = getattr(annotation, "__name__", annotation)
+        raise TypeError(f"{name} must be of type {wanted}, got {value!r}")
 
 
 def _load(xml_file: str) -> "mujoco.MjModel":
