@@ -27,6 +27,7 @@ TINY = {
     "fit_your_logs.py": ["--training.steps", "40"],
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
     "record_logs.py": ["--clips", "3"],
+    "train_with_sb3.py": ["--clips", "4", "--fit-steps", "20", "--steps", "250", "--episodes", "2"],
 }
 
 
@@ -113,6 +114,22 @@ def test_the_logs_can_be_recorded_again(tmp_path):
     again = run("record_logs.py", *TINY["record_logs.py"], "--path", "logs/random-v0", cwd=tmp_path)
     assert again.returncode != 0
     assert "overwrite" in again.stderr
+
+
+def test_stable_baselines3_trains_on_a_learned_model(tmp_path):
+    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
+    done = run("train_with_sb3.py", *TINY["train_with_sb3.py"], cwd=tmp_path)
+    assert done.returncode in (0, 1), done.stderr
+    assert "sac on the model: return" in done.stdout
+    assert "of the way from the untrained policy to planning" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sac", "ddpg", "dqn"])
+def test_stable_baselines3_learns_on_a_learned_model(algorithm, tmp_path):
+    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
+    done = run("train_with_sb3.py", "--algorithm", algorithm, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

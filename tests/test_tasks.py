@@ -393,3 +393,30 @@ def test_doing_nothing_does_not():
     nothing = replace(task, cost=GoalCost(0.0, 0.0, 1.0))
     mpc = MPC(nothing.problem(horizon=2), ICEM(num_samples=10, num_elites=2, max_iterations=1))
     assert mbrl.evaluate(mpc, task, episodes=4).success_rate == 0.0
+
+
+# A task on a model of its plant
+
+
+def test_a_task_on_a_model_keeps_all_but_the_plant():
+    task, other = cart_pole_swing_up(), model()
+    learned = task.with_dynamics(other)
+    assert learned.dynamics is other
+    for field in ("name", "cost", "observation", "termination", "success", "system", "horizon", "episode_steps"):
+        assert getattr(learned, field) is getattr(task, field), field
+    x = tensor(0.1, 0.2, 0.3, 0.4)
+    assert torch.equal(learned.observe(x), task.observe(x))
+    with pytest.raises(ValueError, match="has 4 states and 1 controls, the model 2 and 1; fit it to"):
+        task.with_dynamics(Pendulum())
+
+
+def test_a_task_on_a_model_sees_with_the_sensors_of_the_plant():
+    class Sensor(LinearDynamics):
+        def observe(self, x):
+            return torch.cat([x, -x], dim=-1)
+
+    blind = LinearDynamics(torch.eye(1).double(), torch.zeros(1, 1).double(), dt=0.1)
+    task = replace(toy(), dynamics=Sensor(torch.eye(1), torch.eye(1), dt=0.1))
+    assert torch.equal(task.with_dynamics(blind).observe(tensor(2.0)), tensor(2.0, -2.0))
+    assert torch.equal(toy().with_dynamics(blind).observe(tensor(2.0)), tensor(2.0))
+    assert task.with_dynamics(blind).system is task.dynamics  # what is drawn

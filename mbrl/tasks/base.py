@@ -1,7 +1,8 @@
 """A task: what shall be achieved, on which plant, from where. It holds the truth; planners are handed a model of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -147,6 +148,29 @@ class Task:
             discount=self.discount,
             termination=self.termination,
             termination_cost=self.termination_cost,
+        )
+
+    def with_dynamics(self, model: Dynamics) -> Self:
+        """This task on a model of its plant, for instance a learned one: what is observed, charged and drawn stays.
+
+        Recordings and environments step with the model's ``forward``, for :class:`dynamics.StochasticDynamics` the mean of its
+        prediction: equal seeds and actions give equal episodes, and noise and the disagreement of ensemble members are not seen.
+        Planners are handed a model by :meth:`problem` and see both.
+
+        Args:
+            model: the model.
+
+        Raises:
+            ValueError: its dimensions, dt or names differ from the plant's.
+        """
+        self._check_model(model)
+        plant = self.dynamics
+        own_sensors = self.observation is None and not self._observes_state
+        return replace(
+            self,
+            dynamics=model,
+            observation=plant.observe if own_sensors else self.observation,
+            system=plant if self.system is None else self.system,
         )
 
     def _check_model(self, model: Dynamics) -> None:
