@@ -154,7 +154,7 @@ class MechanicalSystem(Dynamics):
         )
         if integrator not in ("rk4", "semi_implicit_euler"):
             raise ValueError(f"integrator must be 'rk4' or 'semi_implicit_euler', got {integrator!r}")
-        self.integrator = integrator
+        self.integrator: Literal["rk4", "semi_implicit_euler"] = integrator
 
     @abc.abstractmethod
     def acceleration(self, x: Tensor, u: Tensor, p: ParameterView) -> Tensor:

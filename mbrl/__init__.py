@@ -1,15 +1,34 @@
 """Learning: tasks, environments, training and evaluation."""
 
-from mbrl.envs import TaskEnv, make_env, record_env
+from mbrl.envs import (
+    FrameStack,
+    MujocoVectorEnv,
+    TaskEnv,
+    TaskVectorEnv,
+    make_env,
+    make_mujoco_vec_env,
+    make_vec_env,
+    record_env,
+)
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.policies import Actor, SplineNoise, UniformNoise
 from mbrl.recording import record
 from mbrl.runs import Run, RunError, RunGroup, RunRecord, add_evaluation, find_runs, group_runs, open_run, read_run
-from mbrl.tasks import Task, cart_pole_swing_up, pendulum_swing_up, uniform_initial_state
+from mbrl.tasks import (
+    Task,
+    cart_pole_swing_up,
+    discretized,
+    pendulum_swing_up,
+    point_navigation,
+    shaped,
+    uniform_initial_state,
+)
 
 __all__ = [
     "Actor",
     "Evaluation",
+    "FrameStack",
+    "MujocoVectorEnv",
     "Run",
     "RunError",
     "RunGroup",
@@ -17,18 +36,24 @@ __all__ = [
     "SplineNoise",
     "Task",
     "TaskEnv",
+    "TaskVectorEnv",
     "UniformNoise",
     "add_evaluation",
     "cart_pole_swing_up",
+    "discretized",
     "evaluate",
     "find_runs",
     "group_runs",
     "interquartile_mean",
     "make_env",
+    "make_mujoco_vec_env",
+    "make_vec_env",
     "open_run",
     "pendulum_swing_up",
+    "point_navigation",
     "read_run",
     "record",
     "record_env",
+    "shaped",
     "uniform_initial_state",
 ]

@@ -33,9 +33,9 @@ def record(
         progress: show a progress bar; None shows it on a terminal.
 
     Returns:
-        One trajectory per episode with observations, states, applied controls (within the limits) and rewards. An episode ends
-        with ``terminated`` where the task terminates, ``truncated`` after all steps, and with neither, its last finite state
-        kept, where the simulation diverged.
+        One trajectory per episode with observations, states, applied controls (the nearest admissible ones) and rewards. An
+        episode ends with ``terminated`` where the task terminates, ``truncated`` after all steps, and with neither, its last
+        finite state kept, where the simulation diverged.
 
     Raises:
         ValueError: episodes or steps < 1, a shape does not fit, or the actor gave a control that is not finite.
@@ -70,7 +70,6 @@ def _simulate(
     """
     from dynamics.progress import progress_bar
 
-    lower, upper = (limit.to(x) for limit in task.limits())
     memory = actor.init(len(x), generator=generator)
     running = x.isfinite().all(-1)
     xs, us, rewards = [x], [], []
@@ -86,7 +85,7 @@ def _simulate(
                 )
             if not bool(u[running].isfinite().all()):
                 raise ValueError(f"{type(actor).__name__} gave a control that is not finite at step {t} of {task.name}")
-            u = torch.minimum(torch.maximum(u.to(x).nan_to_num(), lower), upper)
+            u = task.admissible(u.to(x).nan_to_num())
             x_next = task.dynamics(x, u, t)
             rewards.append(task.reward(x, u, x_next, t))
             us.append(u)

@@ -293,6 +293,15 @@ def test_a_motion_of_a_task_in_pictures():
     assert len(render_task(task, states, fps=10, width=96, height=64)) == 6
 
 
+@pytest.mark.usefixtures("_mujoco_draws")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_task_on_a_model_of_its_plant_is_drawn_like_the_plant(backend):
+    task, states = pendulum_swing_up(backend), np.array([[0.5, 0.0]])
+    model = LinearDynamics(torch.eye(2).double(), torch.ones(2, 1).double(), dt=0.05)
+    frames = render_task(task.with_dynamics(model), states, width=96, height=64)
+    np.testing.assert_array_equal(frames, render_task(task, states, width=96, height=64))
+
+
 def test_a_task_without_a_scene_is_drawn_as_curves():
     dynamics = LinearDynamics(torch.eye(2).double(), torch.ones(2, 1).double(), dt=0.1)
     task = replace(pendulum_swing_up("torch"), dynamics=dynamics, system=None)

@@ -28,6 +28,7 @@ TINY = {
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
     "record_logs.py": ["--clips", "3"],
     "view.py": ["--check", "--planner.num-samples", "20", "--planner.max-iterations", "1"],
+    "train_with_sb3.py": ["--clips", "4", "--fit-steps", "20", "--steps", "250", "--episodes", "2"],
 }
 
 
@@ -122,6 +123,22 @@ def test_the_page_of_the_viewer_is_served(shown, tmp_path):
     done = run("view.py", *TINY["view.py"], "--show", shown, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "http://127.0.0.1:" in done.stdout
+
+
+def test_stable_baselines3_trains_on_a_learned_model(tmp_path):
+    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
+    done = run("train_with_sb3.py", *TINY["train_with_sb3.py"], cwd=tmp_path)
+    assert done.returncode in (0, 1), done.stderr
+    assert "sac on the model: return" in done.stdout
+    assert "of the way from the untrained policy to planning" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sac", "ddpg", "dqn"])
+def test_stable_baselines3_learns_on_a_learned_model(algorithm, tmp_path):
+    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
+    done = run("train_with_sb3.py", "--algorithm", algorithm, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -14,9 +14,11 @@ from mbrl import Task, cart_pole_swing_up, pendulum_swing_up, uniform_initial_st
 from planners import ICEM, MPC, GoalCost, QuadraticCost, TransitionCost
 
 BACKENDS = ("mujoco", "torch")
-LIMIT = {"PendulumSwingUp": 2.0, "CartPoleSwingUp": 10.0}
+LIMIT = {"PendulumSwingUp": 2.0, "CartPoleSwingUp": 10.0, "PointNavigation": 1.0}
+SWING_UPS = [name for name in ALL_TASKS if name.endswith("SwingUp")]
 
 every_task = pytest.mark.parametrize("name", ALL_TASKS)
+every_swing_up = pytest.mark.parametrize("name", SWING_UPS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -32,7 +34,7 @@ def points(task, generator, count=200):
     if n == 4:
         x[:, 0] = x[:, 0].clamp(-0.9, 0.9)
     lower, upper = task.limits()
-    return x, lower + (upper - lower) * torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    return x, lower + (upper - lower) * torch.rand(count, len(lower), generator=generator, dtype=torch.float64)
 
 
 def toy(**fields):
@@ -49,7 +51,9 @@ def test_the_list_is_complete():
 
 
 def returns_a_task(function):
-    return inspect.signature(function).return_annotation is Task
+    """Those that take one, too, change it."""
+    signature = inspect.signature(function)
+    return signature.return_annotation is Task and "task" not in signature.parameters
 
 
 # Two backends, one plant
@@ -135,7 +139,7 @@ def test_names_units_and_dimensions(name, backend):
     assert task.name == name
     assert isinstance(task.dynamics, MujocoDynamics) == (backend == "mujoco")
     assert len(task.names["states"]) == len(task.units["states"]) == n
-    assert len(task.names["controls"]) == len(task.units["controls"]) == m == 1
+    assert len(task.names["controls"]) == len(task.units["controls"]) == m
     x = task.initial_state(3, torch.Generator().manual_seed(0))
     assert task.observe(x).shape == (3, len(task.names["observations"]))
     assert task.episode_steps * task.dynamics.dt == pytest.approx(10.0)
@@ -178,7 +182,8 @@ def test_a_task_observes_with_the_sensors_of_its_plant():
 def test_limits(name, backend):
     task = ALL_TASKS[name](backend)
     lower, upper = task.limits()
-    assert (lower.tolist(), upper.tolist()) == ([-LIMIT[name]], [LIMIT[name]])
+    m = task.dynamics.control_dim
+    assert (lower.tolist(), upper.tolist()) == ([-LIMIT[name]] * m, [LIMIT[name]] * m)
     assert lower.dtype == torch.float64
 
 
@@ -252,7 +257,7 @@ def test_numbers_of_steps_that_are_none(steps):
 # What is charged
 
 
-@every_task
+@every_swing_up
 @every_backend
 def test_upright_costs_nothing_and_everything_else_something(name, backend, generator):
     task = ALL_TASKS[name](backend)
@@ -266,7 +271,7 @@ def test_upright_costs_nothing_and_everything_else_something(name, backend, gene
     assert float(task.cost.stage(hanging, rest, 0)) > 1.0
 
 
-@every_task
+@every_swing_up
 def test_full_turns_change_neither_cost_nor_observation_nor_success(name, generator):
     task = ALL_TASKS[name]("torch")
     x, u = points(task, generator)
@@ -302,7 +307,7 @@ def episode(task, angle, steps=None):
     return xs
 
 
-@every_task
+@every_swing_up
 def test_success_is_the_last_second_within_a_fifth_of_a_radian(name):
     task = ALL_TASKS[name]("torch")
     (angle,) = task.dynamics.angles
@@ -315,7 +320,7 @@ def test_success_is_the_last_second_within_a_fifth_of_a_radian(name):
         assert bool(task.success(fallen)) == expected, step
 
 
-@every_task
+@every_swing_up
 def test_a_state_that_is_not_finite_is_no_success(name):
     task = ALL_TASKS[name]("torch")
     xs = episode(task, 0.0)
@@ -334,7 +339,7 @@ def test_a_problem_of_the_task(name, backend):
     assert problem.dynamics is task.dynamics
     assert problem.cost is task.cost
     assert (problem.horizon, task.problem(horizon=7).horizon) == (task.horizon, 7)
-    assert problem.features() == {"control_limits"}
+    assert problem.features() == {"control_limits"} | ({"termination"} if task.termination else set())
     assert problem.control_limits == (-LIMIT[name], LIMIT[name])
 
 
@@ -388,3 +393,30 @@ def test_doing_nothing_does_not():
     nothing = replace(task, cost=GoalCost(0.0, 0.0, 1.0))
     mpc = MPC(nothing.problem(horizon=2), ICEM(num_samples=10, num_elites=2, max_iterations=1))
     assert mbrl.evaluate(mpc, task, episodes=4).success_rate == 0.0
+
+
+# A task on a model of its plant
+
+
+def test_a_task_on_a_model_keeps_all_but_the_plant():
+    task, other = cart_pole_swing_up(), model()
+    learned = task.with_dynamics(other)
+    assert learned.dynamics is other
+    for field in ("name", "cost", "observation", "termination", "success", "system", "horizon", "episode_steps"):
+        assert getattr(learned, field) is getattr(task, field), field
+    x = tensor(0.1, 0.2, 0.3, 0.4)
+    assert torch.equal(learned.observe(x), task.observe(x))
+    with pytest.raises(ValueError, match="has 4 states and 1 controls, the model 2 and 1; fit it to"):
+        task.with_dynamics(Pendulum())
+
+
+def test_a_task_on_a_model_sees_with_the_sensors_of_the_plant():
+    class Sensor(LinearDynamics):
+        def observe(self, x):
+            return torch.cat([x, -x], dim=-1)
+
+    blind = LinearDynamics(torch.eye(1).double(), torch.zeros(1, 1).double(), dt=0.1)
+    task = replace(toy(), dynamics=Sensor(torch.eye(1), torch.eye(1), dt=0.1))
+    assert torch.equal(task.with_dynamics(blind).observe(tensor(2.0)), tensor(2.0, -2.0))
+    assert torch.equal(toy().with_dynamics(blind).observe(tensor(2.0)), tensor(2.0))
+    assert task.with_dynamics(blind).system is task.dynamics  # what is drawn

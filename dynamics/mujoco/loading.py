@@ -28,7 +28,7 @@ def load_model(source: Any, frame_skip: int | None) -> tuple["mujoco.MjModel", i
     if isinstance(source, mujoco.MjModel):
         model, carried = copy.copy(source), None
     elif isinstance(source, str | Path):
-        model, carried = _compile(source), None
+        model, carried = compile_model(source), None
     else:
         model, carried = _carried(source)
     if frame_skip is not None and carried is not None and frame_skip != carried:
@@ -60,7 +60,14 @@ def _import_mujoco() -> None:
             os.environ["MUJOCO_GL"] = chosen
 
 
-def _compile(source: str | Path) -> "mujoco.MjModel":
+def compile_model(source: str | Path) -> "mujoco.MjModel":
+    """The model of an MJCF or MJB file or an MJCF string; what MuJoCo warns of while compiling it is a Python warning.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: MuJoCo cannot compile it.
+    """
+    _import_mujoco()
     import mujoco
 
     is_mjcf = isinstance(source, str) and source.lstrip().startswith("<")

@@ -34,8 +34,8 @@ def record_env(
 
     Returns:
         One trajectory per episode with the actions as they went in, clipped to the action space; states come from
-        ``info["state"]`` where the environment gives them. An episode in which a number is not finite ends before it, with
-        neither ``terminated`` nor ``truncated``.
+        ``info["state"]`` where the environment gives them. An episode in which a number is not finite, or the simulation
+        diverges (``info["diverged"]``), ends before that step, with neither ``terminated`` nor ``truncated``.
 
     Raises:
         ValueError: the vector environment resets by itself, the spaces are no Boxes of one axis, dt is unknown, the actor
@@ -62,10 +62,12 @@ class _EpisodeLog:
         self.rewards: list[float] = []
         self.diverged = False
 
-    def add(self, control: np.ndarray, reward: float, observation: np.ndarray, state: np.ndarray | None) -> None:
-        """Append a step, unless it leads to a number that is not finite."""
+    def add(
+        self, control: np.ndarray, reward: float, observation: np.ndarray, state: np.ndarray | None, diverged: bool
+    ) -> None:
+        """Append a step, unless the simulation diverged in it or it leads to a number that is not finite."""
         numbers = np.concatenate([observation, [reward], [] if state is None else state])
-        self.diverged = not bool(np.isfinite(numbers).all())
+        self.diverged = diverged or not bool(np.isfinite(numbers).all())
         if self.diverged:
             return
         self.controls.append(control)
@@ -81,8 +83,7 @@ class _EnvRecorder(abc.ABC):
     def __init__(self, env: Any, actor: Actor | None, dt: float | None, seed: int, generator: torch.Generator | None):
         self.env, self.actor, self.seed = env, actor, seed
         self.generator = generator or torch.Generator().manual_seed(seed)
-        self.observation_space = getattr(env, "single_observation_space", env.observation_space)
-        self.action_space = getattr(env, "single_action_space", env.action_space)
+        self.observation_space, self.action_space = _single_spaces(env)
         _check_boxes(self.observation_space, self.action_space)
         plain = _plain_env(env)
         self.dt = _env_dt(plain) if dt is None else dt
@@ -94,15 +95,16 @@ class _EnvRecorder(abc.ABC):
     def run(self, episodes: int) -> list[Trajectory]:
         """That many episodes."""
 
-    def _labels(self, plain: gymnasium.Env | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _labels(self, plain: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Names and units of the task, but of no space that a wrapper has changed."""
         task = getattr(plain, "task", None)
-        if plain is None or not isinstance(task, Task):
+        if not isinstance(task, Task):
             return {}, {}
+        observation_space, action_space = _single_spaces(plain)
         changed = set()
-        if self.observation_space != plain.observation_space:
+        if self.observation_space != observation_space:
             changed.add("observations")
-        if self.action_space != plain.action_space:
+        if self.action_space != action_space:
             changed.add("controls")
         names, units = ({k: v for k, v in labels.items() if k not in changed} for labels in (task.names, task.units))
         return names, units
@@ -158,7 +160,7 @@ class _SingleRecorder(_EnvRecorder):
             while not (terminated or truncated or log.diverged):
                 u, memory = self._controls(np.asarray(y)[None], info, memory)
                 y, reward, terminated, truncated, info = self.env.step(u[0])
-                log.add(u[0], float(reward), np.array(y), _copy(info.get("state")))
+                log.add(u[0], float(reward), np.array(y), _copy(info.get("state")), bool(info.get("diverged", False)))
             found.append(self._trajectory(log, bool(terminated), bool(truncated), index))
         return found
 
@@ -175,7 +177,8 @@ class _VectorRecorder(_EnvRecorder):
         if mode != gymnasium.vector.AutoresetMode.DISABLED:
             raise ValueError(
                 f"{self.name} has autoreset mode {mode}, which mixes resets into the steps; make it with "
-                'vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}'
+                'vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}, or where it takes the mode itself, '
+                'as mbrl.make_vec_env does, with autoreset_mode="Disabled"'
             )
 
     def run(self, episodes: int) -> list[Trajectory]:
@@ -193,8 +196,9 @@ class _VectorRecorder(_EnvRecorder):
         while len(done) < len(logs):
             u, memory = self._controls(y, info, memory)
             y, reward, terminated, truncated, info = self.env.step(u)
+            diverged = info.get("diverged", np.zeros(len(logs), dtype=bool))
             for i in (i for i in range(len(logs)) if i not in done):
-                logs[i].add(u[i], reward[i], y[i].copy(), _row(info.get("state"), i))
+                logs[i].add(u[i], reward[i], y[i].copy(), _row(info.get("state"), i), bool(diverged[i]))
                 if terminated[i] or truncated[i] or logs[i].diverged:
                     done[i] = self._trajectory(logs[i], bool(terminated[i]), bool(truncated[i]), first + i)
             ended = terminated | truncated | ~np.isfinite(y).all(axis=1)
@@ -213,22 +217,29 @@ def _row(states: Any, i: int) -> np.ndarray | None:
     return None if states is None else np.array(states[i], dtype=np.float64)
 
 
+def _single_spaces(env: Any) -> tuple[Any, Any]:
+    """Observation and action space of one world."""
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        return env.single_observation_space, env.single_action_space
+    return env.observation_space, env.action_space
+
+
 def _check_boxes(*spaces: Any) -> None:
     for space in spaces:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise ValueError(f"need Box spaces of one axis, got {space}; flatten it with a gymnasium wrapper")
 
 
-def _plain_env(env: Any) -> gymnasium.Env | None:
-    """The environment without its wrappers, the first one of a vector; None if they are in other processes.
+def _plain_env(env: Any) -> Any:
+    """The environment without its wrappers, the first one of a vector that is made of environments.
 
-    Asking those for an attribute that they do not have would end them.
+    Those in other processes are not asked: an attribute that they do not have would end them.
     """
-    envs = getattr(env.unwrapped, "envs", None) if isinstance(env, gymnasium.vector.VectorEnv) else [env]
-    return envs[0].unwrapped if envs else None
+    envs = getattr(env.unwrapped, "envs", None) if isinstance(env, gymnasium.vector.VectorEnv) else None
+    return envs[0].unwrapped if envs else env.unwrapped
 
 
-def _env_dt(plain: gymnasium.Env | None) -> float:
+def _env_dt(plain: Any) -> float:
     """The duration of a step as the environment itself states it."""
     dt = getattr(plain, "dt", None)
     if not isinstance(dt, (int, float)) or not dt > 0:

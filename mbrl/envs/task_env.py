@@ -6,13 +6,14 @@ import gymnasium
 import numpy as np
 import torch
 
+from mbrl.envs.stepping import TaskStepper
 from mbrl.tasks import Task
 
 if TYPE_CHECKING:
     from mbrl.plots.tasks import TaskRenderer
 
 
-class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+class TaskEnv(gymnasium.Env[np.ndarray, Any]):
     """A gymnasium environment over a task: reward is minus the cost, ``info["state"]`` the full state.
 
     Args:
@@ -27,15 +28,12 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012 (gymnasium's own form)
 
     def __init__(self, task: Task, *, render_mode: str | None = None):
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.task = task
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode)
         self.metadata = {**self.metadata, "render_fps": round(1.0 / task.dynamics.dt)}
-        lower, upper = (limit.numpy().astype(np.float32) for limit in task.limits())
-        self.action_space: gymnasium.spaces.Box = gymnasium.spaces.Box(lower, upper, dtype=np.float32)
-        sample = task.observe(task.initial_state(1, torch.Generator().manual_seed(0)))
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (sample.shape[-1],), np.float64)
+        self._stepper = TaskStepper(task)
+        self.action_space = self._stepper.action_space()
+        self.observation_space = self._stepper.observation_space()
         self.state = np.zeros(task.dynamics.state_dim)
         self._step = 0
         self._renderer: TaskRenderer | None = None
@@ -50,42 +48,28 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode; ``options={"state": x}`` begins it at a given state ``(n,)``."""
         super().reset(seed=seed)
-        generator = torch.Generator().manual_seed(int(self.np_random.integers(2**62)))
-        state = (options or {}).get("state")
-        if state is None:
-            self.state = self.task.initial_state(1, generator)[0].numpy()
-        else:
-            self.state = np.array(state, dtype=np.float64)
-            if self.state.shape != (self.task.dynamics.state_dim,):
-                raise ValueError(
-                    f"options['state'] must have shape ({self.task.dynamics.state_dim},), got {self.state.shape}"
-                )
+        given = (options or {}).get("state")
+        x = self._stepper.first_state(self.np_random) if given is None else self._stepper.given_state(given)
+        self.state = x.numpy()
         self._step = 0
-        return self._observation(), {"state": self.state.copy()}
+        return self._stepper.observe(x), {"state": self.state.copy(), "diverged": False}
 
-    @torch.no_grad()
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Apply a control, clipped to the limits, for dt seconds.
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Apply a control, clipped to the limits (or a numbered one, where the task lists them), for dt seconds.
 
         An episode whose simulation diverges is truncated there: state, observation and reward are NaN and
         ``info["diverged"]`` is true.
 
         Raises:
-            ValueError: the action is not finite or of the wrong shape.
+            ValueError: the action is not finite, of the wrong shape, or no number of a control.
         """
-        x, u = torch.from_numpy(self.state), torch.as_tensor(action, dtype=torch.float64)
-        if u.shape != self.action_space.shape or not bool(u.isfinite().all()):
-            raise ValueError(f"an action is {self.action_space.shape[0]} finite numbers, got {action!r}")
-        lower, upper = self.task.limits()
-        u = torch.minimum(torch.maximum(u, lower), upper)
-        x_next = self.task.dynamics(x, u, self._step)
-        reward = float(self.task.reward(x, u, x_next, self._step))
-        self.state = x_next.numpy()
+        u = self._stepper.controls(action)
+        step = self._stepper.step(torch.from_numpy(self.state), u, self._step)
+        self.state = step.state.numpy()
         self._step += 1
-        diverged = not bool(x_next.isfinite().all())
-        terminated = not diverged and self.task.termination is not None and bool(self.task.termination(x_next))
-        truncated = not terminated and (diverged or self._step >= self.task.episode_steps)
-        return self._observation(), reward, terminated, truncated, {"state": self.state.copy(), "diverged": diverged}
+        info = {"state": self.state.copy(), "diverged": bool(step.diverged)}
+        y = self._stepper.observe(step.state)
+        return y, float(step.reward), bool(step.terminated), bool(step.truncated), info
 
     def render(self) -> np.ndarray | None:
         """The present state as an image ``(height, width, 3)`` with render_mode ``"rgb_array"``."""
@@ -103,9 +87,12 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._renderer.close()
             self._renderer = None
 
-    @torch.no_grad()
-    def _observation(self) -> np.ndarray:
-        return self.task.observe(torch.from_numpy(self.state)).numpy()
+
+def check_render_mode(render_mode: str | None) -> str | None:
+    """The mode, or a ValueError if environments of tasks do not have it."""
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+    return render_mode
 
 
 def make_env(task: Task, *, render_mode: str | None = None) -> TaskEnv:

@@ -21,7 +21,7 @@ class TaskRenderer:
     Warns once where MuJoCo cannot draw. :meth:`close` ends the process that draws; so does losing the object.
 
     Args:
-        task: the task; the scene is its MuJoCo model, or the twin of its system.
+        task: the task; the scene is its MuJoCo model, or the twin of its plant or system.
         width: of the frames [pixel].
         height: of the frames [pixel].
     """
@@ -30,7 +30,7 @@ class TaskRenderer:
         self._task, self._size = task, {"width": width, "height": height}
         self._drawn = task.dynamics if task.system is None else task.system
         self._renderer: MujocoRenderer | None = None
-        scene = task.dynamics
+        scene = task.dynamics if isinstance(task.dynamics, MujocoDynamics | MechanicalSystem) else task.system
         if isinstance(scene, MechanicalSystem):
             scene = MujocoDynamics(scene.mjcf())
         if isinstance(scene, MujocoDynamics):

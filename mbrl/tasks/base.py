@@ -1,7 +1,8 @@
 """A task: what shall be achieved, on which plant, from where. It holds the truth; planners are handed a model of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,9 +33,12 @@ class Task:
         control_units: one unit per control.
         observation_names: one name per observed column; by default those of the state where it is what is observed.
         system: the plant as a formula, which can be drawn without MuJoCo; ``dynamics`` by default.
+        control_values: the only controls there are, ``(k, m)`` within the limits, see :func:`mbrl.discretized`; all within the
+            limits by default.
 
     Raises:
-        ValueError: limits are not finite, inverted, or not m each, or a number of steps is not positive.
+        ValueError: limits are not finite, inverted, or not m each, values are not within them, or a number of steps is not
+            positive.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Task:
     control_units: Sequence[str] | None = None
     observation_names: Sequence[str] | None = None
     system: Dynamics | None = None
+    control_values: Tensor | None = None
 
     def __post_init__(self):
         lower, upper = self.limits()
@@ -61,6 +66,18 @@ class Task:
             raise ValueError(f"control_limits must be finite with lower < upper, got {self.control_limits}")
         if self.episode_steps < 1 or self.horizon < 1:
             raise ValueError(f"need episode_steps >= 1 and horizon >= 1, got {self.episode_steps} and {self.horizon}")
+        if self.control_values is not None:
+            self._check_control_values(self.control_values)
+
+    def _check_control_values(self, values: Tensor) -> None:
+        m, (lower, upper) = self.dynamics.control_dim, self.limits()
+        if not isinstance(values, Tensor) or values.ndim != 2 or values.shape[0] < 1 or values.shape[1] != m:
+            came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"control_values must be a tensor of shape (k, {m}), one row for each control, got {came}")
+        if not bool(((values >= lower) & (values <= upper)).all()):
+            raise ValueError(
+                f"control_values must lie within the control_limits {self.control_limits}, got {values.tolist()}"
+            )
 
     def limits(self) -> tuple[Tensor, Tensor]:
         """Lower and upper control limits, ``(m,)`` each, float64."""
@@ -71,6 +88,16 @@ class Task:
                 f"control_limits must be numbers or one for each of {m} controls, got {self.control_limits}"
             )
         return lower.expand(m), upper.expand(m)
+
+    def admissible(self, u: Tensor) -> Tensor:
+        """The nearest controls ``(*batch, m)`` that there are: within the limits, and among ``control_values``."""
+        lower, upper = (limit.to(u) for limit in self.limits())
+        u = torch.minimum(torch.maximum(u, lower), upper)
+        if self.control_values is None:
+            return u
+        values = self.control_values.to(u)
+        distance = ((u.unsqueeze(-2) - values) / (upper - lower)).square().sum(-1)
+        return values[distance.argmin(-1)]
 
     def observe(self, x: Tensor) -> Tensor:
         """What a policy sees of states ``(*batch, n)``."""
@@ -117,9 +144,33 @@ class Task:
             self.cost,
             self.horizon if horizon is None else horizon,
             control_limits=self.control_limits,
+            control_values=self.control_values,
             discount=self.discount,
             termination=self.termination,
             termination_cost=self.termination_cost,
+        )
+
+    def with_dynamics(self, model: Dynamics) -> Self:
+        """This task on a model of its plant, for instance a learned one: what is observed, charged and drawn stays.
+
+        Recordings and environments step with the model's ``forward``, for :class:`dynamics.StochasticDynamics` the mean of its
+        prediction: equal seeds and actions give equal episodes, and noise and the disagreement of ensemble members are not seen.
+        Planners are handed a model by :meth:`problem` and see both.
+
+        Args:
+            model: the model.
+
+        Raises:
+            ValueError: its dimensions, dt or names differ from the plant's.
+        """
+        self._check_model(model)
+        plant = self.dynamics
+        own_sensors = self.observation is None and not self._observes_state
+        return replace(
+            self,
+            dynamics=model,
+            observation=plant.observe if own_sensors else self.observation,
+            system=plant if self.system is None else self.system,
         )
 
     def _check_model(self, model: Dynamics) -> None:
