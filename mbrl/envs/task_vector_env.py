@@ -44,6 +44,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Raises:
         ValueError: num_envs, a mode, or the number of worlds of a physical parameter is wrong.
+        TypeError: task is none, or num_envs is no integer.
     """
 
     metadata: dict[str, Any] = {**TaskEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -56,8 +57,11 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ):
+        worlds = operator.index(num_envs)
+        self._stepper = TaskStepper(task, (worlds,))
+        _check_worlds(task, worlds)
         self.task = task
-        self.num_envs = _checked_worlds(task, num_envs)
+        self.num_envs = worlds
         self.render_mode = check_render_mode(render_mode)
         self.autoreset_mode = _checked_mode(autoreset_mode)
         self.metadata = {
@@ -65,7 +69,6 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "autoreset_mode": self.autoreset_mode,
             "render_fps": round(1.0 / task.dynamics.dt),
         }
-        self._stepper = TaskStepper(task, (self.num_envs,))
         self.single_action_space = self._stepper.action_space()
         self.single_observation_space = self._stepper.observation_space()
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -250,15 +253,13 @@ def _masked(name: str, values: np.ndarray, mask: np.ndarray) -> Infos:
     return {name: np.where(mask.reshape(shape), values, np.zeros_like(values)), f"_{name}": mask.copy()}
 
 
-def _checked_worlds(task: Task, num_envs: int) -> int:
-    worlds = operator.index(num_envs)
+def _check_worlds(task: Task, worlds: int) -> None:
     if worlds < 1:
         raise ValueError(f"num_envs must be at least 1, got {worlds}")
     for name, parameter in task.dynamics.physical_parameters.items():
         shape = getattr(task.dynamics, name).shape
         if shape != parameter.shape and shape[0] != worlds:
             raise ValueError(f"parameter {name!r} has one value for each of {shape[0]} worlds, num_envs is {worlds}")
-    return worlds
 
 
 def _checked_mode(mode: AutoresetMode | str) -> AutoresetMode:
