@@ -123,11 +123,12 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         options = options or {}
         mask = self._checked_mask(options.get("reset_mask"))
+        given = options.get("state")
+        states = None if given is None else self._stepper.given_state(given)
         for i, value in enumerate(self._checked_seeds(seed)):
             if value is not None and mask[i]:
                 self._random[i], self._seeds[i] = seeding.np_random(value)
-        given = options.get("state")
-        self._begin(mask, None if given is None else self._stepper.given_state(given))
+        self._begin(mask, states)
         self._began = True
         infos = _masked("state", self._x.numpy(), mask) | _masked("diverged", np.zeros(self.num_envs, bool), mask)
         return self._stepper.observe(self._x), infos
