@@ -198,6 +198,12 @@ def test_shaping_that_is_none(options, message):
         shaped(corridor(), **options)
 
 
+def test_functions_that_are_none():
+    for options in ({"progress": 1.0}, {"success": 1.0, "reached": True}):
+        with pytest.raises(TypeError, match=r"must be a function of states \(\*batch, n\), got (1.0|True)"):
+            shaped(corridor(), **options)
+
+
 # Point navigation
 
 

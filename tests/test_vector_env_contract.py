@@ -78,6 +78,8 @@ def test_vectors_of_gymnasium_with_infos_and_dictionaries():
 
 
 def test_arguments_are_checked():
+    with pytest.raises(TypeError, match="make must be a function of num_envs and autoreset_mode"):
+        check_vector_env(make_vec_env(walk(), 3))
     with pytest.raises(ValueError, match="check at least 2 worlds, got num_envs=1"):
         check_vector_env(functools.partial(make_vec_env, walk()), num_envs=1)
     with pytest.raises(
@@ -444,3 +446,14 @@ def test_an_error_in_the_environment_is_a_violation_with_its_place():
 
     with pytest.raises(ContractError, match="checking first results: KeyError: 'lost'"):
         check_vector_env(functools.partial(Broken, walk()))
+
+
+def test_an_error_in_the_middle_of_an_episode_is_a_violation():
+    class BreaksLater(TaskVectorEnv):
+        def step(self, actions):
+            if int(self._elapsed.max()) > 2:
+                raise ValueError("too late")
+            return super().step(actions)
+
+    with pytest.raises(ContractError, match="checking one episode: ValueError: too late"):
+        check_vector_env(functools.partial(BreaksLater, walk(termination=None)))

@@ -376,6 +376,14 @@ def test_actions_are_clipped_and_left_alone():
     np.testing.assert_array_equal(*(reward for _, reward in outcomes))
 
 
+def test_an_id_is_no_task():
+    for make in (make_env, lambda task: make_vec_env(task, 2)):
+        with pytest.raises(
+            TypeError, match=r"task must be a Task, got 'mbrl/.*; gymnasium.make and gymnasium.make_vec take"
+        ):
+            make("mbrl/PendulumSwingUp-v0")
+
+
 @every_mode
 def test_nothing_that_was_handed_out_is_used_again(mode):
     """Bursting observes the state itself, so that a view of it would be handed out."""

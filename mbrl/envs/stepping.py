@@ -32,9 +32,14 @@ class TaskStepper:
     Args:
         task: the task.
         batch: ``()`` for one world, ``(num_envs,)`` for many.
+
+    Raises:
+        TypeError: task is none.
     """
 
     def __init__(self, task: Task, batch: tuple[int, ...] = ()):
+        if not isinstance(task, Task):
+            raise TypeError(f"task must be a Task, got {task!r}; gymnasium.make and gymnasium.make_vec take ids")
         self.task = task
         self.batch = batch
 

@@ -28,10 +28,10 @@ class TaskEnv(gymnasium.Env[np.ndarray, Any]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012 (gymnasium's own form)
 
     def __init__(self, task: Task, *, render_mode: str | None = None):
+        self._stepper = TaskStepper(task)
         self.task = task
         self.render_mode = check_render_mode(render_mode)
         self.metadata = {**self.metadata, "render_fps": round(1.0 / task.dynamics.dt)}
-        self._stepper = TaskStepper(task)
         self.action_space = self._stepper.action_space()
         self.observation_space = self._stepper.observation_space()
         self.state = np.zeros(task.dynamics.state_dim)

@@ -39,6 +39,7 @@ class TaskVectorEnv(EpisodesVectorEnv):
 
     Raises:
         ValueError: num_envs, a mode, or the number of worlds of a physical parameter is wrong.
+        TypeError: task is none, or num_envs is no integer.
     """
 
     metadata: dict[str, Any] = {**TaskEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -51,10 +52,11 @@ class TaskVectorEnv(EpisodesVectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ):
-        worlds = _checked_worlds(task, num_envs)
+        worlds = checked_worlds(num_envs)
+        self._stepper = TaskStepper(task, (worlds,))
+        _check_parameters(task, worlds)
         self.task = task
         self.render_mode = check_render_mode(render_mode)
-        self._stepper = TaskStepper(task, (worlds,))
         super().__init__(worlds, self._stepper.observation_space(), self._stepper.action_space(), autoreset_mode)
         self.metadata["render_fps"] = round(1.0 / task.dynamics.dt)
         self._x = torch.zeros(worlds, task.dynamics.state_dim, dtype=torch.float64)
@@ -126,13 +128,12 @@ class TaskVectorEnv(EpisodesVectorEnv):
             self._renderer = None
 
 
-def _checked_worlds(task: Task, num_envs: int) -> int:
-    worlds = checked_worlds(num_envs)
+def _check_parameters(task: Task, worlds: int) -> None:
+    """Raise ValueError for parameters of as many worlds as there are not."""
     for name, parameter in task.dynamics.physical_parameters.items():
         shape = getattr(task.dynamics, name).shape
         if shape != parameter.shape and shape[0] != worlds:
             raise ValueError(f"parameter {name!r} has one value for each of {shape[0]} worlds, num_envs is {worlds}")
-    return worlds
 
 
 def make_vec_env(

@@ -51,6 +51,7 @@ def shaped(
 
     Raises:
         ValueError: success or slack is negative or not finite, or one of success and reached comes without the other.
+        TypeError: reached or progress is no function.
 
     Example:
         >>> import mbrl
@@ -59,6 +60,9 @@ def shaped(
     for name, value in (("success", success), ("slack", slack)):
         if not 0.0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {value}")
+    for name, function in (("reached", reached), ("progress", progress)):
+        if not (function is None or callable(function)):
+            raise TypeError(f"{name} must be a function of states (*batch, n), got {function!r}")
     if (reached is None) != (success == 0.0):
         raise ValueError("success, a bonus above zero, and reached, where it is paid, go together; give both or none")
 

@@ -40,24 +40,35 @@ def check_vector_env(make: Callable[..., VectorEnv], *, num_envs: int = 3, max_s
     Raises:
         ContractError: the contract is violated.
         ValueError: num_envs is below 2, or no episode ends within ``max_steps``.
+        TypeError: make is no function.
     """
+    if not callable(make):
+        raise TypeError(
+            f"make must be a function of num_envs and autoreset_mode that gives an environment, got {make!r}"
+        )
     if num_envs < 2:
         raise ValueError(f"check at least 2 worlds, got num_envs={num_envs}")
     case = _Case(make, num_envs)
     for check in (_check_spaces, _check_first_results):
         _attributed(check, case)
-    case = _Case(make, num_envs, *_first_end(case, max_steps))
+    first_end = _attributed(lambda case: _first_end(case, max_steps), case, "one episode")
+    if first_end is None:
+        raise ValueError(
+            f"no episode has ended within {max_steps} steps of random actions; make the environment with a time limit"
+        )
+    case = _Case(make, num_envs, *first_end)
     for check in _CHECKS:
         _attributed(check, case)
 
 
-def _attributed(check: Callable[["_Case"], None], case: "_Case") -> None:
+def _attributed(check: Callable[["_Case"], Any], case: "_Case", what: str | None = None) -> Any:
+    """The result of a check; an error in the environment is a violation, and says what was checked."""
     try:
-        check(case)
+        return check(case)
     except ContractError:
         raise
     except Exception as error:
-        what = check.__name__.removeprefix("_check_").replace("_", " ")
+        what = what or check.__name__.removeprefix("_check_").replace("_", " ")
         raise ContractError(f"checking {what}: {type(error).__name__}: {error}") from error
 
 
@@ -135,8 +146,8 @@ def _rows(env: VectorEnv, observations: Any) -> list[Any]:
     return [copy.deepcopy(row) for row in iterate(env.observation_space, observations)]
 
 
-def _first_end(case: _Case, max_steps: int) -> tuple[int, Lives]:
-    """In which call an episode ends for the first time, and the reference: all lives in mode DISABLED."""
+def _first_end(case: _Case, max_steps: int) -> tuple[int, Lives] | None:
+    """In which call an episode ends for the first time, and the reference: all lives in mode DISABLED. None if none ends."""
     with case.env() as env:
         actions, ended = _Actions(env), np.zeros(case.num_envs, dtype=bool)
         _reset(env, seed=_SEED)
@@ -145,9 +156,7 @@ def _first_end(case: _Case, max_steps: int) -> tuple[int, Lives]:
             ended = _step(env, actions.next(ended)).ended
             first_end += 1
     if not ended.any():
-        raise ValueError(
-            f"no episode has ended within {max_steps} steps of random actions; make the environment with a time limit"
-        )
+        return None
     with case.env() as env:
         return first_end, _live(env, first_end + _AFTER)
 

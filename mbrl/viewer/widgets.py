@@ -157,7 +157,8 @@ class _Field:
         kinds, value = self.kinds, self.value
         if isinstance(value, bool):
             return Flag(self.path, value, self.hint)
-        if isinstance(value, int | float) or (value is None and (int in kinds or float in kinds)):
+        listed = any(typing.get_origin(kind) is Literal for kind in kinds)
+        if not listed and (isinstance(value, int | float) or (value is None and (int in kinds or float in kinds))):
             return self._number()
         options = self._options()
         return Choice(self.path, _label(value), options, self.hint) if len(options) > 1 else None
