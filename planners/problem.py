@@ -12,7 +12,7 @@ from dynamics import Dynamics
 from dynamics.base import surely_finite
 from planners.costs import Cost
 
-CACHED_NUMBERS = 2**16  # of an intermediate result that stays in a processor's second-level cache
+CACHED_NUMBERS = 2**15  # of an intermediate result that stays in a processor's second-level cache
 
 Limits = tuple[float | Tensor, float | Tensor]
 

@@ -76,7 +76,7 @@ class SearchSpace:
             std: standard deviation of the noise, ``(*batch, K, m)`` in the units of the controls.
             samples: number of copies.
         """
-        return torch.addcmul(knots.unsqueeze(-3), std.unsqueeze(-3), self.draw(samples))
+        return self.draw(samples).mul_(std.unsqueeze(-3)).add_(knots.unsqueeze(-3))
 
     def clamp(self, knots: Tensor) -> Tensor:
         """Knots ``(*batch, K, m)`` or ``(*batch, samples, K, m)`` within the limits."""
