@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import mbrl
-from dynamics import CartPole, Ensemble, Pendulum, Training, fit
-from planners import ICEM, LQR, MPC, GoalCost, Problem, solve
+from dynamics import CartPole, Ensemble, Pendulum, RandomizedWorlds, Training, fit
+from planners import CEM, ICEM, LQR, MPC, MPPI, CVaR, GoalCost, PredictiveSampling, Problem, RandomShooting, solve
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -36,11 +36,24 @@ def test_an_ensemble_predicts_plans_and_controls_on_the_gpu():
     assert bool(state.solution.usable.all())
 
 
-def test_sampling_on_a_torch_system_stays_on_the_device():
-    problem = Problem(Pendulum(), GoalCost(angles=[0]), 20, control_limits=(-2.0, 2.0))
-    solution = solve(problem, ICEM(), torch.zeros(3, 2, device="cuda", dtype=torch.float64))
-    assert solution.us.is_cuda
+@pytest.mark.parametrize("planner", [CEM(), ICEM(), MPPI(), RandomShooting(), PredictiveSampling()], ids=str)
+def test_sampling_on_a_torch_system_stays_on_the_device(planner):
+    problem = Problem(
+        Pendulum(), GoalCost(angles=[0]), 20, control_limits=(-2.0, 2.0), rate_limits=(-30.0, 30.0),
+        control_values=torch.linspace(-2.0, 2.0, 5).unsqueeze(-1),
+    )  # fmt: skip
+    x0 = torch.zeros(3, 2, device="cuda", dtype=torch.float64)
+    solution = solve(problem, planner, x0)
+    again = solve(problem, planner, x0, init=solution, t0=1, previous_control=solution.us[:, 0])
+    assert again.us.is_cuda
+    assert again.controls_at(again.time + torch.arange(3.0)).is_cuda
     assert solution.controller().K.is_cuda
+
+
+def test_risk_over_worlds_on_the_device():
+    worlds = RandomizedWorlds.drawn(Pendulum(), {"mass": (0.5, 1.5)}, worlds=4)
+    problem = Problem(worlds, GoalCost(angles=[0]), 20, control_limits=(-2.0, 2.0))
+    assert solve(problem, ICEM(risk=CVaR(0.5)), torch.zeros(3, 2, device="cuda", dtype=torch.float64)).us.is_cuda
 
 
 def test_lqr_agrees():
