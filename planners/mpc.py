@@ -105,7 +105,7 @@ class MPC:
             raise TypeError(f"state must come from init or the step before, got {type(state).__name__}: step(state, x)")
         start = self.clock()
         problem = self._problem(state, reference, parameters)
-        generator = _on_device(state.generator, x.device)
+        generator = on_device(state.generator, x.device)
         solution = solve(
             problem,
             self.planner,
@@ -183,7 +183,7 @@ def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(mask.reshape(*mask.shape, *[1] * (new.ndim - mask.ndim)), new, old.to(new))
 
 
-def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
+def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
     """A copy of a generator, or one of the same seed where it has to be on another device."""
     if generator.device.type == device.type:
         return generator.clone_state()
