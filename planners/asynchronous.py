@@ -13,6 +13,7 @@ This is the one object of the library that has a state, and therefore a context 
 """
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,10 @@ from planners.simulated_time import SimulatedTime
 from planners.solution import Solution
 from planners.solve import Planner, check_support, solve
 from planners.splines import KnotGrid
+
+# Compiled code of the planner (torch, MuJoCo) runs beside the loop, Python code does not: the loop waits until the interpreter
+# makes the other thread let go of it, by default after 5 ms. While a planner thread is there, it does so earlier.
+SWITCH_INTERVAL = 0.0005  # [s]
 
 
 class PlanExecutor(Protocol):
@@ -202,6 +207,8 @@ class AsynchronousMPC:
         self._open = True
         if self._executor is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="planner")
+            self._switch_interval = sys.getswitchinterval()
+            sys.setswitchinterval(min(self._switch_interval, SWITCH_INTERVAL))
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -210,6 +217,7 @@ class AsynchronousMPC:
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
             self._thread = None
+            sys.setswitchinterval(self._switch_interval)
         failure, surfaced = self._failure, self._surfaced
         self._failure, self._surfaced = None, False
         if failure is None or surfaced:
