@@ -312,19 +312,23 @@ class AsynchronousMPC:
             age = age.masked_fill(held.elements.to(age.device), now - held.solution.time)
         if self.staleness < math.inf and not bool((age <= self.staleness).all()):
             u = u * (2.0 - age / self.staleness).clamp(0.0, 1.0).unsqueeze(-1).to(u)
-        u = self._clamped(torch.where(u.isfinite(), u, 0.0))
+        u = self._allowed(torch.where(u.isfinite(), u, 0.0))
         with self._lock:
             self._report = self._report.with_control(age, self.staleness)
             self._given = u
         return u, age
 
-    def _clamped(self, u: Tensor) -> Tensor:
-        """Within the limits of a plan's first step."""
-        rows = u.unsqueeze(-2)
+    def _allowed(self, u: Tensor) -> Tensor:
+        """Controls ``(*batch, m)`` within the limits of a plan's first step, or the nearest of the discrete ones."""
+        values = self.problem.control_values
         lower, upper = (
-            limit[..., :1, :].squeeze(-2) if limit.ndim > 1 else limit for limit in self.problem.limits_like(rows)
+            limit[..., 0, :] if limit.ndim > 1 else limit for limit in self.problem.limits_like(u.unsqueeze(-2))
         )
-        return u.clamp(lower, upper)
+        u = u.clamp(lower, upper)
+        if values is None:
+            return u
+        values = values.to(u)
+        return values[(u.unsqueeze(-2) - values).square().sum(-1).argmin(-1)]
 
     def _now(self) -> float:
         return self._clock() - self._start
