@@ -79,7 +79,7 @@ class Safety:
                 raise ValueError(f"{name} must satisfy lower <= upper everywhere, got {limits}")
         safe = _row(self.safe_control)
         if not bool(safe.isfinite().all()) or (
-            self.control_limits is not None and not torch.equal(_clamped(safe, self.control_limits), safe)
+            self.control_limits is not None and bool((_clamped(safe, self.control_limits) != safe).any())
         ):
             raise ValueError(
                 f"safe_control must be finite and within control_limits={self.control_limits}, got {self.safe_control}"
@@ -90,15 +90,15 @@ class Safety:
     def applied(self, u: Tensor, previous: Tensor, seconds: float) -> Tensor:
         """What may be written instead of u ``(m,)`` some seconds after the previous control ``(m,)``."""
         if self.rate_limits is not None:
-            lower, upper = (previous + _row(limit) * seconds for limit in self.rate_limits)
-            u = torch.minimum(torch.maximum(u, lower), upper)
-        return u if self.control_limits is None else _clamped(u, self.control_limits)
+            fall, rise = _columns("rate_limits", self.rate_limits, u)
+            u = torch.minimum(torch.maximum(u, previous + fall * seconds), previous + rise * seconds)
+        return u if self.control_limits is None else _clamped(u, _columns("control_limits", self.control_limits, u))
 
     def violation(self, y: Tensor, names: Sequence[str]) -> str | None:
         """What of a measurement ``(ny,)`` lies outside of the envelope, in words; None if nothing does."""
         if self.envelope is None:
             return None
-        lower, upper = (_row(limit).expand(y.shape) for limit in self.envelope)
+        lower, upper = _columns("envelope", self.envelope, y)
         outside = ((y < lower) | (y > upper)).nonzero()
         if not len(outside):
             return None
@@ -406,6 +406,14 @@ def _row(value: float | Sequence[float] | Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64).reshape(-1)
 
 
-def _clamped(u: Tensor, limits: Limits) -> Tensor:
+def _columns(name: str, limits: Limits, like: Tensor) -> list[Tensor]:
+    """Both limits with one entry for each column of a row ``(columns,)``."""
+    try:
+        return [_row(limit).expand(like.shape) for limit in limits]
+    except RuntimeError:
+        raise ValueError(f"{name} must be numbers or one for each of {len(like)} columns, got {limits}") from None
+
+
+def _clamped(u: Tensor, limits: Sequence[Any]) -> Tensor:
     lower, upper = (_row(limit) for limit in limits)
     return torch.minimum(torch.maximum(u, lower), upper)
