@@ -178,12 +178,11 @@ class _Log:
         if not self.measurements:
             return None
         steps = min(len(self.controls), len(self.measurements) - 1)
-        controls = torch.stack(self.controls[:steps]).numpy() if steps else np.zeros((0, len(self._control_row())))
+        controls = np.zeros((0, len(self.controls[0]) if self.controls else 0))
+        if steps:
+            controls = torch.stack(self.controls[:steps]).numpy()
         rows = torch.stack(self.measurements[: steps + 1]).numpy()
         return Trajectory(rows, controls, times=np.array(self.times[: steps + 1]), truncated=True, **labels)
-
-    def _control_row(self) -> Sequence[Any]:
-        return self.controls[0] if self.controls else ()
 
 
 class _Stop(Exception):  # noqa: N818 (not an error)

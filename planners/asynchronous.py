@@ -360,14 +360,13 @@ class AsynchronousMPC:
 
     def _plan_next(self) -> None:
         """Start planning from the newest state, unless that is being done or has been done; the lock is held."""
-        measured, episode = self._measured, self._episode
-        if not self._open or self._planning or measured is None or measured is self._planned:
+        measured, episode, executor = self._measured, self._episode, self._thread or self._executor
+        if not self._open or executor is None or self._planning or measured is None or measured is self._planned:
             return
         self._planning, self._planned = True, measured
         self._generator = on_device(self._generator, measured.x.device)
-        executor = self._thread or self._executor
         future = executor.submit(self._solve, measured, self._newest, self._given, self._generator, episode)
-        future.add_done_callback(lambda future: self._arrived(future, episode))
+        future.add_done_callback(lambda future: self._arrived(future, episode, measured.time))
 
     def _solve(
         self,
@@ -390,7 +389,7 @@ class AsynchronousMPC:
             out_of_time=lambda: not self._open or self._episode != episode,
         )
 
-    def _arrived(self, future: Future[Solution], episode: int) -> None:
+    def _arrived(self, future: Future[Solution], episode: int, measured_at: float) -> None:
         """Take over a finished plan, and start the next one."""
         with self._lock:
             if episode != self._episode or future.cancelled():
@@ -398,7 +397,7 @@ class AsynchronousMPC:
             self._planning = False
             failure = future.exception()
             if failure is not None:
-                failure.add_note(f"in the planner of an AsynchronousMPC, from the state at {self._planned.time:.3f} s")
+                failure.add_note(f"in the planner of an AsynchronousMPC, from the state at {measured_at:.3f} s")
                 self._failure = failure
                 return
             solution = future.result()
