@@ -1,13 +1,13 @@
 r"""Receding-horizon control that does not wait for its planner.
 
-Plans are made one after the other in a thread of their own, each from the newest measured state :math:`x(s_i)`, and are
-functions of absolute time (:meth:`planners.Solution.controls_at`). The control loop reads the newest plan at the present time,
+Plans are made one after the other in a thread of their own, each from the newest state :math:`x(s_i)` that was measured before
+the planner begins, and are functions of absolute time (:meth:`planners.Solution.controls_at`). The control loop reads the
+newest plan at the present time. A plan can be used from :math:`s_i + L_i` on, and until then the plant follows the plan before,
+so it starts from where that leads,
 
-.. math:: u(t) = u_i(t) + K_i(t) \, (x(t) \ominus \bar x_i(t)),
+.. math:: \hat x(s_i + \hat L) = f(\dots f(x(s_i), u_{i-1}) \dots, u_{i-1}), \qquad u(t) = u_i(t), \; t \ge s_i + L_i,
 
-with the gains of planners that have them; what was said of the time between :math:`s_i` and the end of planning is skipped.
-A plan of age :math:`a = t - s_i` beyond the limit :math:`\sigma` fades, :math:`\max(0, \min(1, 2 - a / \sigma)) \, u(t)`,
-to zero clamped to the control limits.
+with the latency :math:`\hat L` that the plans before had on average.
 
 This is the one object of the library that has a state, and therefore a context manager.
 """
@@ -25,15 +25,18 @@ import torch
 from torch import Tensor
 
 from planners.mpc import on_device
+from planners.plans_in_force import PlansInForce, step_at
 from planners.problem import Problem
 from planners.simulated_time import SimulatedTime
 from planners.solution import Solution
 from planners.solve import Planner, check_support, solve
-from planners.splines import KnotGrid
 
 # Compiled code of the planner (torch, MuJoCo) runs beside the loop, Python code does not: the loop waits until the interpreter
 # makes the other thread let go of it, by default after 5 ms. While a planner thread is there, it does so earlier.
 SWITCH_INTERVAL = 0.0005  # [s]
+
+SMOOTHING = 0.2
+"""Weight of the newest plan in the mean latency."""
 
 
 class PlanExecutor(Protocol):
@@ -126,14 +129,6 @@ class _Measurement:
     time: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """A plan and the elements of the batch ``(*batch,)`` for which it is the newest usable one."""
-
-    solution: Solution
-    elements: Tensor
-
-
 class AsynchronousMPC:
     """Model predictive control whose planner runs beside the control loop; acts like a policy on the state.
 
@@ -154,9 +149,11 @@ class AsynchronousMPC:
     Args:
         problem: what is solved from each state.
         planner: how it is solved.
-        latency: None plans in real time. A number [s] simulates: each control is one step of the model's dt later than the
-            last, and a plan can be used that long after the state was measured from which it starts, or after the plan before.
-        staleness: age beyond which a plan fades [s]; the duration of a plan by default.
+        latency: None plans in real time. A number [s] simulates: each control is one period later than the last, and a plan
+            takes that long from when it is begun.
+        period: time from control to control where latency simulates [s]; the model's dt by default.
+        predict: start each plan from the state that the model expects when the plan will be ready, instead of the measured one.
+        staleness: age beyond which a plan fades to zero, clamped, until twice that age [s]; the duration of a plan by default.
         clock: returns the present time [s].
         executor: makes the plans; a thread by default. With a :class:`SimulatedTime` as clock and executor, whoever lets it
             pass decides when plans are there.
@@ -174,6 +171,8 @@ class AsynchronousMPC:
         planner: Planner,
         *,
         latency: float | None = None,
+        period: float | None = None,
+        predict: bool = True,
         staleness: float | None = None,
         clock: Callable[[], float] | None = None,
         executor: PlanExecutor | None = None,
@@ -181,11 +180,16 @@ class AsynchronousMPC:
         check_support(problem, planner)
         if latency is not None and (clock is not None or executor is not None):
             raise ValueError("latency simulates clock and executor; give either latency, or clock and executor")
+        if period is not None and (latency is None or not 0 < period < math.inf):
+            raise ValueError(
+                f"period is a positive number of seconds that goes with latency, got {period} and {latency}"
+            )
         duration = problem.dynamics.dt * problem.horizon
         staleness = duration if staleness is None else staleness
         if not staleness > 0:
             raise ValueError(f"staleness must be a positive number of seconds, got {staleness}")
-        self.problem, self.planner, self.staleness = problem, planner, staleness
+        self.problem, self.planner, self.predict, self.staleness = problem, planner, predict, staleness
+        self.period = problem.dynamics.dt if period is None else period
         self._simulated = None if latency is None else SimulatedTime(latency)
         self._clock = self._simulated or clock or time.perf_counter
         self._executor: PlanExecutor | None = self._simulated or executor
@@ -194,6 +198,7 @@ class AsynchronousMPC:
         self._open = False
         self._episode = 0
         self._first: Solution | None = None
+        self._latency: float | None = None  # of the plans so far [s]
         self._reset((), None)
 
     @property
@@ -249,7 +254,7 @@ class AsynchronousMPC:
             self._reset(shape, generator)
             first = self._first
             if first is not None and first.cost.shape == shape:
-                self._newest, self._plans = first, (_Held(first, first.usable),)
+                self._newest, self._plans = first, self._plans.with_plan(first, 0.0)
             return AsynchronousMemory(self._episode, self._newest, torch.full(shape, math.inf))
 
     def act(
@@ -270,7 +275,7 @@ class AsynchronousMPC:
         if memory.episode != self._episode:
             raise ValueError("this memory is from before the last init: one AsynchronousMPC acts in one loop at a time")
         if self._simulated is not None:
-            self._simulated.advance(self._start + self._report.controls * self.problem.dynamics.dt)
+            self._simulated.advance(self._start + self._report.controls * self.period)
         self.measure(x)
         u, age = self._control(x)
         return u, AsynchronousMemory(self._episode, self._newest, age)
@@ -299,36 +304,16 @@ class AsynchronousMPC:
 
     # The side of the loop
 
-    @torch.no_grad()
     def _control(self, x: Tensor | None) -> tuple[Tensor, Tensor]:
         """Controls and the ages of the plans that they come from."""
         self._check_open()
         now, plans = self._now(), self._plans
         like = self._measured.x if self._measured else torch.zeros(0, dtype=torch.float64)
-        u = like.new_zeros(*self._batch, self.problem.dynamics.control_dim)
-        age = torch.full(self._batch, math.inf, dtype=torch.float64)
-        for held in plans:
-            u = torch.where(held.elements.unsqueeze(-1), _read(held.solution, now, x).to(u), u)
-            age = age.masked_fill(held.elements.to(age.device), now - held.solution.time)
-        if self.staleness < math.inf and not bool((age <= self.staleness).all()):
-            u = u * (2.0 - age / self.staleness).clamp(0.0, 1.0).unsqueeze(-1).to(u)
-        u = self._allowed(torch.where(u.isfinite(), u, 0.0))
+        u, age = plans.control(now, like, x), plans.age(now)
         with self._lock:
             self._report = self._report.with_control(age, self.staleness)
             self._given = u
         return u, age
-
-    def _allowed(self, u: Tensor) -> Tensor:
-        """Controls ``(*batch, m)`` within the limits of a plan's first step, or the nearest of the discrete ones."""
-        values = self.problem.control_values
-        lower, upper = (
-            limit[..., 0, :] if limit.ndim > 1 else limit for limit in self.problem.limits_like(u.unsqueeze(-2))
-        )
-        u = u.clamp(lower, upper)
-        if values is None:
-            return u
-        values = values.to(u)
-        return values[(u.unsqueeze(-2) - values).square().sum(-1).argmin(-1)]
 
     def _now(self) -> float:
         return self._clock() - self._start
@@ -352,7 +337,7 @@ class AsynchronousMPC:
         self._planned: _Measurement | None = None  # where the newest plan, or the one being made, starts
         self._planning = False
         self._newest: Solution | None = None
-        self._plans: tuple[_Held, ...] = ()  # replaced as a whole, so that the loop can read it without the lock
+        self._plans = PlansInForce(self.problem, batch, self.staleness)  # replaced as a whole: read without the lock
         self._given: Tensor | None = None
         self._report = AsynchronousReport()
         self._failure: BaseException | None = None
@@ -365,31 +350,40 @@ class AsynchronousMPC:
             return
         self._planning, self._planned = True, measured
         self._generator = on_device(self._generator, measured.x.device)
-        future = executor.submit(self._solve, measured, self._newest, self._given, self._generator, episode)
-        future.add_done_callback(lambda future: self._arrived(future, episode, measured.time))
+        begun = self._now()
+        ready = begun + (self._latency or 0.0) if self.predict else measured.time
+        future = executor.submit(
+            self._solve, measured, begun, ready, self._plans, self._newest, self._given, self._generator, episode
+        )
+        future.add_done_callback(lambda future: self._arrived(future, episode, measured, begun))
 
     def _solve(
         self,
         measured: _Measurement,
+        begun: float,
+        ready: float,
+        plans: PlansInForce,
         previous: Solution | None,
         given: Tensor | None,
         generator: torch.Generator,
         episode: int,
     ) -> Solution:
+        """A plan from the time on at which it will be ready [s]."""
+        x = plans.expected_state(measured.x, measured.time, ready, given=given, until=begun)
         return solve(
             self.problem,
             self.planner,
-            measured.x,
-            t0=math.floor(measured.time / self.problem.dynamics.dt + 1e-6),
-            time=measured.time,
-            previous_control=given,
+            x,
+            t0=step_at(ready, self.problem.dynamics.dt),
+            time=ready,
+            previous_control=given if ready == measured.time else plans.control(ready, measured.x),
             init=previous,
             generator=generator,
             throw=False,
             out_of_time=lambda: not self._open or self._episode != episode,
         )
 
-    def _arrived(self, future: Future[Solution], episode: int, measured_at: float) -> None:
+    def _arrived(self, future: Future[Solution], episode: int, measured: _Measurement, begun: float) -> None:
         """Take over a finished plan, and start the next one."""
         with self._lock:
             if episode != self._episode or future.cancelled():
@@ -397,39 +391,13 @@ class AsynchronousMPC:
             self._planning = False
             failure = future.exception()
             if failure is not None:
-                failure.add_note(f"in the planner of an AsynchronousMPC, from the state at {measured_at:.3f} s")
+                failure.add_note(f"in the planner of an AsynchronousMPC, from the state at {measured.time:.3f} s")
                 self._failure = failure
                 return
             solution = future.result()
             self._report = self._report.with_plan(solution)
-            usable = solution.usable
-            if bool(usable.any()):
-                older = [_Held(held.solution, held.elements & ~usable) for held in self._plans]
-                self._plans = (_Held(solution, usable), *(held for held in older if bool(held.elements.any())))
-                self._newest = solution
+            taken = self._now() - begun
+            self._latency = taken if self._latency is None else self._latency + SMOOTHING * (taken - self._latency)
+            if bool(solution.usable.any()):
+                self._plans, self._newest = self._plans.with_plan(solution, measured.time), solution
             self._plan_next()
-
-
-def _read(solution: Solution, now: float, x: Tensor | None) -> Tensor:
-    """A plan's controls ``(*batch, m)`` at a time [s], corrected by its gains where there is a state ``(*batch, n)``."""
-    at = torch.tensor([now], dtype=torch.float64)
-    u, K = solution.controls_at(at).squeeze(-2), solution.K
-    if K is None or x is None:
-        return u
-    if K.ndim == solution.us.ndim:  # one gain for all times belongs to its own x and u
-        u, expected = solution.us[..., 0, :], solution.xs[..., 0, :]
-    else:
-        steps = solution.us.shape[-2]
-        k = int(KnotGrid(solution.time, solution.problem.dynamics.dt, steps).held(at))
-        K, expected = K[..., k, :, :], _state_at(solution, now)
-    corrected = u + (K @ solution.problem.dynamics.difference(x, expected).unsqueeze(-1)).squeeze(-1)
-    return torch.where(corrected.isfinite().all(-1, keepdim=True), corrected, u)
-
-
-def _state_at(solution: Solution, now: float) -> Tensor:
-    """The state that a plan expects at a time [s], straight between steps, ``(*batch, n)``."""
-    dynamics, steps = solution.problem.dynamics, solution.us.shape[-2]
-    position = min(max((now - solution.time) / dynamics.dt, 0.0), float(steps))
-    k = min(int(position), steps - 1)
-    before, after = solution.xs[..., k, :], solution.xs[..., k + 1, :]
-    return dynamics.retract(before, (position - k) * dynamics.difference(after, before))

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+ROUNDING = 1e-9
+"""Sums of times [s] that differ by less than this are the same."""
+
 
 class SimulatedTime:
     """A clock, a sleep and a place where plans are made, all in simulated time.
@@ -50,9 +53,9 @@ class SimulatedTime:
 
     def advance(self, now: float) -> None:
         """Let time pass until ``now`` [s]; nothing happens if it is over."""
-        while self._due and self._due[0][0] <= now:
+        while self._due and self._due[0][0] <= now + ROUNDING:
             due, _, future, done = heapq.heappop(self._due)
-            self._now = max(due, self._now)
+            self._now = max(min(due, now), self._now)
             _hand_over(done, future)  # whoever waits for it may submit the next piece, from this moment on
         self._now = max(now, self._now)
 

@@ -29,6 +29,7 @@ from planners import (
     solve,
 )
 from planners.asynchronous import SWITCH_INTERVAL
+from planners.plans_in_force import PlansInForce
 
 DT = 0.1
 
@@ -122,7 +123,7 @@ def test_a_latency_of_one_step_reads_the_second_control_of_the_plan_before():
     x = tensor([3.0, 0.0])
     generator = torch.Generator().manual_seed(0)
     previous, expected = None, [torch.zeros(1, 1).double()]
-    with AsynchronousMPC(swing_up(), ICEM(), latency=Pendulum().dt) as mpc:
+    with AsynchronousMPC(swing_up(), ICEM(), latency=Pendulum().dt, predict=False) as mpc:
         memory = mpc.init(1)
         for k in range(6):
             u, memory = mpc.act(x, memory)
@@ -135,6 +136,16 @@ def test_a_latency_of_one_step_reads_the_second_control_of_the_plan_before():
             x = Pendulum()(x, u)
         assert mpc.report().plans == 5
         assert mpc.report().age_max == pytest.approx(Pendulum().dt)
+
+
+def test_with_a_period_of_its_own_a_simulated_loop_reads_between_the_steps_of_a_plan():
+    with AsynchronousMPC(problem(), Reads(), latency=0.04, period=0.03) as mpc:
+        memory, us = mpc.init(1), []
+        for _ in range(5):
+            u, memory = mpc.act(tensor([0.0, 0.0]), memory)
+            us.append(float(u))
+        assert us == pytest.approx([0.0, 0.0, 0.06, 0.09, 0.12])  # the first plan is there at 0.04 s
+        assert float(memory.age) == pytest.approx(0.06)  # of the third one, begun at 0.08 s from the state at 0.06 s
 
 
 @pytest.mark.parametrize("spline", [True, False])
@@ -172,7 +183,7 @@ def test_time_counts_from_init_whatever_the_clock_says(clock, hand):
 
 
 def test_the_newest_state_is_planned_from_and_others_are_skipped(clock, hand):
-    with AsynchronousMPC(problem(), Reads(scale=1.0), clock=clock, executor=hand) as mpc:
+    with AsynchronousMPC(problem(), Reads(scale=1.0), predict=False, clock=clock, executor=hand) as mpc:
         memory = mpc.init(1)
         for k in range(4):
             clock.advance(0.02 * k)
@@ -221,6 +232,48 @@ def test_gains_correct_a_plan_where_the_state_is_another():
             if k >= 5:
                 torch.testing.assert_close(u, x @ K.mT, rtol=0, atol=1e-12)
             x = linear(x, u)
+
+
+@pytest.mark.parametrize("latency", [Pendulum().dt, 3 * Pendulum().dt, 0.9 * Pendulum().dt])
+def test_a_plan_starts_where_the_plant_will_be(latency):
+    """On the true model, and ready at a step: exactly; a plan that is ready within a step is from a straight line."""
+    x, states, starts = tensor([3.0, 0.0], [1.0, 2.0]), [], {}
+    with AsynchronousMPC(swing_up(), ICEM(num_samples=20), latency=latency) as mpc:
+        memory = mpc.init(2)
+        for _ in range(16):
+            states.append(x)
+            u, memory = mpc.act(x, memory)
+            x = Pendulum()(x, u)
+            if memory.solution is not None:
+                starts[memory.solution.time] = memory.solution.xs[:, 0]
+        assert mpc.report().fallbacks == math.ceil(latency / Pendulum().dt - 1e-9)
+    del starts[0.0]  # before the first plan, nobody knows how long one takes
+    assert len(starts) >= 3
+    for at, start in starts.items():
+        k, rest = divmod(at / Pendulum().dt + 1e-9, 1.0)
+        exact = rest < 1e-6
+        expected = states[int(k)] if exact else (1 - rest) * states[int(k)] + rest * states[int(k) + 1]
+        torch.testing.assert_close(start, expected, rtol=0, atol=1e-9)
+
+
+def test_the_expected_state_by_hand():
+    """Without a plan, the zero control carries a double integrator on; a state that cannot be predicted stays as it is."""
+    plans = PlansInForce(problem(limits=(0.5, 1.0)), (2,), math.inf)
+    x = tensor([0.0, 1.0], [math.nan, 0.0])
+    after = DoubleIntegrator(dt=DT)(x, tensor([0.5], [0.5]))
+    assert torch.equal(plans.expected_state(x, 2.0, 2.0)[0], x[0])
+    torch.testing.assert_close(plans.expected_state(x, 2.0, 2.0 + DT)[0], after[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        plans.expected_state(x, 2.0, 2.025)[0], 0.75 * x[0] + 0.25 * after[0], rtol=0, atol=1e-12
+    )
+    assert plans.expected_state(x, 2.0, 2.3)[1].isnan().any()
+    blows_up = replace(
+        plans,
+        problem=replace(
+            plans.problem, dynamics=LinearDynamics(1e200 * torch.eye(2).double(), tensor([0.0], [0.0]), dt=DT)
+        ),
+    )
+    assert torch.equal(blows_up.expected_state(x, 0.0, 2.0)[0], x[0])
 
 
 # What goes wrong
@@ -272,7 +325,7 @@ def test_discrete_controls_stay_discrete(clock, hand):
 
 
 def test_an_element_without_a_new_plan_keeps_its_old_one(clock, hand):
-    with AsynchronousMPC(problem(), Reads(1.0), clock=clock, executor=hand) as mpc:
+    with AsynchronousMPC(problem(), Reads(1.0), predict=False, clock=clock, executor=hand) as mpc:
         memory = mpc.init(3)
         _, memory = mpc.act(tensor([1.0, 0.0], [2.0, 0.0], [60.0, 0.0]), memory)
         hand.finish()
@@ -286,7 +339,7 @@ def test_an_element_without_a_new_plan_keeps_its_old_one(clock, hand):
         torch.testing.assert_close(u.flatten(), tensor(5.1, 2.1, 7.1))
         torch.testing.assert_close(memory.age, tensor(0.0, 0.1, 0.0))
         assert mpc.report().unusable == 3
-        assert len(mpc._plans) == 2  # no plan is kept that nobody needs
+        assert len(mpc._plans.held) == 2  # no plan is kept that nobody needs
 
 
 def test_a_state_that_is_not_finite_is_no_news(clock, hand):
@@ -385,6 +438,8 @@ def test_wrong_use(clock, hand):
     for options, message in (
         ({"latency": -1.0}, "latency must be a finite number of seconds, at least 0, got -1.0"),
         ({"latency": 0.1, "clock": clock}, "either latency, or clock and executor"),
+        ({"latency": 0.1, "period": 0.0}, "period is a positive number of seconds that goes with latency, got 0.0"),
+        ({"period": 0.1}, "period is a positive number of seconds that goes with latency, got 0.1 and None"),
         ({"staleness": 0.0}, "staleness must be a positive number of seconds, got 0.0"),
     ):
         with pytest.raises(ValueError, match=message):
