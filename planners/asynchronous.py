@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from planners.mpc import on_device
-from planners.plans_in_force import PlansInForce, step_at
+from planners.plans_in_force import Given, PlansInForce, step_at
 from planners.problem import Problem
 from planners.simulated_time import SimulatedTime
 from planners.solution import Solution
@@ -312,7 +312,8 @@ class AsynchronousMPC:
         u, age = plans.control(now, like, x), plans.age(now)
         with self._lock:
             self._report = self._report.with_control(age, self.staleness)
-            self._given = u
+            period = 0.0 if self._given is None else now - self._given.at
+            self._given = Given(u, now, period)
         return u, age
 
     def _now(self) -> float:
@@ -338,7 +339,7 @@ class AsynchronousMPC:
         self._planning = False
         self._newest: Solution | None = None
         self._plans = PlansInForce(self.problem, batch, self.staleness)  # replaced as a whole: read without the lock
-        self._given: Tensor | None = None
+        self._given: Given | None = None
         self._report = AsynchronousReport()
         self._failure: BaseException | None = None
         self._surfaced = False  # whether somebody has been told of the failure
@@ -353,30 +354,32 @@ class AsynchronousMPC:
         begun = self._now()
         ready = begun + (self._latency or 0.0) if self.predict else measured.time
         future = executor.submit(
-            self._solve, measured, begun, ready, self._plans, self._newest, self._given, self._generator, episode
+            self._solve, measured, ready, self._plans, self._newest, self._given, self._generator, episode
         )
         future.add_done_callback(lambda future: self._arrived(future, episode, measured, begun))
 
     def _solve(
         self,
         measured: _Measurement,
-        begun: float,
         ready: float,
         plans: PlansInForce,
         previous: Solution | None,
-        given: Tensor | None,
+        given: Given | None,
         generator: torch.Generator,
         episode: int,
     ) -> Solution:
         """A plan from the time on at which it will be ready [s]."""
-        x = plans.expected_state(measured.x, measured.time, ready, given=given, until=begun)
+        x = plans.expected_state(measured.x, measured.time, ready, given)
+        previous_control = None if given is None else given.u
+        if ready > measured.time:
+            previous_control = plans.control(ready, measured.x)
         return solve(
             self.problem,
             self.planner,
             x,
             t0=step_at(ready, self.problem.dynamics.dt),
             time=ready,
-            previous_control=given if ready == measured.time else plans.control(ready, measured.x),
+            previous_control=previous_control,
             init=previous,
             generator=generator,
             throw=False,

@@ -30,6 +30,27 @@ class _Held:
 
 
 @dataclass(frozen=True, eq=False)
+class Given:
+    """The last control that a loop gave.
+
+    Attributes:
+        u: ``(*batch, m)``.
+        at: when [s].
+        period: time from control to control [s], 0 where it is not known.
+    """
+
+    u: Tensor
+    at: float
+    period: float
+
+    def replaced_before(self, time: float) -> float:
+        """When the loop gives the control that holds at a time [s]."""
+        if not self.period:
+            return time
+        return self.at + math.floor((time - self.at) / self.period + 1e-6) * self.period
+
+
+@dataclass(frozen=True, eq=False)
 class PlansInForce:
     """The plans that a batch of loops follows; a value, replaced as a whole.
 
@@ -77,27 +98,25 @@ class PlansInForce:
         return self._allowed(torch.where(u.isfinite(), u, 0.0))
 
     @torch.no_grad()
-    def expected_state(
-        self, x: Tensor, start: float, end: float, *, given: Tensor | None = None, until: float = -math.inf
-    ) -> Tensor:
+    def expected_state(self, x: Tensor, start: float, end: float, given: Given | None = None) -> Tensor:
         """States ``(*batch, n)`` at the end [s] if they are x at the start [s] and these plans are followed.
 
-        The model takes steps of its dt; within the last one the state is on a straight line. Where no finite state comes out
-        of it, x.
+        The model takes steps of its dt, each with the control of its middle; within the last one the state is on a straight
+        line. Where no finite state comes out of it, x.
 
         Args:
             x: states at the start.
             start: a time [s].
             end: a later time [s].
-            given: controls ``(*batch, m)`` that have already been given, or None.
-            until: time up to which they were held, before these plans [s].
+            given: the last control, which holds until the loop comes back; None for a loop that never leaves.
         """
         dynamics = self.problem.dynamics
         before, after, position = x, x, 0.0
         for k in range(math.ceil((end - start) / dynamics.dt - 1e-9)):
             begin = start + k * dynamics.dt
             middle = 0.5 * (begin + min(begin + dynamics.dt, end))
-            u = self.control(middle, x) if given is None or middle >= until else given.to(x)
+            at = middle if given is None else given.replaced_before(middle)
+            u = given.u.to(x) if given is not None and at <= given.at else self.control(at, x)
             before, after, position = (
                 after,
                 dynamics(after, u, step_at(begin, dynamics.dt)),

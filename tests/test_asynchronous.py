@@ -234,7 +234,7 @@ def test_gains_correct_a_plan_where_the_state_is_another():
             x = linear(x, u)
 
 
-@pytest.mark.parametrize("latency", [Pendulum().dt, 3 * Pendulum().dt, 0.9 * Pendulum().dt])
+@pytest.mark.parametrize("latency", [factor * Pendulum().dt for factor in (0.9, 1, 2.5, 3)])
 def test_a_plan_starts_where_the_plant_will_be(latency):
     """On the true model, and ready at a step: exactly; a plan that is ready within a step is from a straight line."""
     x, states, starts = tensor([3.0, 0.0], [1.0, 2.0]), [], {}
