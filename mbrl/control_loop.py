@@ -124,6 +124,7 @@ class ControlLoopResult:
         missed: cycles left out because one before took too long.
         limited: cycles whose control the safety limits changed.
         dropouts: measurements that were not finite.
+        memory: the actor's, after the last cycle.
     """
 
     trajectory: Trajectory | None
@@ -136,6 +137,7 @@ class ControlLoopResult:
     missed: int
     limited: int
     dropouts: int
+    memory: Any
 
     @property
     def late(self) -> int:
@@ -172,6 +174,7 @@ class _Log:
     missed: int = 0
     limited: int = 0
     dropouts: int = 0
+    memory: Any = None
 
     def trajectory(self, **labels: Any) -> Trajectory | None:
         """What is complete of it: each control with a measurement after it."""
@@ -196,6 +199,7 @@ def run_control_loop(
     period: float,
     steps: int,
     safety: Safety | None = None,
+    memory: Any = None,
     generator: torch.Generator | None = None,
     deterministic: bool = True,
     names: Labels | Mapping[str, Sequence[str]] | None = None,
@@ -215,6 +219,7 @@ def run_control_loop(
         period: time from cycle to cycle [s].
         steps: length of the run [periods]; cycles that are left out count.
         safety: limits and the safe control; by default no limits, and zero.
+        memory: the actor's memory to begin with, for instance of :meth:`planners.MPC.warm_up`; ``actor.init(1)`` by default.
         generator: source of the actor's randomness.
         deterministic: passed on to the actor.
         names: names of the log's columns, for :class:`dynamics.Trajectory`; the plant's, where it has some.
@@ -248,8 +253,8 @@ def run_control_loop(
     schedule = _Schedule(period, steps, clock, sleep)
     try:
         with progress_bar(source, steps, show=progress) as advance, _short_collections():
-            memory = actor.init(1, generator=generator)
-            _cycles(plant, actor, memory, deterministic, safety, schedule, log, _observed(names), advance)
+            log.memory = actor.init(1, generator=generator) if memory is None else memory
+            _cycles(plant, actor, deterministic, safety, schedule, log, _observed(names), advance)
     except (_Stop, KeyboardInterrupt) as stop:
         ended = str(stop) or "interrupted"
     except Exception as raised:
@@ -270,6 +275,7 @@ def run_control_loop(
         log.missed,
         log.limited,
         log.dropouts,
+        log.memory,
     )
     if save is not None and result.trajectory is not None:
         write_trajectories(save, [result.trajectory], format="npz")
@@ -307,7 +313,6 @@ class _Schedule:
 def _cycles(
     plant: Plant,
     actor: Actor,
-    memory: Any,
     deterministic: bool,
     safety: Safety,
     schedule: _Schedule,
@@ -330,7 +335,7 @@ def _cycles(
             _append(log, y, measured_at)
             if violation := safety.violation(y, names or [f"measurement {i}" for i in range(len(y))]):
                 raise _Stop(violation)
-            u, memory = actor.act(y.unsqueeze(0), memory, deterministic=deterministic)
+            u, log.memory = actor.act(y.unsqueeze(0), log.memory, deterministic=deterministic)
             u = _control(u, actor, slot)
             previous = _row(safety.safe_control).expand(u.shape) if written is None else written
             seconds = schedule.period if written is None else schedule.clock() - start - written_at

@@ -97,6 +97,8 @@ def test_cycles_are_due_at_multiples_of_the_period(clock):
     assert result.completed
     assert result.error is None
     assert plant.stopped == 1
+    assert result.memory == 4
+    assert run(Bench(clock), Gives(), clock, memory=7).trajectory.controls.ravel().tolist() == [8.0, 9.0, 10.0, 11.0]
     assert "4 cycles of 100 ms, 0 late, 0 left out; read to write 30 ms" in str(result)
 
 
