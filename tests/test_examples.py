@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynamics import load
+from dynamics import load, read_trajectories
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -26,6 +26,7 @@ TINY = {
     ],
     "fit_your_logs.py": ["--training.steps", "40"],
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
+    "realtime_mpc.py": ["--seconds", "1.5", "--planner.num-samples", "12", "--planner.max-iterations", "1"],
     "record_logs.py": ["--clips", "3"],
 }
 
@@ -113,6 +114,19 @@ def test_the_logs_can_be_recorded_again(tmp_path):
     again = run("record_logs.py", *TINY["record_logs.py"], "--path", "logs/random-v0", cwd=tmp_path)
     assert again.returncode != 0
     assert "overwrite" in again.stderr
+
+
+def test_the_loop_runs_in_real_time(tmp_path):
+    """Whatever the machine is busy with: the loop ends, the log is complete, and no control is beyond its limits."""
+    done = run("realtime_mpc.py", *TINY["realtime_mpc.py"], "--out", "out", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr  # the pole cannot stand for the last of 1.5 s
+    assert "ended: all cycles are done" in done.stdout
+    assert "age of the plan" in done.stdout
+    (log,) = read_trajectories(tmp_path / "out" / "log.npz")
+    assert log.names.observations == ("position", "angle", "position_velocity", "angle_velocity")
+    assert np.abs(log.controls).max() <= 10.0
+    assert log.times[-1] >= 1.5
+    assert (tmp_path / "out" / "log.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
