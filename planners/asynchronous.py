@@ -7,15 +7,17 @@ so it starts from where that leads,
 
 .. math:: \hat x(s_i + \hat L) = f(\dots f(x(s_i), u_{i-1}) \dots, u_{i-1}), \qquad u(t) = u_i(t), \; t \ge s_i + L_i,
 
-with the latency :math:`\hat L` that the plans before had on average.
+with the latency :math:`\hat L` that the last plans had.
 
 This is the one object of the library that has a state, and therefore a context manager.
 """
 
 import math
+import statistics
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,8 +37,8 @@ from planners.solve import Planner, check_support, solve
 # makes the other thread let go of it, by default after 5 ms. While a planner thread is there, it does so earlier.
 SWITCH_INTERVAL = 0.0005  # [s]
 
-SMOOTHING = 0.2
-"""Weight of the newest plan in the mean latency."""
+RECENT = 5
+"""Plans whose median latency is what the next one is expected to take."""
 
 
 class PlanExecutor(Protocol):
@@ -191,14 +193,14 @@ class AsynchronousMPC:
         self.problem, self.planner, self.predict, self.staleness = problem, planner, predict, staleness
         self.period = problem.dynamics.dt if period is None else period
         self._simulated = None if latency is None else SimulatedTime(latency)
-        self._clock = self._simulated or clock or time.perf_counter
+        self._clock: Callable[[], float] = self._simulated or clock or time.perf_counter
         self._executor: PlanExecutor | None = self._simulated or executor
         self._thread: ThreadPoolExecutor | None = None
         self._lock = threading.RLock()  # a simulated executor calls back from within submit
         self._open = False
         self._episode = 0
         self._first: Solution | None = None
-        self._latency: float | None = None  # of the plans so far [s]
+        self._warm_latency: float | None = None  # of a plan made while warming up [s]
         self._reset((), None)
 
     @property
@@ -232,12 +234,17 @@ class AsynchronousMPC:
         error.add_note(f"Before, the planner had failed: {failure!r}")
 
     def warm_up(self, x: Tensor) -> None:
-        """Plan once from states ``(*batch, n)`` and wait for it: before a loop starts, not in it.
+        """Plan from states ``(*batch, n)`` and wait for it: before a loop starts, not in it.
 
-        What is slow the first time is over then, and the next ``init`` for such a batch begins with this plan.
+        What is slow the first time is over then, it is known how long a plan takes, and the next ``init`` for such a batch
+        begins with this plan.
         """
+        solve(self.problem, self.planner, x, throw=False)
+        begun = self._clock()
         self._first = solve(self.problem, self.planner, x, throw=False)
         self._first.controls_at(torch.zeros(1, dtype=torch.float64))
+        if self._executor is None:
+            self._warm_latency = self._clock() - begun
 
     def init(
         self, batch: int | tuple[int, ...] = (), *, generator: torch.Generator | None = None
@@ -333,12 +340,15 @@ class AsynchronousMPC:
         self._episode += 1
         self._batch = batch
         self._generator = generator.clone_state() if generator else torch.Generator().manual_seed(0)
+        if self._simulated is not None:  # from zero on, so that episodes agree to the last bit
+            self._simulated = self._clock = self._executor = SimulatedTime(self._simulated.latency)
         self._start = self._clock()
         self._measured: _Measurement | None = None
         self._planned: _Measurement | None = None  # where the newest plan, or the one being made, starts
         self._planning = False
         self._newest: Solution | None = None
         self._plans = PlansInForce(self.problem, batch, self.staleness)  # replaced as a whole: read without the lock
+        self._latencies = deque([] if self._warm_latency is None else [self._warm_latency], maxlen=RECENT)
         self._given: Given | None = None
         self._report = AsynchronousReport()
         self._failure: BaseException | None = None
@@ -352,7 +362,9 @@ class AsynchronousMPC:
         self._planning, self._planned = True, measured
         self._generator = on_device(self._generator, measured.x.device)
         begun = self._now()
-        ready = begun + (self._latency or 0.0) if self.predict else measured.time
+        ready = measured.time
+        if self.predict and self._latencies:
+            ready = begun + statistics.median(self._latencies)
         future = executor.submit(
             self._solve, measured, ready, self._plans, self._newest, self._given, self._generator, episode
         )
@@ -392,15 +404,15 @@ class AsynchronousMPC:
             if episode != self._episode or future.cancelled():
                 return
             self._planning = False
-            failure = future.exception()
-            if failure is not None:
+            try:
+                self._take_over(future.result(), measured, begun)
+                self._plan_next()
+            except BaseException as failure:  # nobody else would hear of it
                 failure.add_note(f"in the planner of an AsynchronousMPC, from the state at {measured.time:.3f} s")
                 self._failure = failure
-                return
-            solution = future.result()
-            self._report = self._report.with_plan(solution)
-            taken = self._now() - begun
-            self._latency = taken if self._latency is None else self._latency + SMOOTHING * (taken - self._latency)
-            if bool(solution.usable.any()):
-                self._plans, self._newest = self._plans.with_plan(solution, measured.time), solution
-            self._plan_next()
+
+    def _take_over(self, solution: Solution, measured: _Measurement, begun: float) -> None:
+        self._latencies.append(self._now() - begun)
+        self._report = self._report.with_plan(solution)
+        if bool(solution.usable.any()):
+            self._plans, self._newest = self._plans.with_plan(solution, measured.time), solution

@@ -234,6 +234,14 @@ def test_gains_correct_a_plan_where_the_state_is_another():
             x = linear(x, u)
 
 
+def test_an_episode_leaves_nothing_to_the_next_one():
+    task = mbrl.pendulum_swing_up(backend="torch")
+    with AsynchronousMPC(task.problem(horizon=10), PredictiveSampling(num_samples=10), latency=0.12) as mpc:
+        first, again = (mbrl.record(task, mpc, 2, steps=12) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert (one.controls == other.controls).all()
+
+
 @pytest.mark.parametrize("latency", [factor * Pendulum().dt for factor in (0.9, 1, 2.5, 3)])
 def test_a_plan_starts_where_the_plant_will_be(latency):
     """On the true model, and ready at a step: exactly; a plan that is ready within a step is from a straight line."""
@@ -389,6 +397,20 @@ def test_what_the_planner_raises_last_is_raised_at_the_end_of_the_block(clock, h
     with pytest.raises(OSError, match="cable") as caught:  # the error of the body goes first
         body(OSError("cable"))
     assert "the planner had failed: ArithmeticError('the state is beyond 90')" in caught.value.__notes__[0]
+
+
+def test_a_plan_that_does_not_fit_is_an_error_too(clock, hand):
+    @dataclass(frozen=True)
+    class Wide(Reads):
+        def plan(self, problem, x0, request):
+            return super().plan(problem, x0.repeat(2, 1), request)
+
+    with AsynchronousMPC(problem(), Wide(), clock=clock, executor=hand) as mpc:
+        memory = mpc.init(3)
+        _, memory = mpc.act(tensor([1.0, 0.0]).expand(3, 2), memory)
+        hand.finish()
+        with pytest.raises(RuntimeError, match="size"):
+            mpc.control()
 
 
 def test_a_plan_from_before_the_last_init_does_not_count(clock, hand):
