@@ -18,15 +18,15 @@ import tyro
 import mbrl
 from dynamics import MujocoDynamics, resample
 from mbrl.plots import plot_trajectory, save_figure
-from planners import ICEM, AsynchronousMPC
+from planners import ICEM, AsynchronousMPC, KnotNoise
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of the run."""
 
-    planner: ICEM = field(default_factory=lambda: ICEM(num_samples=32, max_iterations=2))
-    """What plans; the faster it is, the newer the plans."""
+    planner: ICEM = field(default_factory=lambda: ICEM(num_samples=32, max_iterations=2, noise=KnotNoise(12, degree=1)))
+    """What plans; the faster it is, the newer the plans. Its knots are at fixed times, whenever it plans."""
     seconds: float = 8.0
     """Length of the run [s]."""
     period: float = 0.02
