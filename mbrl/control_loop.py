@@ -239,9 +239,11 @@ def run_control_loop(
             allowed; it comes from the original error and carries the result. Only with ``throw``.
         ValueError: period or steps is not positive.
         FileExistsError: there is something at ``save``.
-        TypeError: actor is nothing that acts.
+        TypeError: actor is nothing that acts, or plant has no read and write.
     """
     check_actor(actor)
+    if isinstance(plant, type) or not (hasattr(plant, "read") and hasattr(plant, "write")):
+        raise TypeError(f"a plant has read() and write(u), got {plant!r}; a task's is SimulatedPlant(task)")
     if not (0 < period < math.inf and steps >= 1):
         raise ValueError(f"need a period > 0 [s] and steps >= 1, got {period} and {steps}")
     if save is not None and Path(save).exists():

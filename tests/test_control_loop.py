@@ -307,6 +307,9 @@ def test_wrong_use(clock, tmp_path):
             run_control_loop(Bench(clock), Gives(), **{"period": PERIOD, "steps": 3, **options})
     with pytest.raises(TypeError, match="an actor has acts_on, init and act"):
         run(Bench(clock), PredictiveSampling(), clock)
+    for plant in (pendulum_swing_up(backend="torch"), Bench):
+        with pytest.raises(TypeError, match=r"a plant has read\(\) and write\(u\).*a task's is SimulatedPlant\(task\)"):
+            run(plant, Gives(), clock)
     (tmp_path / "log.npz").touch()
     with pytest.raises(FileExistsError, match="a log is not overwritten"):
         run(Bench(clock), Gives(), clock, save=tmp_path / "log.npz")
