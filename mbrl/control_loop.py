@@ -243,7 +243,8 @@ def run_control_loop(
     """
     check_actor(actor)
     if isinstance(plant, type) or not (hasattr(plant, "read") and hasattr(plant, "write")):
-        raise TypeError(f"a plant has read() and write(u), got {plant!r}; a task's is SimulatedPlant(task)")
+        kind = plant.__name__ if isinstance(plant, type) else type(plant).__name__
+        raise TypeError(f"a plant is an object with read() and write(u), got {kind}; a task's is SimulatedPlant(task)")
     if not (0 < period < math.inf and steps >= 1):
         raise ValueError(f"need a period > 0 [s] and steps >= 1, got {period} and {steps}")
     if save is not None and Path(save).exists():

@@ -9,7 +9,7 @@ so it starts from where that leads,
 
 with the latency :math:`\hat L` that the last plans had.
 
-This is the one object of the library that has a state, and therefore a context manager.
+Unlike everything else that plans, it has a state, and is therefore a context manager.
 """
 
 import math
