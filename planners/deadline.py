@@ -13,8 +13,12 @@ class Deadline:
         iteration: seconds that a whole iteration takes, as known from an earlier solve; None where nothing is known [s].
     """
 
-    FINISH = 0.1
-    """Share of the budget that is kept for what comes after a last, shortened iteration."""
+    FINISH = 0.2
+    """Share of the budget that is kept for what comes after a shortened iteration, and for what takes longer than it should."""
+    MEMORY = 0.95
+    """An earlier, slower iteration is forgotten by this factor per solve: durations scatter, and the slow ones count."""
+    CAUTION = 1.3
+    """And no more than this factor above the present one is remembered: a machine that was busy is not busy for ever."""
 
     def __init__(self, start: float, budget: float, clock: Callable[[], float], iteration: float | None = None):
         self.start, self.budget, self.clock, self._expected = start, budget, clock, iteration
@@ -29,7 +33,9 @@ class Deadline:
         now = self.clock()
         taken, self._last = now - self._last, now
         self._longest = max(self._longest, taken)
-        self.iteration = max(self.iteration or 0.0, taken / self._share)
+        whole = taken / self._share
+        remembered = min(self.MEMORY * (self._expected or 0.0), self.CAUTION * whole)
+        self.iteration = max(self.iteration or 0.0, whole, remembered)
         return now - self.start + 2.0 * self._longest > self.budget
 
     def share(self) -> float:

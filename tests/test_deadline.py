@@ -64,9 +64,9 @@ def loop(planner, budget, steps=6, warm=True, **options):
 
 @pytest.mark.parametrize("planner", ALL, ids=lambda planner: type(planner).__name__)
 def test_where_an_iteration_takes_too_long_fewer_candidates_are_tried(planner):
-    """A candidate takes 1 ms: of 20.5 ms, 18.45 are used to try some, and the rest is for the finish."""
+    """A candidate takes 1 ms: of 20.5 ms, 16.4 are used to try some, and the rest is for the finish."""
     evaluations, seconds, state, _ = loop(planner, 0.0205)
-    assert all(16 <= tried <= 20 for tried in evaluations), evaluations
+    assert all(14 <= tried <= 18 for tried in evaluations), evaluations
     assert max(seconds) <= 0.0205
     assert state.overruns == 0
     assert state.fallbacks.sum() == 0
@@ -75,7 +75,7 @@ def test_where_an_iteration_takes_too_long_fewer_candidates_are_tried(planner):
 def test_time_that_every_iteration_takes_is_part_of_it():
     """With 5 ms for each rollout whatever its size, the share settles where the budget is used."""
     evaluations, seconds, state, _ = loop(ICEM(), 0.02, steps=12, fixed=0.005)
-    assert evaluations[-1] == pytest.approx(13, abs=1)
+    assert evaluations[-1] == pytest.approx(11, abs=1)
     assert max(seconds[1:]) <= 0.02
     assert state.overruns <= 1
 
@@ -84,7 +84,7 @@ def test_without_warming_up_the_first_step_shows_how_long_an_iteration_takes():
     evaluations, seconds, state, _ = loop(ICEM(), 0.02, warm=False)
     assert seconds[0] > 0.1
     assert state.overruns == 1
-    assert all(16 <= tried <= 20 for tried in evaluations[1:])
+    assert all(14 <= tried <= 18 for tried in evaluations[1:])
 
 
 def test_a_few_candidates_are_tried_however_little_time_there_is():
@@ -127,10 +127,10 @@ def test_warming_up_is_a_first_plan_that_counts_for_nothing():
 def test_a_deadline_by_hand():
     clock = Clock()
     deadline = Deadline(0.0, 1.0, clock, iteration=3.0)
-    assert deadline.share() == pytest.approx(0.3)  # 0.9 s of an iteration of 3 s
+    assert deadline.share() == pytest.approx(0.8 / 3.0)
     clock.now = 0.6
     assert deadline()
-    assert deadline.iteration == pytest.approx(2.0)  # it was faster than that
+    assert deadline.iteration == pytest.approx(2.85)  # 2.25 s, and most of the 3 s is remembered
     clock.now = 1.01
     assert deadline.was_late()
     clock.now = 10.0
