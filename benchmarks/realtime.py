@@ -8,7 +8,8 @@ The first rows are in simulated time and the same on every machine: a plan can b
 - blocking: synchronous MPC that gives the first control of a plan when it is ready, and holds it until the next one
 
 The rows "real time" are by the clock of this machine, with a plant that goes on by itself: synchronous MPC with a deadline of
-half a period, and asynchronous MPC at twice the rate.
+half a period, and asynchronous MPC at twice the rate. "load" is that of the whole machine: with more than one process per core,
+the operating system keeps single plans waiting ("planning max"), and ages with them.
 """
 
 import copy
@@ -225,6 +226,7 @@ def _real_time(
     if reports:
         row["age mean"] = 1e3 * float(np.mean([report.age_mean for report in reports]))
         row["age max"] = 1e3 * max(report.age_max for report in reports)
+        row["planning max"] = 1e3 * max(report.planning_max for report in reports)
     else:
         row["overruns"] = overruns / len(latency)
     return row
