@@ -1,5 +1,6 @@
 """Learning: tasks, environments, training and evaluation."""
 
+from mbrl.control_loop import ControlLoopError, ControlLoopResult, Plant, Safety, run_control_loop
 from mbrl.envs import (
     FrameStack,
     MujocoVectorEnv,
@@ -14,6 +15,7 @@ from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.policies import Actor, SplineNoise, UniformNoise
 from mbrl.recording import record
 from mbrl.runs import Run, RunError, RunGroup, RunRecord, add_evaluation, find_runs, group_runs, open_run, read_run
+from mbrl.simulated_plant import SimulatedPlant
 from mbrl.tasks import (
     Task,
     cart_pole_swing_up,
@@ -26,13 +28,18 @@ from mbrl.tasks import (
 
 __all__ = [
     "Actor",
+    "ControlLoopError",
+    "ControlLoopResult",
     "Evaluation",
     "FrameStack",
     "MujocoVectorEnv",
+    "Plant",
     "Run",
     "RunError",
     "RunGroup",
     "RunRecord",
+    "Safety",
+    "SimulatedPlant",
     "SplineNoise",
     "Task",
     "TaskEnv",
@@ -54,6 +61,7 @@ __all__ = [
     "read_run",
     "record",
     "record_env",
+    "run_control_loop",
     "shaped",
     "uniform_initial_state",
 ]

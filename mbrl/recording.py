@@ -38,10 +38,16 @@ def record(
         finite state kept, where the simulation diverged.
 
     Raises:
-        ValueError: episodes or steps < 1, a shape does not fit, or the actor gave a control that is not finite.
+        ValueError: episodes or steps < 1, a shape does not fit, the actor gave a control that is not finite, or it plans in
+            real time, which a recording does not keep to.
         TypeError: actor is nothing that acts.
     """
     check_actor(actor)
+    if getattr(actor, "real_time", False):
+        raise ValueError(
+            f"{type(actor).__name__} plans in real time, and this simulation does not keep to it: give it latency=... [s] to "
+            "simulate its planning too, or run it on a SimulatedPlant in run_control_loop"
+        )
     steps = task.episode_steps if steps is None else steps
     if episodes < 1 or steps < 1:
         raise ValueError(f"episodes and steps must be at least 1, got {episodes} and {steps}")

@@ -1,5 +1,6 @@
 """Planning: costs, problems, and the planners that solve them."""
 
+from planners.asynchronous import AsynchronousMemory, AsynchronousMPC, AsynchronousReport, PlanExecutor
 from planners.controllers import LinearGaussianController
 from planners.costs import (
     Cost,
@@ -28,6 +29,7 @@ from planners.sampling import (
     SamplingPlanner,
     WhiteNoise,
 )
+from planners.simulated_time import SimulatedTime
 from planners.solution import Solution, SolveError, Status
 from planners.solve import Planner, Unrolled, solve
 from planners.splines import ControlSpline
@@ -38,6 +40,9 @@ __all__ = [
     "LQR",
     "MPC",
     "MPPI",
+    "AsynchronousMPC",
+    "AsynchronousMemory",
+    "AsynchronousReport",
     "CVaR",
     "ColoredNoise",
     "ControlSpline",
@@ -50,6 +55,7 @@ __all__ = [
     "LinearGaussianController",
     "MPCState",
     "Noise",
+    "PlanExecutor",
     "Planner",
     "PredictiveSampling",
     "Problem",
@@ -57,6 +63,7 @@ __all__ = [
     "RandomShooting",
     "Risk",
     "SamplingPlanner",
+    "SimulatedTime",
     "SmoothAbsCost",
     "Solution",
     "SolveError",

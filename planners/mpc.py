@@ -3,6 +3,7 @@
 State goes in and comes out as a value: :meth:`MPC.step` changes nothing, so equal states and inputs give equal controls.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from planners.control_set import ControlSet
+from planners.deadline import Deadline
 from planners.problem import Problem
 from planners.solution import Solution, shifted
 from planners.solve import Planner, check_support, solve
@@ -47,6 +49,7 @@ class MPC:
         planner: how it is solved.
         budget: time to plan one step [s], None for no bound. An iterative planner ends when it does not leave room for one more
             iteration and the finish, each taken to last as long as the longest iteration so far; one iteration always runs.
+            Where the last step has shown that one takes longer than the budget, sampling planners try fewer candidates in it.
         clock: returns the present time [s].
 
     Raises:
@@ -78,6 +81,19 @@ class MPC:
         generator = generator.clone_state() if generator else torch.Generator().manual_seed(0)
         return MPCState(0, None, None, generator, torch.zeros(batch, dtype=torch.long), 0)
 
+    def warm_up(self, x0: Tensor, *, generator: torch.Generator | None = None) -> MPCState:
+        """The state before the first step, like :meth:`init`, but with a first plan from states ``(*batch, n)``.
+
+        Takes its time: what is slow the first time is over then, and it is known how long an iteration takes. Step in it with
+        the same states, or with those that have come since.
+        """
+        state = self.init(x0, generator=generator)
+        unhurried = self if self.budget is None else replace(self, budget=math.inf)
+        for _ in range(2):  # the second time is how long it takes
+            _, state = unhurried.step(state, x0)
+            state = replace(state, time=0, previous_control=None, fallbacks=torch.zeros_like(state.fallbacks))
+        return state
+
     @torch.no_grad()
     def step(
         self,
@@ -104,8 +120,9 @@ class MPC:
         if not isinstance(state, MPCState):
             raise TypeError(f"state must come from init or the step before, got {type(state).__name__}: step(state, x)")
         start = self.clock()
+        deadline = self._deadline(start, state.solution)
         problem = self._problem(state, reference, parameters)
-        generator = _on_device(state.generator, x.device)
+        generator = on_device(state.generator, x.device)
         solution = solve(
             problem,
             self.planner,
@@ -115,36 +132,28 @@ class MPC:
             init=state.solution,
             generator=generator,
             throw=False,
-            out_of_time=self._deadline(start),
+            out_of_time=deadline,
         )
+        if deadline is not None:
+            solution.stats["iteration_seconds"] = deadline.iteration
         fallbacks = state.fallbacks.to(x.device) + (~solution.usable).long()
         solution = self._continued(state, solution)
         allowed = ControlSet.of(problem, x, solution.us.shape[-2], state.previous_control)
         solution = replace(solution, us=allowed.admissible(solution.us))
         u = self._feedback(solution, x)
         u = allowed.first().admissible(torch.where(u.isfinite(), u, 0.0).unsqueeze(-2)).squeeze(-2)
-        return u, MPCState(state.time + 1, solution, u, generator, fallbacks, state.overruns + self._late(start))
+        overruns = state.overruns + (deadline is not None and deadline.was_late())
+        return u, MPCState(state.time + 1, solution, u, generator, fallbacks, overruns)
 
     def act(self, x: Tensor, memory: MPCState, *, deterministic: bool = True) -> tuple[Tensor, MPCState]:
         """The actor protocol: :meth:`step` at states ``(*batch, n)``; always deterministic given the memory."""
         return self.step(memory, x)
 
-    def _late(self, start: float) -> bool:
-        return self.budget is not None and self.clock() - start > self.budget
-
-    def _deadline(self, start: float) -> Callable[[], bool]:
-        """What the solve asks after each iteration: whether to end now, to be within the budget when the control is due."""
-        last, longest = start, 0.0
-
-        def out_of_time() -> bool:
-            nonlocal last, longest
-            if self.budget is None:
-                return False
-            now = self.clock()
-            last, longest = now, max(longest, now - last)
-            return now - start + 2.0 * longest > self.budget
-
-        return out_of_time
+    def _deadline(self, start: float, previous: Solution | None) -> Deadline | None:
+        if self.budget is None:
+            return None
+        known = None if previous is None else previous.stats.get("iteration_seconds")
+        return Deadline(start, self.budget, self.clock, known)
 
     def _problem(self, state: MPCState, reference: Tensor | None, parameters: dict[str, Any] | None) -> Problem:
         problem = self.problem
@@ -183,7 +192,7 @@ def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(mask.reshape(*mask.shape, *[1] * (new.ndim - mask.ndim)), new, old.to(new))
 
 
-def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
+def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
     """A copy of a generator, or one of the same seed where it has to be on another device."""
     if generator.device.type == device.type:
         return generator.clone_state()

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from planners.deadline import Deadline
 from planners.problem import Problem
 from planners.solution import Solution, SolveError
 
@@ -51,6 +52,7 @@ class Request:
         init: a previous solution to start from, or None.
         generator: source of randomness, or None for a fresh one with seed 0.
         out_of_time: true once the solve should end; checked between iterations.
+        share: how much of the next iteration there is time for, at most 1.
     """
 
     t0: int = 0
@@ -59,6 +61,7 @@ class Request:
     init: Solution | None = None
     generator: torch.Generator | None = None
     out_of_time: Callable[[], bool] = lambda: False
+    share: Callable[[], float] = lambda: 1.0
 
 
 def solve(
@@ -118,6 +121,8 @@ def solve(
     if not math.isfinite(time):
         raise ValueError(f"time must be a finite number of seconds, got {time}")
     request = Request(t0, time, previous_control, init, generator, out_of_time or (lambda: False))
+    if isinstance(out_of_time, Deadline):
+        request = replace(request, share=out_of_time.share)
     start = perf_counter()
     with torch.set_grad_enabled(gradient is not None):
         solution = replace(planner.plan(problem, x0, request), time=time)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynamics import load
+from dynamics import load, read_trajectories
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -26,6 +26,7 @@ TINY = {
     ],
     "fit_your_logs.py": ["--training.steps", "40"],
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
+    "realtime_mpc.py": ["--seconds", "1.5", "--planner.num-samples", "12", "--planner.max-iterations", "1"],
     "record_logs.py": ["--clips", "3"],
     "view.py": ["--check", "--planner.num-samples", "20", "--planner.max-iterations", "1"],
     "train_with_sb3.py": ["--clips", "4", "--fit-steps", "20", "--steps", "250", "--episodes", "2"],
@@ -139,6 +140,19 @@ def test_stable_baselines3_learns_on_a_learned_model(algorithm, tmp_path):
     pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
     done = run("train_with_sb3.py", "--algorithm", algorithm, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_loop_runs_in_real_time(tmp_path):
+    """Whatever the machine is busy with: the loop ends, the log is complete, and no control is beyond its limits."""
+    done = run("realtime_mpc.py", *TINY["realtime_mpc.py"], "--out", "out", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr  # the pole cannot stand for the last of 1.5 s
+    assert "ended: all cycles are done" in done.stdout
+    assert "age of the plan" in done.stdout
+    (log,) = read_trajectories(tmp_path / "out" / "log.npz")
+    assert log.names.observations == ("position", "angle", "position_velocity", "angle_velocity")
+    assert np.abs(log.controls).max() <= 10.0
+    assert log.times[-1] >= 1.5
+    assert (tmp_path / "out" / "log.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -30,6 +30,10 @@ from planners.sampling.space import SearchSpace, side_by_side
 from planners.solution import Solution, Status, finished
 from planners.solve import Planner, Request
 
+FEWEST = 4
+"""Candidates that an iteration tries at least, however little time there is."""
+
+
 Execute = Literal["auto", "best", "mean"]
 
 
@@ -140,8 +144,10 @@ class SamplingPlanner(Planner):
             if iteration == 0:
                 candidates += [plan.unsqueeze(-3), *self._proposals(problem, x0, space, request.t0)]
             knots, us = space.allowed(side_by_side(candidates))
-            costs, xs = self.evaluate(problem, x0, us, request.t0, generator)
-            best = best.improved(knots, stats.count(costs), xs)
+            tried = _affordable(us.shape[-3], request.share())
+            costs, xs = self.evaluate(problem, x0, us[..., -tried:, :, :], request.t0, generator)
+            best = best.improved(knots[..., -tried:, :, :], stats.count(costs), xs)
+            costs = torch.nn.functional.pad(costs, (us.shape[-3] - tried, 0), value=float("inf"))
             belief = self.update(belief, knots, costs)
             if request.out_of_time():
                 break
@@ -277,6 +283,11 @@ class _Counter:
 
 def _is_finite(limit: float | Tensor) -> bool:
     return bool(limit.isfinite().all()) if isinstance(limit, Tensor) else math.isfinite(limit)
+
+
+def _affordable(candidates: int, share: float) -> int:
+    """How many candidates to try, counted from the last ones, which are the plan itself and what was kept."""
+    return min(max(math.floor(share * candidates), FEWEST), candidates)
 
 
 def _infinite_unless_finite(costs: Tensor) -> Tensor:
