@@ -19,6 +19,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 import planners
 from dynamics import Trajectory, learned
 from dynamics.learned.base import LearnedDynamics, arguments_for
+from mbrl.docstrings import described, first_sentence
 from planners import Planner
 
 GIVEN = ("angles", "seed", "state_names", "control_names")
@@ -124,29 +125,6 @@ def registry() -> ConstructorRegistry:
         return StructConstructorSpec(kind, tuple(fields))
 
     return rules
-
-
-def described(kind: Any) -> dict[str, str]:
-    """What the docstrings of a class and its bases, or of a function, say about its fields or arguments."""
-    texts: dict[str, str] = {}
-    for one in reversed(getattr(kind, "__mro__", (kind,))):
-        text = inspect.cleandoc(one.__doc__ or "")
-        section = re.search(r"^(?:Attributes|Args):\n((?:[ \t]+.*\n?|\n)*)", text, re.MULTILINE)
-        for entry in re.split(r"^ {4}(?=\w)", section[1], flags=re.MULTILINE) if section else ():
-            name, colon, words = entry.partition(":")
-            if colon:
-                texts[name.strip()] = plain(" ".join(words.split()))
-    return texts
-
-
-def first_sentence(kind: Any) -> str:
-    """The first line of the docstring of a class or function."""
-    return plain(inspect.cleandoc(kind.__doc__ or "").partition("\n")[0])
-
-
-def plain(text: str) -> str:
-    """Prose without the markup of reStructuredText."""
-    return re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
 
 
 def _configured(kind: type) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, get_args
 
 import tyro
 
-from mbrl.cli.choices import first_sentence
+from mbrl.docstrings import first_sentence
 from mbrl.tasks import CONSTRUCTORS, Task
 
 TaskName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]

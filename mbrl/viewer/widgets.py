@@ -6,7 +6,6 @@ value, as far as the configuration accepts them.
 """
 
 import dataclasses
-import functools
 import inspect
 import math
 import re
@@ -15,6 +14,8 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
+
+from mbrl.docstrings import described
 
 Path = tuple[str, ...]
 C = TypeVar("C")
@@ -127,7 +128,7 @@ def widgets(configuration: Any, initial: Any = None) -> list[Widget]:
 
 
 def _widgets(root: Any, owner: Any, initial: Any, path: Path) -> Iterator[Widget]:
-    hints, said = _type_hints(type(owner)), field_hints(type(owner))
+    hints, said = _type_hints(type(owner)), described(type(owner))
     for field in dataclasses.fields(owner):
         if not field.init or field.name.startswith("_"):
             continue
@@ -288,16 +289,3 @@ def _type_hints(kind: type) -> dict[str, Any]:
         return typing.get_type_hints(kind)
     except NameError:  # an annotation that is only known to type checkers
         return {}
-
-
-@functools.cache
-def field_hints(kind: type) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of its fields, by name, from their "Attributes:" sections."""
-    hints: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        section = re.search(r"^Attributes:\n((?:[ \t]+.*\n?|\n)*)", inspect.cleandoc(base.__doc__ or ""), re.MULTILINE)
-        for entry in re.split(r"^ {4}(?=\w)", section[1], flags=re.MULTILINE) if section else ():
-            name, colon, text = entry.partition(":")
-            if colon:
-                hints[name.strip()] = " ".join(text.split()).replace("``", "")
-    return hints
