@@ -1,6 +1,7 @@
 """MPC in real time on MuJoCo: what is lost when the plant does not wait for the planner (cost per second, ages in ms).
 
-The first rows are in simulated time and the same on every machine: a plan can be used a given latency after it was begun. Modes:
+The first rows are in simulated time, whatever the speed of the machine: a plan can be used a given latency after it was
+begun. Modes:
 
 - waiting: the plant waits for the planner (latency 0), what other modes are to be measured by
 - asynchronous: plans start from where the model says that the plant will be when they are ready
