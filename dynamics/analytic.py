@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynamics import integrators
-from dynamics.base import Dynamics, TimeStep, rolled_out
+from dynamics.base import Dynamics, TimeStep, is_own, rolled_out
 from dynamics.parameters import ParameterView, PhysicalParameter
 
 Integrator = Literal["euler", "rk4", "semi_implicit_euler"]
@@ -82,6 +82,8 @@ class TorchDynamics(Dynamics):
 
     def rollout(self, x0: Tensor, us: Tensor, t0: int = 0) -> Tensor:
         """States ``(*batch, T+1, n)`` under a control sequence."""
+        if not is_own(self.forward, TorchDynamics.forward):
+            return super().rollout(x0, us, t0)
         batch = self.check_sequence(x0, us)
         x, us = x0.expand(*batch, self.state_dim), us.expand(*batch, *us.shape[-2:])
         return rolled_out(self._step_like(x), x.unsqueeze(0), us.unsqueeze(0), t0).squeeze(0)
@@ -179,6 +181,8 @@ class MechanicalSystem(Dynamics):
 
     def rollout(self, x0: Tensor, us: Tensor, t0: int = 0) -> Tensor:
         """States ``(*batch, T+1, n)`` under a control sequence."""
+        if not is_own(self.forward, MechanicalSystem.forward):
+            return super().rollout(x0, us, t0)
         batch = self.check_sequence(x0, us)
         x = x0.expand(*batch, self.state_dim)
         return rolled_out(self._step_like(x), x, us.expand(*batch, *us.shape[-2:]), t0)

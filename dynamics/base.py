@@ -333,20 +333,36 @@ class Dynamics(nn.Module, abc.ABC):
 
 def rolled_out(step: Callable[[Tensor, Tensor, int], Tensor], x0: Tensor, us: Tensor, t0: int) -> Tensor:
     """States ``(*batch, T+1, n)`` from x0 ``(*batch, n)`` by a step function under us ``(*batch, T, m)``; see :meth:`rollout`."""
+
+    def checked(x: Tensor, u: Tensor, t: int) -> Tensor:
+        x_next = step(x, u, t)
+        if x_next.shape != x.shape or x_next.dtype != x.dtype:
+            raise ValueError(
+                f"a step must keep shape and dtype of the state, {tuple(x.shape)} of {x.dtype}, got {tuple(x_next.shape)} of "
+                f"{x_next.dtype}"
+            )
+        return x_next
+
+    first, *others = us.unbind(-2) if us.shape[-2] else (None,)
+    if first is None:
+        return x0.unsqueeze(-2)
+    x = checked(x0, first, t0)
     if torch.is_grad_enabled():
-        xs = [x0]
-        for k, u in enumerate(us.unbind(-2)):
-            xs.append(step(xs[-1], u, t0 + k))
+        xs = [x0, x]
+        for k, u in enumerate(others, start=1):
+            xs.append(checked(xs[-1], u, t0 + k))
         return nan_after_divergence(time_first(xs))
     # Without a graph the states go where they belong at once, which spares memory that the system has to clear first.
-    out = x0.new_empty(us.shape[-2] + 1, *x0.shape)
-    out[0] = x = x0
-    for k, u in enumerate(us.unbind(-2)):
-        x_next = step(x, u, t0 + k)
-        if x_next.shape != x.shape:
-            raise ValueError(f"a step must keep the shape of the state, {tuple(x.shape)}, got {tuple(x_next.shape)}")
-        x = out[k + 1].copy_(x_next)
+    out = x.new_empty(us.shape[-2] + 1, *x.shape)
+    out[0], out[1] = x0, x
+    for k, u in enumerate(others, start=1):
+        x = out[k + 1].copy_(checked(x, u, t0 + k))
     return nan_after_divergence(out.movedim(0, -2))
+
+
+def is_own(method: Callable, function: Callable) -> bool:
+    """Whether a bound method is that very function: a shortcut around it must not pass over what somebody put in its place."""
+    return getattr(method, "__func__", None) is function
 
 
 def time_first(xs: Sequence[Tensor]) -> Tensor:
@@ -369,8 +385,17 @@ def nan_after_divergence(xs: Tensor) -> Tensor:
 
 
 def surely_finite(values: Tensor) -> bool:
-    """Whether one pass over the numbers shows that all are finite; False where it does not, or in a graph (a branch has none)."""
-    return not torch.is_grad_enabled() and math.isfinite(values.sum().item())
+    """Whether one pass over the numbers shows that all are finite.
+
+    False where it does not, and where nobody may ask: in a graph, under ``torch.vmap``, and on a GPU, which would have to be
+    waited for.
+    """
+    if torch.is_grad_enabled() or values.is_cuda:
+        return False
+    try:
+        return math.isfinite(values.sum().item())
+    except RuntimeError:  # vmap: there is no one answer
+        return False
 
 
 def _graph_if_needed(*values: Tensor) -> torch.set_grad_enabled:

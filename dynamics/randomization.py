@@ -6,7 +6,9 @@ A controller that is planned in all worlds, its costs reduced by a risk measure,
 of a :class:`~dynamics.StochasticDynamics` without noise: their disagreement is epistemic.
 """
 
+import copy
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -46,7 +48,7 @@ class RandomizedWorlds(StochasticDynamics):
             raise TypeError(f"{type(dynamics).__name__} has members of its own; worlds need deterministic dynamics")
         worlds = dynamics.with_parameters(**values)  # checks names, shapes and bounds
         counts = {name: self._count(dynamics, name, value) for name, value in values.items()}
-        if not counts or len(set(counts.values())) != 1:
+        if not counts or len(set(counts.values())) != 1 or 0 in counts.values():
             raise ValueError(
                 "need values of at least one physical parameter, each one for the same number of worlds, got "
                 f"{counts or 'none'}"
@@ -94,8 +96,10 @@ class RandomizedWorlds(StochasticDynamics):
         Raises:
             ValueError: there is no such parameter, a range is inverted or out of its bounds, or worlds < 1.
         """
-        if worlds < 1:
-            raise ValueError(f"worlds must be at least 1, got {worlds}")
+        if not isinstance(dynamics, Dynamics):
+            raise TypeError(f"dynamics must be a Dynamics, got {type(dynamics).__name__}")
+        if not isinstance(worlds, int) or worlds < 1:
+            raise ValueError(f"worlds must be an integer of at least 1, got {worlds!r}")
         generator = generator or torch.Generator().manual_seed(0)
         values = {}
         for name, (low, high) in ranges.items():
@@ -104,9 +108,26 @@ class RandomizedWorlds(StochasticDynamics):
                 raise ValueError(f"{type(dynamics).__name__} has no parameter {name!r}; its parameters are: {known}")
             if not low <= high:
                 raise ValueError(f"the range of {name} must be (lowest, highest), got ({low}, {high})")
+            for end in (low, high):
+                dynamics.physical_parameters[name].check(
+                    f"the range of {name}", torch.as_tensor(end, dtype=torch.float64)
+                )
             shape = (worlds, *dynamics.physical_parameters[name].shape)
             values[name] = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
         return RandomizedWorlds(dynamics, **values)
+
+    def with_parameters(self, **values: float | Tensor) -> Self:
+        """A copy with other values, shared or one for each world, of any parameter of the dynamics."""
+        new = copy.copy(self)
+        new._modules = dict(self._modules)
+        new.worlds = self.worlds.with_parameters(**values)
+        for name, value in values.items():
+            shape = self.worlds.physical_parameters[name].shape
+            if isinstance(value, Tensor) and value.ndim > len(shape) and value.shape[0] != self.num_members:
+                raise ValueError(
+                    f"{name} must have one value for each of {self.num_members} worlds, got {value.shape[0]}"
+                )
+        return new
 
     def predict(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Prediction:
         """The next states in all worlds; there is no noise."""

@@ -58,6 +58,7 @@ class ControlSet:
         if problem.rate_limits is not None:
             rates = _limits("rate_limits", problem.rate_limits, like, shape)
             fall, rise = (problem.dynamics.dt * rate for rate in rates)
+            lower, upper = _within_reach(lower, upper, fall, rise)
         if previous is not None:
             previous = expanded("previous_control", previous.to(like), (*batch, m))
         return ControlSet(lower, upper, values, fall, rise, previous)
@@ -110,6 +111,14 @@ class ControlSet:
             steps.append(previous)
         return torch.stack(steps, dim=-2)
 
+    def in_conflict(self, us: Tensor) -> Tensor:
+        """Where controls ``(*batch, T, m)`` break the rate limits, because the control before does not let them keep both."""
+        if self.rise is None or self.fall is None or self.previous is None:
+            return torch.zeros(us.shape[:-2], dtype=torch.bool, device=us.device)
+        change = torch.cat([self.previous.unsqueeze(-2), us], dim=-2).diff(dim=-2)
+        broken = (change > _loosened(self.rise, 1.0)) | (change < _loosened(self.fall, -1.0))
+        return broken.any(-1).any(-1)
+
     def _beside(self, us: Tensor, limit: Tensor) -> Tensor:
         """A limit ``(*batch, T, m)`` with an axis for candidates where us has one."""
         return limit if us.ndim == limit.ndim else limit.unsqueeze(-3)
@@ -126,11 +135,35 @@ def _nearest(values: Tensor, u: Tensor, scale: Tensor, within: Tensor | None = N
 
 def _nearest_within(values: Tensor, u: Tensor, previous: Tensor, low: Tensor, high: Tensor, scale: Tensor) -> Tensor:
     """The value between low and high that is nearest to u; the one nearest to the previous where there is none."""
-    rounding = 1e-6 * (1.0 + high.abs() + low.abs()).unsqueeze(-2)  # of values and rates in single precision
-    within = (values >= low.unsqueeze(-2) - rounding) & (values <= high.unsqueeze(-2) + rounding)
-    within = within.all(-1)
+    low, high = _loosened(low, -1.0).unsqueeze(-2), _loosened(high, 1.0).unsqueeze(-2)
+    within = ((values >= low) & (values <= high)).all(-1)
     nearest = _nearest(values, u, scale, within)
     return torch.where(within.any(-1, keepdim=True), nearest, _nearest(values, previous, scale))
+
+
+def _loosened(bound: Tensor, sign: float) -> Tensor:
+    """A bound moved outwards by the rounding of values and rates in single precision."""
+    return bound + sign * 1e-6 * (1.0 + bound.abs())
+
+
+def _within_reach(lower: Tensor, upper: Tensor, fall: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
+    """Limits ``(*batch, T, m)`` narrowed to the controls from which those of all later steps can be reached.
+
+    Raises:
+        ValueError: there are none.
+    """
+    low, high = [lower[..., -1, :]], [upper[..., -1, :]]
+    for k in range(lower.shape[-2] - 2, -1, -1):
+        low.append(torch.maximum(lower[..., k, :], low[-1] - rise[..., k + 1, :]))
+        high.append(torch.minimum(upper[..., k, :], high[-1] - fall[..., k + 1, :]))
+    lower, upper = torch.stack(low[::-1], dim=-2), torch.stack(high[::-1], dim=-2)
+    empty = (lower > _loosened(upper, 1.0)).nonzero()
+    if len(empty):
+        raise ValueError(
+            f"control_limits and rate_limits leave no control at step {int(empty[0][-2])}: whatever it is, later limits are out "
+            "of reach; widen one of them"
+        )
+    return lower, upper
 
 
 def expanded(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

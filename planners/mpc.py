@@ -166,6 +166,8 @@ class MPC:
     def _continued(self, state: MPCState, solution: Solution) -> Solution:
         """The solution, but the rest of the previous plan where it is not usable; before any plan, zero."""
         previous, usable, T = state.solution, solution.usable, solution.us.shape[-2]
+        if not bool(usable.all()):  # its signal and belief are not what goes on
+            solution = replace(solution, spline=None, warm_start=None)
         if previous is None:
             return replace(solution, us=_where(usable, solution.us, torch.zeros_like(solution.us)))
         K, stationary = solution.K, previous.K is not None and previous.K.ndim == previous.us.ndim

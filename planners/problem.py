@@ -82,6 +82,7 @@ class Problem:
 
     def _check_values(self, values: Tensor) -> None:
         """Raise ValueError unless the allowed controls ``(k, m)`` are finite and within the limits of every step."""
+        values = values.double()
         lower, upper = (
             limit.expand(torch.broadcast_shapes(limit.shape, values.shape[-1:])) for limit in self.limits_like(values)
         )

@@ -5,6 +5,7 @@ measure reduces their costs :math:`J_1, \dots, J_P` to the score that a planner 
 """
 
 import abc
+import math
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +96,10 @@ class EpistemicPenalty(Risk):
     """
 
     kappa: float = 1.0
+
+    def __post_init__(self):
+        if not math.isfinite(self.kappa):
+            raise ValueError(f"kappa must be a finite number, got {self.kappa}")
 
     def __call__(self, costs: Tensor, members: int) -> Tensor:
         """Mean plus kappa standard deviations."""

@@ -25,6 +25,7 @@ class Status(enum.IntEnum):
     NO_FINITE_PLAN = 3
     NOT_CONVEX = 4
     NOT_STABILIZABLE = 5
+    LIMITS_IN_CONFLICT = 6
 
     @property
     def usable(self) -> bool:
@@ -49,6 +50,10 @@ _REMEDIES = {
         "no control keeps the infinite-horizon cost finite; check that (A, B) is stabilizable and that the cost sees every "
         "unstable direction, or lower the discount"
     ),
+    Status.LIMITS_IN_CONFLICT: (
+        "the control before the first step is so far from the limits that the rate limits do not lead there in time; the plan "
+        "keeps control_limits and control_values and breaks rate_limits; widen them, or check previous_control"
+    ),
 }
 
 
@@ -66,8 +71,8 @@ class Solution:
             because a state or cost was not finite), ``seconds``, and what else the planner reports.
         t0: step of the first control.
         time: absolute time of the first state [s].
-        spline: the controls as a function of absolute time where the planner plans one, before limits; None where they are
-            held over each step.
+        spline: the signal through knots that the planner found, before limits, rates and allowed values shape it into the
+            controls; None where the controls of the steps are all that there is.
         K: feedback gains ``(*batch, T, m, n)``, or ``(*batch, m, n)`` for an infinite horizon; None without.
         P: Hessian of the value function, ``(*batch, T+1, n, n)`` or ``(*batch, n, n)``; None without.
         Quu: control Hessian of the state-action value, shaped like K; None without.
@@ -99,13 +104,21 @@ class Solution:
         """The plan as a function of absolute time, within the control limits, its ends held.
 
         Args:
-            times: absolute times ``(L,)`` [s]; the first state of the plan is at :attr:`time`.
+            times: absolute times ``(L,)`` [s]; the first state of the plan is at :attr:`time`. Rate limits and discrete controls
+                hold at steps, so that such plans are held between them.
 
         Returns:
             Controls ``(*batch, L, m)``.
+
+        Raises:
+            ValueError: times is no tensor of one axis, or too coarse a number for times this large.
         """
+        if not isinstance(times, Tensor) or times.ndim != 1:
+            came = tuple(times.shape) if isinstance(times, Tensor) else type(times).__name__
+            raise ValueError(f"times must be a tensor of shape (L,) [s], got {came}")
         steps = KnotGrid(self.time, self.problem.dynamics.dt, self.us.shape[-2]).held(times).to(self.us.device)
-        if self.spline is None:
+        problem = self.problem
+        if self.spline is None or problem.rate_limits is not None or problem.control_values is not None:
             return self.us.index_select(-2, steps)
         lower, upper = (
             limit.expand(self.us.shape).index_select(-2, steps) for limit in self.problem.limits_like(self.us)

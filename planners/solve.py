@@ -3,6 +3,7 @@
 import abc
 import inspect
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -114,11 +115,13 @@ def solve(
         raise ValueError(
             f"previous_control must have shape (*batch, {dynamics.control_dim}), got {tuple(previous_control.shape)}"
         )
+    if previous_control is not None and not bool(previous_control.isfinite().all()):
+        raise ValueError(f"previous_control must be finite, got {previous_control.tolist()}")
     if problem.horizon != math.inf:
         window = problem.cost.window(t0, int(problem.horizon))
         problem = problem if window is problem.cost else replace(problem, cost=window)
-    time = t0 * dynamics.dt if time is None else float(time)
-    if not math.isfinite(time):
+    time = t0 * dynamics.dt if time is None else time
+    if not (isinstance(time, numbers.Real) and math.isfinite(time)):
         raise ValueError(f"time must be a finite number of seconds, got {time}")
     request = Request(t0, time, previous_control, init, generator, out_of_time or (lambda: False))
     if isinstance(out_of_time, Deadline):

@@ -16,7 +16,21 @@ from torch import Tensor
 
 Degree = Literal[0, 1, 3]
 
-_ROUNDING = 1e-6  # share of an interval: a time this close to a knot is taken for the knot's
+
+def _rounding(time: float, interval: float, dtype: torch.dtype) -> float:
+    """The share of an interval by which a time may miss a knot and still be the knot's: more for large times than rounding.
+
+    Raises:
+        ValueError: numbers of this dtype cannot tell such times apart.
+    """
+    epsilon = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
+    rounding = max(1e-6, 8.0 * epsilon * time / interval)
+    if rounding > 0.1:
+        raise ValueError(
+            f"times up to {time:g} s as {dtype} are too coarse for steps of {interval:g} s; give them in double precision, or "
+            "count from a later start"
+        )
+    return rounding
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,9 @@ class KnotGrid:
 
         Two grids of the same interval agree on the knots that they share, whatever times they cover.
         """
-        begin = math.floor(first / interval + _ROUNDING)
-        end = math.floor(last / interval + _ROUNDING) if degree == 0 else math.ceil(last / interval - _ROUNDING)
+        rounding = _rounding(max(abs(first), abs(last)), interval, torch.float64)
+        begin = math.floor(first / interval + rounding)
+        end = math.floor(last / interval + rounding) if degree == 0 else math.ceil(last / interval - rounding)
         if degree == 3:
             begin -= 1  # the slope at the first knot in use depends on the one before
         return KnotGrid(begin * interval, interval, max(end - begin, 0) + 1, degree)
@@ -64,7 +79,11 @@ class KnotGrid:
 
     def held(self, times: Tensor) -> Tensor:
         """Index of the last knot at or before times ``(L,)`` [s], the ends held; ``(L,)``."""
-        return (self._position(times) + _ROUNDING).floor().long()
+        return (self._position(times) + self._rounding(times)).floor().long()
+
+    def _rounding(self, times: Tensor) -> float:
+        largest = float(times.abs().max()) if times.numel() else 0.0
+        return _rounding(max(largest, abs(self.start)), self.interval, times.dtype)
 
     def _position(self, times: Tensor) -> Tensor:
         return ((times.double() - self.start) / self.interval).clamp(0.0, self.count - 1.0)
@@ -73,7 +92,7 @@ class KnotGrid:
         """Weights of the knots at times ``(L,)`` [s]: ``(L, K)``, float64; each row sums to 1."""
         index = self.held(times)
         s = self._position(times) - index
-        s = s.masked_fill(s.abs() <= _ROUNDING, 0.0)
+        s = s.masked_fill(s.abs() <= self._rounding(times), 0.0)
         if self.degree == 0:
             parts = {0: torch.ones_like(s)}
         elif self.degree == 1:

@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 
@@ -7,3 +9,11 @@ torch.set_num_threads(1)  # small tensors: threads only wait for each other, thr
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C interrupts, here and in processes started from here; a shell that runs tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -490,7 +490,7 @@ def test_as_a_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_gets_ctrl_c(room, tmp_path):
+def test_a_process_that_gets_ctrl_c(room, tmp_path, ctrl_c):
     wanted = [sys.executable, "-m", "mbrl", "fit", room / "logs.npz", *TINY[:4], "--run", "run"]
     wanted += ["--training.steps", "100000", "--training.evaluate-every", "20", "--training.patience", "100000"]
     process = subprocess.Popen(wanted, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -1,12 +1,13 @@
 """Allowed controls: limits, rate limits and discrete values, against plain Python and their definitions."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dynamics import DoubleIntegrator
-from planners import ICEM, MPC, GoalCost, Problem
+from planners import ICEM, MPC, GoalCost, PredictiveSampling, Problem, SolveError, Status, solve
 from planners.control_set import ControlSet
 
 
@@ -95,6 +96,57 @@ def test_discrete_controls_under_rate_limits_take_the_nearest_value_within_reach
     assert slow.admissible(torch.full((6, 1), 9.0).double()).flatten().tolist() == [-1.0] * 6  # nothing within reach
 
 
+def test_nothing_within_reach_means_staying():
+    values = tensor([-1.0], [0.0], [1.0])
+    one = Problem(DoubleIntegrator(dt=0.1), GoalCost(), 3, control_values=values, rate_limits=(-1.0, 1.0))
+    for start in (-1.0, 0.0, 1.0):
+        allowed = ControlSet.of(one, torch.zeros(2).double(), 3, tensor(start))
+        assert allowed.admissible(torch.full((3, 1), -start - 0.5).double()).flatten().tolist() == [start] * 3
+
+
+def test_a_rate_limit_on_one_side_only():
+    values = tensor([-1.0], [0.0], [1.0])
+    one = Problem(DoubleIntegrator(dt=1.0), GoalCost(), 3, control_values=values, rate_limits=(-0.8, math.inf))
+    allowed = ControlSet.of(one, torch.zeros(2).double(), 3, tensor(1.0))
+    assert allowed.admissible(tensor([-1.0], [-1.0], [-1.0])).flatten().tolist() == [1.0, 1.0, 1.0]
+    allowed = ControlSet.of(one, torch.zeros(2).double(), 3, tensor(-1.0))
+    assert allowed.admissible(tensor([1.0], [1.0], [1.0])).flatten().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_limits_that_close_are_foreseen():
+    """The upper limit falls to 0 at step 3; at 0.25 per step one has to come down in time."""
+    upper = tensor([1.0], [1.0], [1.0], [0.0], [0.0], [0.0])
+    one = Problem(DoubleIntegrator(dt=1.0), GoalCost(), 6, control_limits=(-1.0, upper), rate_limits=(-0.25, 0.25))
+    allowed = ControlSet.of(one, torch.zeros(2).double(), 6, tensor(0.5))
+    us = allowed.admissible(torch.full((6, 1), 9.0).double())
+    torch.testing.assert_close(us.flatten(), tensor(0.75, 0.5, 0.25, 0.0, 0.0, 0.0))
+    assert not allowed.in_conflict(us)
+    solution = solve(one, ICEM(), torch.zeros(2).double(), previous_control=tensor(0.0))
+    assert float(solution.us.diff(dim=0).abs().max()) <= 0.25 + 1e-9
+
+
+def test_limits_that_contradict_the_rates_are_an_error_and_a_start_out_of_reach_is_a_status():
+    rising = Problem(DoubleIntegrator(dt=1.0), GoalCost(), 6, control_limits=(-1.0, 1.0), rate_limits=(0.5, 1.0))
+    with pytest.raises(ValueError, match="control_limits and rate_limits leave no control at step 0"):
+        solve(rising, ICEM(), torch.zeros(2).double())
+    one = replace(rising, rate_limits=(-0.25, 0.25))
+    x0, previous = torch.zeros(2, 2).double(), tensor([5.0], [0.5])
+    solution = solve(one, ICEM(), x0, previous_control=previous, throw=False)
+    assert [Status(int(code)).name for code in solution.status] == ["LIMITS_IN_CONFLICT", "ITERATION_LIMIT"]
+    assert float(solution.us.abs().max()) <= 1.0
+    with pytest.raises(SolveError, match="so far from the limits that the rate limits do not lead there in time"):
+        solve(one, ICEM(), x0, previous_control=previous)
+    with pytest.raises(ValueError, match="previous_control must be finite"):
+        solve(one, ICEM(), x0, previous_control=previous * math.nan)
+
+
+def test_integers_are_values_too():
+    one = Problem(DoubleIntegrator(dt=0.1), GoalCost(), 3, control_values=torch.tensor([[-1], [0], [1]]))
+    assert set(solve(one, ICEM(), torch.ones(2).double()).us.flatten().tolist()) <= {-1.0, 0.0, 1.0}
+    with pytest.raises(ValueError, match="within control_limits"):
+        replace(one, control_values=torch.tensor([[0], [1]]), control_limits=(0.5, 1.0))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_value_at_the_very_limit_of_the_rate_is_within_reach(dtype):
     """0.1 + 0.1 * 2 is not 0.3 in binary."""
@@ -156,7 +208,16 @@ def test_a_loop_gives_allowed_values_even_where_there_is_no_plan():
     u, state = mpc.step(mpc.init(x), x * math.nan)
     assert float(u) == 0.4  # the value nearest to zero
     assert state.fallbacks == 1
+    assert torch.equal(state.solution.controls_at(tensor(0.0, 0.1)), state.solution.us[:2])
     for _ in range(10):
         u, state = mpc.step(state, x)
         assert float(u) in values
         x = one.dynamics(x, u)
+
+
+def test_where_there_is_no_plan_the_signal_is_what_is_given():
+    one = Problem(DoubleIntegrator(dt=0.1), GoalCost(), 8, control_limits=(-1.0, 3.0))
+    mpc = MPC(one, PredictiveSampling())
+    u, state = mpc.step(mpc.init(2), torch.full((2, 2), math.nan).double())
+    assert (u == 0).all()
+    assert (state.solution.controls_at(tensor(0.0, 0.35)) == 0).all()

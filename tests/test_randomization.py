@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dynamics import CartPole, DoubleIntegrator, Ensemble, ModelField, MujocoDynamics, Pendulum, RandomizedWorlds
+from mbrl.testing import check_dynamics
 
 MASSES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
 
@@ -64,6 +65,20 @@ def test_worlds_of_a_mujoco_model():
     assert not torch.equal(xs[:, 0], xs[:, 1])
 
 
+def test_other_parameters_can_still_be_set():
+    worlds = RandomizedWorlds(Pendulum(), mass=MASSES).with_parameters(length=1.3)
+    x0, us = sequences(2, 1)
+    alone = Pendulum().with_parameters(mass=MASSES[1], length=1.3).rollout(x0, us)
+    torch.testing.assert_close(worlds.sample_rollout(x0, us, particles=3)[1], alone, rtol=1e-13, atol=1e-13)
+    assert float(RandomizedWorlds(Pendulum(), mass=MASSES).worlds.length) == float(Pendulum().length)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_worlds_meets_the_contract(count):
+    masses = torch.linspace(0.5, 2.0, count, dtype=torch.float64)
+    check_dynamics(RandomizedWorlds(Pendulum(), mass=masses))
+
+
 def test_a_world_that_diverges_leaves_the_others_alone():
     worlds = RandomizedWorlds(DoubleIntegrator(), mass=torch.tensor([1.0, 5e-324], dtype=torch.float64))
     xs = worlds.sample_rollout(torch.zeros(2).double(), torch.ones(4, 1).double(), particles=2)
@@ -116,7 +131,19 @@ def test_float32_stays_float32():
         (
             lambda: RandomizedWorlds.drawn(Pendulum(), {"mass": (1.0, 2.0)}, worlds=0),
             ValueError,
-            "worlds must be at le",
+            "worlds must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: RandomizedWorlds.drawn(Pendulum(), {"mass": (-1.0, 2.0)}, worlds=3),
+            ValueError,
+            "the range of mass must be finite and within",
+        ),
+        (lambda: RandomizedWorlds.drawn("pendulum", {}, worlds=3), TypeError, "dynamics must be a Dynamics, got str"),
+        (lambda: RandomizedWorlds(Pendulum(), mass=MASSES[:0]), ValueError, "for the same number of worlds"),
+        (
+            lambda: RandomizedWorlds(Pendulum(), mass=MASSES).with_parameters(length=MASSES[:2]),
+            ValueError,
+            "length must have one value for each of 3 worlds, got 2",
         ),
         (lambda: RandomizedWorlds.drawn(Pendulum(), {"m": (1.0, 2.0)}, worlds=2), ValueError, "no parameter 'm'"),
     ],

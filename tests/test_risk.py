@@ -1,13 +1,14 @@
 """Risk measures against their definitions: linear programs, closed forms of Gaussians, the analysis of variance."""
 
 import math
+from dataclasses import dataclass
 
 import cvxpy as cp
 import numpy as np
 import pytest
 import torch
 
-from dynamics import DoubleIntegrator, Pendulum, RandomizedWorlds
+from dynamics import DoubleIntegrator, Pendulum, Prediction, RandomizedWorlds, StochasticDynamics
 from planners import (
     CEM,
     ICEM,
@@ -17,6 +18,7 @@ from planners import (
     FunctionCost,
     GoalCost,
     Problem,
+    Risk,
     WorstCase,
     solve,
 )
@@ -128,6 +130,68 @@ def test_a_risk_measure_needs_something_uncertain(risk):
         ValueError, match=r"needs several outcomes .* Pendulum has one: plan on an ensemble, or on Random"
     ):
         solve(problem, CEM(risk=risk), torch.zeros(2).double())
+
+
+def test_a_risk_measure_needs_outcomes_that_differ():
+    """One member without noise: all particles are the same."""
+    problem = Problem(
+        RandomizedWorlds(Pendulum(), mass=torch.ones(1).double()), GoalCost(), 3, control_limits=(-1.0, 1.0)
+    )
+    for planner in (CEM(risk=WorstCase()), CEM(risk=CVaR(0.1), particles=10)):
+        with pytest.raises(ValueError, match="needs outcomes that differ"):
+            solve(problem, planner, torch.zeros(2).double())
+
+
+class Noisy(StochasticDynamics):
+    """Four members at x + u + their number, with noise of their own: a model with the generic sampling."""
+
+    num_members = 4
+
+    def __init__(self, noise):
+        super().__init__(1, 1, 0.1)
+        self.noise = noise
+
+    def predict(self, x, u, t=None):
+        members = x + u + torch.arange(4.0, dtype=x.dtype).reshape(-1, *[1] * x.ndim)
+        std = torch.full_like(members, self.noise)
+        return Prediction(members.mean(0), std[0], members.std(0, correction=0), members, std)
+
+
+def test_disagreement_is_told_from_noise_on_any_model():
+    """The particles of a member lie side by side: at a cost of x the members' means differ by a variance of 1.25."""
+    cost = FunctionCost(lambda x, u, t: 0.0 * u[..., 0], lambda x: x[..., 0])
+    problem = Problem(Noisy(3.0), cost, 1, control_limits=(-1.0, 1.0))
+    planner = CEM(risk=EpistemicPenalty(1.0), particles=40_000, particle_noise=True)
+    candidates = torch.zeros(1, 1, 1, dtype=torch.float64)
+    score, _ = planner.evaluate(problem, torch.zeros(1).double(), candidates, 0, torch.Generator().manual_seed(0))
+    assert float(score) == pytest.approx(1.5 + math.sqrt(1.25), abs=0.1)
+
+
+@pytest.mark.parametrize("risk", [Expectation(), WorstCase(), CVaR(0.5), CVaR(1.0), EpistemicPenalty()])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_bad_outcome_spoils_a_candidate_whatever_the_measure(risk, value):
+    cost = FunctionCost(lambda x, u, t: torch.where(x[..., 0] > 2.5, value, 0.0 * u[..., 0]))
+    problem = Problem(Noisy(0.0), cost, 2, control_limits=(-1.0, 1.0))
+    score, _ = CEM(risk=risk).evaluate(problem, torch.zeros(1).double(), torch.zeros(1, 2, 1).double(), 0)
+    assert float(score) == math.inf
+
+
+def test_a_measure_of_ones_own_gives_one_score_for_each_candidate():
+    @dataclass(frozen=True)
+    class Median(Risk):
+        def __call__(self, costs, members):
+            return costs.median(-1).values
+
+    @dataclass(frozen=True)
+    class Scalar(Risk):
+        def __call__(self, costs, members):
+            return costs.mean()
+
+    assert best_control(motor([0.5, 1.0, 1.0]), Median()) == pytest.approx(1.0, abs=0.02)
+    with pytest.raises(ValueError, match="risk must have shape"):
+        best_control(motor([0.5, 1.0, 1.0]), Scalar())
+    with pytest.raises(ValueError, match="kappa must be a finite number, got nan"):
+        EpistemicPenalty(math.nan)
 
 
 def test_the_epistemic_penalty_needs_equally_many_particles():

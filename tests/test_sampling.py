@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -332,6 +333,11 @@ def test_limits_of_any_shape_that_broadcasts(shape):
     assert solution.us.shape == (*batch, 5, 2)
 
 
+def test_limits_as_lists_and_arrays():
+    problem = Problem(DoubleIntegrator(2), GoalCost(), 5, control_limits=([-1.0, -2.0], np.array([1.0, 2.0])))
+    assert solve(problem, ICEM(), torch.ones(4).double()).us.abs().amax(0)[1] <= 2.0
+
+
 def test_limits_that_do_not_fit_the_batch():
     limits = (-torch.ones(2, 5, 2), torch.ones(2, 5, 2))
     problem = Problem(DoubleIntegrator(2), GoalCost(), 5, control_limits=limits)
@@ -555,7 +561,91 @@ def test_stepwise_plans_are_held_and_have_no_spline():
     assert solution.spline is None
     assert torch.equal(solution.controls_at(tensor(0.31, 0.39)), solution.us[[3, 3]])
     limited = replace(problem, rate_limits=(-1.0, 1.0))
-    assert solve(limited, CEM(noise=KnotNoise()), tensor(1.0, 0.0)).spline is None  # the rates are kept step by step
+    kept = solve(limited, CEM(noise=KnotNoise()), tensor(1.0, 0.0))  # the rates are kept step by step
+    assert torch.equal(kept.controls_at(tensor(0.31, 0.39)), kept.us[[3, 3]])
+
+
+@pytest.mark.parametrize(
+    "fields", [{"rate_limits": (-3.0, 3.0)}, {"control_values": tensor([-1.0], [0.0], [0.5], [1.0])}]
+)
+@pytest.mark.parametrize(
+    "planner", [PredictiveSampling(num_samples=20), CEM(num_samples=20, noise=KnotNoise(), execute="best")]
+)
+def test_a_warm_start_keeps_the_signal_behind_rates_and_values(planner, fields):
+    """What a solve starts from is what the one before found, so that the same problem never gets a worse plan."""
+    problem = Problem(
+        DoubleIntegrator(dt=0.1), GoalCost(0.0, [1.0, 0.1], [0.01]), 20, control_limits=(-1.0, 1.0), **fields
+    )
+    x0 = tensor([1.0, 0.0], [-0.5, 1.0])
+    plan = solve(problem, planner, x0)
+    for seed in range(20):
+        later = solve(problem, planner, x0, init=plan, generator=seeded(seed))
+        assert (later.cost <= plan.cost + 1e-12).all()
+        plan = later
+
+
+def test_limits_at_knots_are_those_of_their_steps():
+    """The upper limit falls to 0 half way: knots before it may be high, knots after it not, and the candidates use both."""
+    upper = torch.cat([torch.full((10, 1), 1.0), torch.zeros(10, 1)]).double()
+    problem = Problem(integrator(), FunctionCost(lambda x, u, t: -u.sum(-1)), 20, control_limits=(-1.0, upper))
+    us = solve(problem, CEM(noise=KnotNoise(10, degree=0), max_iterations=20), tensor(0.0)).us
+    torch.testing.assert_close(us, upper, rtol=0, atol=0.05)
+
+
+def test_the_time_of_day_is_a_time():
+    problem = Problem(DoubleIntegrator(dt=0.01), GoalCost(), 20, control_limits=(-1.0, 1.0))
+    solution = solve(problem, ICEM(), tensor(1.0, 0.0), time=1.7e9 + 0.123)
+    times = solution.time + 0.01 * torch.arange(20, dtype=torch.float64)
+    assert torch.equal(solution.controls_at(times), solution.us)
+    again = solve(problem, ICEM(), tensor(1.0, 0.0), time=solution.time + 0.03, init=solution)
+    assert again.us.shape == solution.us.shape
+    with pytest.raises(ValueError, match=r"as torch.float32 are too coarse for steps of 0.01 s"):
+        solution.controls_at(times.float())
+    early = solve(problem, ICEM(), tensor(1.0, 0.0), time=10.0)
+    assert torch.equal(early.controls_at(10.0 + 0.01 * torch.arange(20)), early.us)  # single precision is enough
+    for wrong in (torch.tensor(0.1), 0.1):
+        with pytest.raises(ValueError, match=r"times must be a tensor of shape \(L,\)"):
+            early.controls_at(wrong)
+
+
+def test_a_plan_for_one_control_does_not_start_one_for_two():
+    one = Problem(DoubleIntegrator(), GoalCost(), 5, control_limits=(-1.0, 1.0))
+    two = Problem(DoubleIntegrator(2), GoalCost(), 5, control_limits=(-1.0, 1.0))
+    with pytest.raises(ValueError, match="init has 1 controls, the problem 2"):
+        solve(two, ICEM(), torch.zeros(4).double(), init=solve(one, ICEM(), torch.zeros(2).double()))
+
+
+def test_elites_outlive_a_failed_solve():
+    problem = warm_problem()
+    first = solve(problem, ICEM(), tensor(0.0))
+    failed = solve(problem, ICEM(), tensor(float("nan")), init=first, throw=False)
+    assert torch.equal(failed.warm_start.elites, first.warm_start.elites)
+
+
+def test_the_step_of_the_clock_reaches_particles_and_proposals():
+    """Time-varying gains: only a rollout that begins at t0 knows the one that turns the sign."""
+
+    class Turning(ThreeMotors):
+        def predict(self, x, u, t=None):
+            return super().predict(x, -u if t >= 7 else u, t)
+
+    cost = FunctionCost(lambda x, u, t: 0.0 * u[..., 0], lambda x: (x[..., 0] - 3).square())
+    problem = Problem(Turning((1.0, 1.0, 1.0)), cost, 2, control_limits=(-2.0, 2.0))
+    planner = CEM(max_iterations=20)
+    assert float(solve(problem, planner, tensor(0.0), t0=0).us.sum()) == pytest.approx(3.0, abs=0.05)
+    assert float(solve(problem, planner, tensor(0.0), t0=7).us.sum()) == pytest.approx(-3.0, abs=0.05)
+    follow = CEM(num_samples=20, max_iterations=1, execute="best", proposal=lambda x: 3.0 - x)
+    proposals = follow._proposals(problem, tensor(0.0), _space(problem, follow), 6)
+    torch.testing.assert_close(proposals[0].flatten(), tensor(2.0, 1.0))
+    proposals = follow._proposals(problem, tensor(0.0), _space(problem, follow), 7)
+    torch.testing.assert_close(proposals[0].flatten(), tensor(2.0, 2.0))
+
+
+def _space(problem, planner):
+    from planners.sampling.space import SearchSpace
+    from planners.solve import Request
+
+    return SearchSpace.of(problem, tensor(0.0), Request(), planner.noise, seeded())
 
 
 def test_a_plan_of_steps_starts_a_planner_of_knots_and_the_other_way_round():

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import dynamics.analytic
-from dynamics import LinearDynamics, Pendulum, PhysicalParameter, TorchDynamics
+from dynamics import Dynamics, LinearDynamics, Pendulum, PhysicalParameter, TorchDynamics
 
 OSCILLATOR = torch.tensor([[0.0, 1.0], [-4.0, -0.3]], dtype=torch.float64)
 INPUT = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
@@ -420,3 +420,49 @@ def test_copies():
     fresh = Pendulum()
     fresh.load_state_dict(pendulum.state_dict())
     assert fresh.mass.item() == 3
+
+
+def test_a_subclass_that_changes_the_step_changes_the_rollout():
+    class Clipped(Pendulum):
+        def forward(self, x, u, t=None):
+            return super().forward(x, u.clamp(-1, 1), t)
+
+    class Clocked(TorchDynamics):
+        def forward(self, x, u, t=None):
+            return super().forward(x, u, t) + t
+
+    x0, us = torch.zeros(2).double(), torch.full((3, 1), 5.0).double()
+    torch.testing.assert_close(Clipped().rollout(x0, us), Pendulum().rollout(x0, us.clamp(-1, 1)))
+    clocked = Clocked(lambda x, u: x + u, 1, 1, 0.1)
+    assert clocked.rollout(torch.zeros(1), torch.zeros(3, 1), 2).flatten().tolist() == [0.0, 2.0, 5.0, 9.0]
+    replaced = Pendulum()
+    replaced.forward = lambda x, u, t=None: x + 1
+    assert replaced.rollout(torch.zeros(2).double(), us)[-1].tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_rollouts_under_vmap_equal_batched_ones(graph):
+    x0 = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    us = torch.randn(5, 4, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    spring = TorchDynamics(lambda x, u: torch.cat([x[..., 1:], u - x[..., :1]], -1), 2, 1, 0.1, integrator="rk4")
+    with torch.set_grad_enabled(graph):
+        for system in (Pendulum(), spring):
+            torch.testing.assert_close(torch.vmap(system.rollout)(x0, us), system.rollout(x0, us))
+            mapped = torch.vmap(system.rollout, in_dims=(None, 0))(x0[0], us)
+            torch.testing.assert_close(mapped, system.rollout(x0[0], us))
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_step_that_changes_dtype_or_shape_is_refused_with_and_without_a_graph(graph):
+    class Wider(Dynamics):
+        def forward(self, x, u, t=None):
+            return x.double()
+
+    class Shorter(Dynamics):
+        def forward(self, x, u, t=None):
+            return x[..., :1]
+
+    with torch.set_grad_enabled(graph):
+        for kind in (Wider, Shorter):
+            with pytest.raises(ValueError, match="a step must keep shape and dtype of the state"):
+                kind(2, 1, 0.1).rollout(torch.zeros(2), torch.zeros(3, 1))

@@ -652,7 +652,7 @@ def test_a_page_is_served_until_it_is_closed(threads):
 
 
 @pytest.mark.parametrize("kind", ["trajectory", "control"])
-def test_a_blocking_page_ends_with_ctrl_c(kind, threads):
+def test_a_blocking_page_ends_with_ctrl_c(kind, threads, ctrl_c):
     pytest.importorskip("viser")
     task, logs = episodes()
 

@@ -154,14 +154,26 @@ def _check_values_and_rates(problem: Problem, solution: Solution, previous: Tens
         require(bool(kept.all()), f"us must keep the rate_limits {rates}, the first step those from previous_control")
 
 
+def _narrowest_limits(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Middle and half width ``(m,)`` of what is allowed at every step; one half about zero where there are no limits."""
+    m = problem.dynamics.control_dim
+    like = torch.zeros(m, dtype=torch.float64)
+    if problem.control_limits is None:
+        return like, like + 0.5
+    lower, upper = (torch.broadcast_to(v, torch.broadcast_shapes(v.shape, (m,))) for v in problem.limits_like(like))
+    lower, upper = lower.reshape(-1, m).amax(0), upper.reshape(-1, m).amin(0)
+    return 0.5 * (lower + upper), 0.5 * (upper - lower)
+
+
 def _features(case: _PlannerCase) -> dict[str, dict[str, Any]]:
     """Values for the fields of a problem that ask something special of a planner, by feature."""
-    m, x0 = case.problem.dynamics.control_dim, case.x0
+    x0 = case.x0
+    middle, half = _narrowest_limits(case.problem)
     threshold = float(x0[:, 0].median())  # some problems end at once, others later
     return {
-        "control_limits": {"control_limits": (-0.5, 0.25)},
-        "control_values": {"control_values": 0.5 * torch.tensor([[-1.0], [0.0], [1.0]]).expand(3, m)},
-        "rate_limits": {"rate_limits": (-1.0, 1.5)},
+        "control_limits": {"control_limits": (middle - 0.5 * half, middle + 0.25 * half), "control_values": None},
+        "control_values": {"control_values": middle + half * torch.tensor([[-1.0], [0.0], [1.0]], dtype=x0.dtype)},
+        "rate_limits": {"rate_limits": (-5.0 * half, 7.0 * half)},
         "constraints": {"constraints": (object(),)},
         "terminal_constraints": {"terminal_constraints": (object(),)},
         "discount": {"discount": 0.5},
@@ -176,7 +188,6 @@ _CHECKED_FEATURES = ("control_limits", "control_values", "rate_limits", "discoun
 
 def _check_features(case: _PlannerCase) -> None:
     """What a planner cannot honor it refuses; what it honors is in the cost, the limits, the values and the rates."""
-    m = case.problem.dynamics.control_dim
     for feature, values in _features(case).items():
         changed = replace(case.problem, **values)
         if feature not in case.planner.supports:
@@ -185,7 +196,8 @@ def _check_features(case: _PlannerCase) -> None:
         elif feature in _CHECKED_FEATURES:
             _check_plan(case, changed)
             if feature in ("control_values", "rate_limits"):
-                previous = 0.5 * torch.ones(_STARTS, m, dtype=case.x0.dtype)
+                middle, half = _narrowest_limits(case.problem)
+                previous = (middle + half).expand(_STARTS, -1)
                 _check_values_and_rates(changed, case.solve(problem=changed, previous_control=previous), previous)
 
 

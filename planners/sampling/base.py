@@ -13,6 +13,7 @@ A rollout that is not finite never wins: its cost is infinite, and it is counted
 
 import abc
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -81,7 +82,7 @@ class SamplingPlanner(Planner):
     def __post_init__(self):
         for name in ("num_samples", "max_iterations", "num_proposals", "particles"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
+            if value is not None and not (is_count(value) and value >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if self.execute not in ("auto", "best", "mean"):
             raise ValueError(f"execute must be 'auto', 'best' or 'mean', got {self.execute!r}")
@@ -123,7 +124,14 @@ class SamplingPlanner(Planner):
             )
         dynamics = problem.dynamics
         if isinstance(dynamics, StochasticDynamics):
-            self.risk.check(self.particles or dynamics.num_members, dynamics.num_members)
+            members = dynamics.num_members
+            outcomes = self.particles or members
+            if not isinstance(self.risk, Expectation) and (outcomes < 2 or (members < 2 and not self.particle_noise)):
+                raise ValueError(
+                    f"risk={self.risk} needs outcomes that differ, and {outcomes} particles of {members} members have none: "
+                    "raise particles, and set particle_noise=True where there is one member"
+                )
+            self.risk.check(outcomes, members)
         elif not isinstance(self.risk, Expectation):
             raise ValueError(
                 f"risk={self.risk} needs several outcomes of a candidate, and {type(dynamics).__name__} has one: plan on an "
@@ -183,7 +191,9 @@ class SamplingPlanner(Planner):
             t0=t0,
         )
         outcomes = problem.trajectory_cost(xs, candidates.unsqueeze(-3), t0=t0)
-        costs = self.risk(outcomes, dynamics.num_members).masked_fill(~outcomes.isfinite().all(-1), float("inf"))
+        costs = check_shape("risk", self.risk(outcomes, dynamics.num_members), tuple(outcomes.shape[:-1])).masked_fill(
+            ~outcomes.isfinite().all(-1), float("inf")
+        )
         return _infinite_unless_finite(costs.to(candidates)), None
 
     def _first_plan(self, space: SearchSpace, request: Request) -> Tensor:
@@ -191,6 +201,8 @@ class SamplingPlanner(Planner):
         if request.init is None:
             return space.middle
         plan = space.previous_plan(request.init)
+        if plan.shape[-1] != space.lower.shape[-1]:  # one control would broadcast to all
+            raise ValueError(f"init has {plan.shape[-1]} controls, the problem {space.lower.shape[-1]}")
         return space.clamp(expanded("the controls of init", plan, tuple(space.lower.shape)))
 
     def _proposals(self, problem: Problem, x0: Tensor, space: SearchSpace, t0: int) -> list[Tensor]:
@@ -230,14 +242,15 @@ class SamplingPlanner(Planner):
         ):  # no candidate's states belong to a plan that never was one
             xs = problem.dynamics.rollout(x0, us, request.t0)
         ended = Status.ITERATION_LIMIT if stats.iterations >= self.max_iterations else Status.TIME_LIMIT
+        status = torch.full(best.cost.shape, int(ended), device=x0.device)
         return finished(
             problem,
             xs,
             us,
             best.cost,
-            torch.full(best.cost.shape, int(ended), device=x0.device),
+            status.masked_fill(space.controls.in_conflict(us), int(Status.LIMITS_IN_CONFLICT)),
             t0=request.t0,
-            spline=space.spline(knots),
+            spline=space.signal(knots),
             warm_start=belief,
             stats=asdict(stats),
         )
@@ -282,7 +295,12 @@ class _Counter:
 
 
 def _is_finite(limit: float | Tensor) -> bool:
-    return bool(limit.isfinite().all()) if isinstance(limit, Tensor) else math.isfinite(limit)
+    return math.isfinite(limit) if isinstance(limit, int | float) else bool(torch.as_tensor(limit).isfinite().all())
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer, numpy's included, and no flag."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _affordable(candidates: int, share: float) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from planners.sampling.base import SamplingPlanner
+from planners.sampling.base import SamplingPlanner, is_count
 from planners.sampling.space import SearchSpace
 from planners.splines import ControlSpline, KnotGrid
 
@@ -54,7 +54,7 @@ class GaussianPlanner(SamplingPlanner):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (isinstance(self.num_elites, int) and 1 <= self.num_elites <= self.num_samples):
+        if not (is_count(self.num_elites) and 1 <= self.num_elites <= self.num_samples):
             raise ValueError(
                 f"num_elites must be an integer in 1..num_samples={self.num_samples}, got {self.num_elites!r}"
             )
@@ -84,6 +84,8 @@ class GaussianPlanner(SamplingPlanner):
         found = costs[..., :1, None].isfinite()
         mean = torch.where(found, self.momentum * belief.mean + (1 - self.momentum) * mean, belief.mean)
         std = torch.where(found, self.momentum * belief.std + (1 - self.momentum) * std, belief.std)
+        if belief.elites is not None and belief.elites.shape[-3] == elites.shape[-3]:
+            elites = torch.where(found.unsqueeze(-1), elites, belief.elites)
         return GaussianBelief(mean, std, belief.grid, elites)
 
     def mean(self, belief: GaussianBelief) -> Tensor:

@@ -75,10 +75,13 @@ def standardized_weights(costs: Tensor, temperature: float) -> Tensor:
         ``(*batch, samples)``, with sum 1; equal where all finite costs are equal, zero where none is finite.
     """
     finite = costs.isfinite()
+    # Distances from the cheapest as shares of the largest one: a model that is about to diverge must not overflow a square.
+    lowest = costs.masked_fill(~finite, torch.inf).amin(-1, keepdim=True).double()
+    distance = (costs.double() - lowest).masked_fill(~finite, 0.0).clamp_max(torch.finfo(torch.float64).max)
+    distance = distance / distance.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     count = finite.sum(-1, keepdim=True).clamp_min(1)
-    centered = costs.masked_fill(~finite, 0.0)
-    centered = (centered - centered.sum(-1, keepdim=True) / count).masked_fill(~finite, 0.0)
-    std = (centered.square().sum(-1, keepdim=True) / count).sqrt()
-    tiny = torch.finfo(costs.dtype).tiny
-    scores = (-centered / (temperature * std).clamp_min(tiny)).masked_fill(~finite, -torch.inf)
-    return torch.softmax(scores, dim=-1).nan_to_num(0.0)
+    mean = distance.sum(-1, keepdim=True) / count
+    variance = (distance - mean).masked_fill(~finite, 0.0).square().sum(-1, keepdim=True) / count
+    scale = (temperature * variance.sqrt()).clamp_min(torch.finfo(torch.float64).tiny)
+    scores = (-distance / scale).masked_fill(~finite, -torch.inf)
+    return torch.softmax(scores, dim=-1).nan_to_num(0.0).to(costs)  # NaN where none is finite

@@ -6,6 +6,7 @@ are smooth, there is less to search, and a plan that is read later or at another
 """
 
 import abc
+import numbers
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,7 @@ class ColoredNoise(Noise):
             return white
         frequencies = torch.fft.rfftfreq(length, dtype=like.dtype, device=like.device)
         frequencies[0] = frequencies[1]  # a constant offset has as much power as the slowest wave
+        frequencies = frequencies / frequencies[0]  # so that no exponent overflows
         impulses = torch.eye(length, dtype=like.dtype, device=like.device)
         spectra = torch.fft.rfft(impulses) * frequencies ** (-self.exponent / 2)
         filters = torch.fft.irfft(spectra, n=length)  # row i is the answer to an impulse at i: the same, shifted
@@ -98,7 +100,7 @@ class KnotNoise(Noise):
     degree: Degree = 1
 
     def __post_init__(self):
-        if not (isinstance(self.knots, int) and self.knots >= 1):
+        if not (isinstance(self.knots, numbers.Integral) and self.knots >= 1):
             raise ValueError(f"knots must be an integer of at least 1, got {self.knots!r}")
         if self.degree not in (0, 1, 3):
             raise ValueError(f"degree must be 0 (held), 1 (linear) or 3 (cubic), got {self.degree!r}")

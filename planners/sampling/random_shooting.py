@@ -2,8 +2,8 @@ r"""Random shooting: the best of candidates that are drawn from all allowed cont
 
 .. math:: u^{(k)} = \underline u + (\overline u - \underline u) \, \Phi(\epsilon^{(k)})
 
-with unit noise epsilon and the normal distribution function Phi, so that each control is uniform between its limits, whatever
-its correlation in time.
+with unit noise epsilon and the normal distribution function Phi, so that each knot is uniform between the limits, whatever its
+correlation in time; with white and colored noise the knots are the controls.
 """
 
 from dataclasses import dataclass

@@ -76,7 +76,7 @@ class SearchSpace:
             std: standard deviation of the noise, ``(*batch, K, m)`` in the units of the controls.
             samples: number of copies.
         """
-        return self.draw(samples).mul_(std.unsqueeze(-3)).add_(knots.unsqueeze(-3))
+        return torch.addcmul(knots.unsqueeze(-3), std.unsqueeze(-3), self.draw(samples))
 
     def clamp(self, knots: Tensor) -> Tensor:
         """Knots ``(*batch, K, m)`` or ``(*batch, samples, K, m)`` within the limits."""
@@ -106,17 +106,17 @@ class SearchSpace:
         """Another signal at the knots of this space: its knots ``(..., K, m)``."""
         return spline(self.grid.times()).to(self.lower)
 
+    def signal(self, knots: Tensor) -> ControlSpline | None:
+        """The signal through knots as a function of time; None where it is no more than the controls of the steps."""
+        if self.weights is None and self.controls.values is None:
+            return None
+        return ControlSpline(knots, self.grid.start, self.grid.interval, self.grid.degree)
+
     def previous_plan(self, solution: Solution) -> Tensor:
         """A previous plan, of any planner, read at the knots: ``(*batch, K, m)``, or one for all of the batch."""
         if solution.spline is not None:
             return self.read(solution.spline)
         return solution.controls_at(self.grid.times()).to(self.lower)
-
-    def spline(self, knots: Tensor) -> ControlSpline | None:
-        """The signal through knots as a function of time; None where it is no more than the controls of the steps."""
-        if self.weights is None or not self.controls.is_box:
-            return None
-        return ControlSpline(knots, self.grid.start, self.grid.interval, self.grid.degree)
 
 
 def side_by_side(candidates: list[Tensor]) -> Tensor:
