@@ -23,7 +23,7 @@ from dynamics.preparation import (
 )
 from dynamics.serialization import load, save
 from dynamics.stochastic import Prediction, StochasticDynamics
-from dynamics.systems import Acrobot, CartPole, DoubleIntegrator, Pendulum
+from dynamics.systems import Acrobot, CartPole, DoubleIntegrator, Pendulum, Reacher
 from dynamics.trajectories import (
     Labels,
     RawLog,
@@ -62,6 +62,7 @@ __all__ = [
     "Prediction",
     "PredictionErrors",
     "RawLog",
+    "Reacher",
     "StochasticDynamics",
     "TorchDynamics",
     "Training",

@@ -5,7 +5,16 @@ from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.policies import Actor, SplineNoise
 from mbrl.recording import record
 from mbrl.runs import Run, RunError, open_run
-from mbrl.tasks import Task, cart_pole_swing_up, pendulum_swing_up, uniform_initial_state
+from mbrl.tasks import (
+    Task,
+    acrobot_swing_up,
+    cart_pole_swing_up,
+    half_cheetah,
+    hopper,
+    pendulum_swing_up,
+    reacher,
+    uniform_initial_state,
+)
 
 __all__ = [
     "Actor",
@@ -15,12 +24,16 @@ __all__ = [
     "SplineNoise",
     "Task",
     "TaskEnv",
+    "acrobot_swing_up",
     "cart_pole_swing_up",
     "evaluate",
+    "half_cheetah",
+    "hopper",
     "interquartile_mean",
     "make_env",
     "open_run",
     "pendulum_swing_up",
+    "reacher",
     "record",
     "record_env",
     "uniform_initial_state",

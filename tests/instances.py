@@ -16,6 +16,7 @@ from dynamics import (
     LinearModel,
     MujocoDynamics,
     Pendulum,
+    Reacher,
     TorchDynamics,
 )
 from dynamics.learned.base import TransitionData
@@ -84,6 +85,8 @@ ALL_SYSTEMS: dict[str, Instance] = {
     "cartpole semi-implicit": Instance(lambda: CartPole(integrator="semi_implicit_euler")),
     "acrobot": Instance(Acrobot),
     "acrobot semi-implicit": Instance(lambda: Acrobot(integrator="semi_implicit_euler")),
+    "reacher": Instance(Reacher),
+    "reacher semi-implicit": Instance(lambda: Reacher(integrator="semi_implicit_euler")),
     "double integrator": Instance(DoubleIntegrator),
     "double integrator in space": Instance(lambda: DoubleIntegrator(3, integrator="semi_implicit_euler")),
     "linear": Instance(linear),
