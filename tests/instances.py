@@ -1,5 +1,6 @@
 """The lists of instances that drive the contract tests. A new class gets an entry here and is tested everywhere."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,3 +113,14 @@ ALL_PLANNERS: dict[str, Planner] = {
 }
 
 ALL_TASKS: dict[str, Callable[..., Task]] = CONSTRUCTORS
+
+
+def backends(name: str) -> tuple[str, ...]:
+    """The backends between which a task's constructor lets one choose."""
+    return ("mujoco", "torch") if "backend" in inspect.signature(ALL_TASKS[name]).parameters else ()
+
+
+# name and keywords of every task on every backend that it has
+ALL_TASK_VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
+    f"{name} on {backend}": (name, {"backend": backend}) for name in ALL_TASKS for backend in backends(name)
+} | {name: (name, {}) for name in ALL_TASKS if not backends(name)}

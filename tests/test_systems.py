@@ -179,9 +179,7 @@ POWER = {
     ),
     "reacher": (
         Reacher,
-        lambda v, u, p: (
-            p.gain * (u * v[..., :2]).sum(-1) - p.damping_1 * v[..., 0] ** 2 - p.damping_2 * v[..., 1] ** 2
-        ),
+        lambda v, u, p: p.gain * (u * v[..., :2]).sum(-1) - p.damping_1 * v[..., 0] ** 2 - p.damping_2 * v[..., 1] ** 2,
     ),
     "plane": (MAKERS["plane"], lambda v, u, p: p.gain * (u * v).sum(-1) - p.damping * (v * v).sum(-1)),
 }

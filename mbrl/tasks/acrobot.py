@@ -77,7 +77,14 @@ def acrobot_swing_up(
         success=lambda xs: _upright(xs[..., -steps_per_second - 1 :, :]),
         state_units=["rad", "rad", "rad/s", "rad/s"],
         control_units=["N m"],
-        observation_names=["cos_shoulder", "sin_shoulder", "cos_elbow", "sin_elbow", "shoulder_velocity", "elbow_velocity"],
+        observation_names=[
+            "cos_shoulder",
+            "sin_shoulder",
+            "cos_elbow",
+            "sin_elbow",
+            "shoulder_velocity",
+            "elbow_velocity",
+        ],
         system=system,
     )
 
