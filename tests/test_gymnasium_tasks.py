@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import mbrl
 from mbrl import half_cheetah, hopper, make_env
-from planners import ICEM, MPC
 
 RUNNERS = {"HalfCheetah-v5": half_cheetah, "Hopper-v5": hopper}
 every_runner = pytest.mark.parametrize(("name", "make"), RUNNERS.items(), ids=RUNNERS)

@@ -49,7 +49,9 @@ def test_the_cost_by_hand():
     task = reacher("torch")
     x = states(goal_x=[1.0, 1.0, 0.0, 1.0], goal_y=[0.0, 0.12, 0.0, 0.0], shoulder_velocity=[0.0, 0.0, 0.0, 2.0])
     u = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, -0.5]], dtype=torch.float64)
-    expected = torch.tensor([0.0, 0.13 - 0.05, math.hypot(1.0, 0.05) - 0.05, 0.02 * 4.0 + 0.01 * 1.25], dtype=torch.float64)
+    expected = torch.tensor(
+        [0.0, 0.13 - 0.05, math.hypot(1.0, 0.05) - 0.05, 0.02 * 4.0 + 0.01 * 1.25], dtype=torch.float64
+    )
     torch.testing.assert_close(task.cost.stage(x, u, 0), expected, rtol=0, atol=1e-14)
 
 
@@ -109,7 +111,9 @@ def test_one_arm_per_world():
     arms = Reacher().with_parameters(length_2=torch.tensor([0.5, 0.25]).double())
     task, x = reacher("torch", system=arms), states(goal_x=[1.0, 1.0])
     stage = task.cost.stage(x, torch.zeros(2, 2).double(), 0)
-    torch.testing.assert_close(stage, torch.tensor([0.0, math.hypot(0.25, 0.05) - 0.05], dtype=torch.float64), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        stage, torch.tensor([0.0, math.hypot(0.25, 0.05) - 0.05], dtype=torch.float64), rtol=0, atol=1e-14
+    )
     with pytest.raises(ValueError, match="one per world for: length_2"):
         reacher("mujoco", system=arms)
 

@@ -82,13 +82,8 @@ def _mechanism(
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     left, right = points[:, 0, 0].min() - 1.25 * reach, points[:, 0, 0].max() + 1.25 * reach
-    axes.set(
-        **(
-            {"xlabel": "position [m]", "ylabel": "height [m]"}
-            if goals is None
-            else {"xlabel": "x [m]", "ylabel": "y [m]"}
-        )
-    )
+    axes.set_xlabel("position [m]" if goals is None else "x [m]")
+    axes.set_ylabel("height [m]" if goals is None else "y [m]")
     axes.set_aspect("equal", adjustable="datalim")
     axes.update_datalim([(left, -1.25 * reach), (right, 1.25 * reach)])
     axes.axhline(0.0, color=GRAY, linewidth=1.0, zorder=1)
