@@ -99,12 +99,12 @@ def _cost(system: Acrobot, torque_limit: float) -> Cost:
 
 def _cost_to_hold(system: Acrobot, stage: Cost) -> Callable[[Tensor], Tensor]:
     """The terminal cost: the regulator's cost-to-go about upright, leveled off."""
-    upright, still = torch.zeros(4, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    near = system.linearize(upright, still)
-    hessian = stage.expand(upright, still, 0)
+    rest, still = torch.zeros(4, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    near = system.linearize(rest, still)
+    hessian = stage.expand(rest, still, 0)
     quadratic = QuadraticCost(hessian.xx.detach(), hessian.uu.detach())
     regulator = Problem(LinearDynamics(near.fx.detach(), near.fu.detach(), dt=system.dt), quadratic, math.inf)
-    P = solve(regulator, LQR(), upright).P
+    P: Tensor = solve(regulator, LQR(), rest).P  # type: ignore[assignment]
 
     def terminal(x: Tensor) -> Tensor:
         error = torch.cat([torch.remainder(x[..., :2] + math.pi, 2.0 * math.pi) - math.pi, x[..., 2:]], dim=-1)

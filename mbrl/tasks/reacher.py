@@ -87,8 +87,9 @@ def reacher(
 
 
 def _initial_state(system: Reacher) -> Callable[[int, torch.Generator], Tensor]:
-    difference, reach = (system.length_1 - system.length_2).abs(), system.length_1 + system.length_2
-    nearest, farthest = float(difference.max()), float(reach.min())  # of all worlds, where there are several
+    first, second = (getattr(system, f"length_{number}") for number in (1, 2))
+    nearest = float((first - second).abs().max())  # of all worlds, where there are several
+    farthest = float((first + second).min())
     inner, outer = (nearest + share * (farthest - nearest) for share in (0.2, 0.9))
 
     def sample(batch: int, generator: torch.Generator) -> Tensor:
