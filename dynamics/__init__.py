@@ -24,7 +24,7 @@ from dynamics.preparation import (
 from dynamics.randomization import RandomizedWorlds
 from dynamics.serialization import load, save
 from dynamics.stochastic import Prediction, StochasticDynamics
-from dynamics.systems import Acrobot, CartPole, DoubleIntegrator, Pendulum
+from dynamics.systems import Acrobot, CartPole, DoubleIntegrator, Pendulum, Reacher
 from dynamics.trajectories import (
     Labels,
     RawLog,
@@ -64,6 +64,7 @@ __all__ = [
     "PredictionErrors",
     "RandomizedWorlds",
     "RawLog",
+    "Reacher",
     "StochasticDynamics",
     "TorchDynamics",
     "Training",

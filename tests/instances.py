@@ -1,5 +1,6 @@
 """The lists of instances that drive the contract tests. A new class gets an entry here and is tested everywhere."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from dynamics import (
     MujocoDynamics,
     Pendulum,
     RandomizedWorlds,
+    Reacher,
     TorchDynamics,
 )
 from dynamics.learned.base import TransitionData
@@ -102,6 +104,8 @@ ALL_SYSTEMS: dict[str, Instance] = {
     "cartpole semi-implicit": Instance(lambda: CartPole(integrator="semi_implicit_euler")),
     "acrobot": Instance(Acrobot),
     "acrobot semi-implicit": Instance(lambda: Acrobot(integrator="semi_implicit_euler")),
+    "reacher": Instance(Reacher),
+    "reacher semi-implicit": Instance(lambda: Reacher(integrator="semi_implicit_euler")),
     "double integrator": Instance(DoubleIntegrator),
     "double integrator in space": Instance(lambda: DoubleIntegrator(3, integrator="semi_implicit_euler")),
     "linear": Instance(linear),
@@ -137,3 +141,14 @@ ALL_PLANNERS: dict[str, Planner] = {
 }
 
 ALL_TASKS: dict[str, Callable[..., Task]] = CONSTRUCTORS
+
+
+def backends(name: str) -> tuple[str, ...]:
+    """The backends between which a task's constructor lets one choose."""
+    return ("mujoco", "torch") if "backend" in inspect.signature(ALL_TASKS[name]).parameters else ()
+
+
+# name and keywords of every task on every backend that it has
+ALL_TASK_VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
+    f"{name} on {backend}": (name, {"backend": backend}) for name in ALL_TASKS for backend in backends(name)
+} | {name: (name, {}) for name in ALL_TASKS if not backends(name)}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from instances import ALL_TASKS
+from instances import ALL_TASK_VARIANTS, ALL_TASKS
 
 import mbrl
 from dynamics import CartPole, LinearDynamics, MujocoDynamics, TorchDynamics, Trajectory
@@ -20,8 +20,7 @@ from mbrl.plots.rendering import MujocoRenderer
 
 BACKENDS = ("mujoco", "torch")
 
-every_task = pytest.mark.parametrize("name", ALL_TASKS)
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_variant = pytest.mark.parametrize(("name", "options"), ALL_TASK_VARIANTS.values(), ids=ALL_TASK_VARIANTS)
 
 
 def stopping(at=-0.2, **fields):
@@ -58,11 +57,10 @@ def check(env, **options):
         check_env(env, **options)
 
 
-@every_task
-@every_backend
-def test_gymnasium_approves(name, backend):
-    check(gymnasium.make(f"mbrl/{name}-v0", backend=backend).unwrapped, skip_render_check=True)
-    check(make_env(ALL_TASKS[name](backend)), skip_render_check=True)
+@every_variant
+def test_gymnasium_approves(name, options):
+    check(gymnasium.make(f"mbrl/{name}-v0", **options).unwrapped, skip_render_check=True)
+    check(make_env(ALL_TASKS[name](**options)), skip_render_check=True)
 
 
 def test_keywords_of_make_go_to_the_task():
@@ -90,12 +88,11 @@ def test_an_unknown_render_mode():
         make_env(pendulum_swing_up("torch"), render_mode="human")
 
 
-@every_task
-@every_backend
-def test_a_vector_of_environments(name, backend):
-    envs = gymnasium.make_vec(f"mbrl/{name}-v0", 3, vectorization_mode="sync", backend=backend)
+@every_variant
+def test_a_vector_of_environments(name, options):
+    envs = gymnasium.make_vec(f"mbrl/{name}-v0", 3, vectorization_mode="sync", **options)
     y, info = envs.reset(seed=5)
-    singles = [make_env(ALL_TASKS[name](backend)) for _ in range(3)]
+    singles = [make_env(ALL_TASKS[name](**options)) for _ in range(3)]
     expected = [env.reset(seed=5 + i)[0] for i, env in enumerate(singles)]
     np.testing.assert_array_equal(y, np.stack(expected))
     actions = envs.action_space.sample()
@@ -112,11 +109,10 @@ def test_a_vector_of_environments(name, backend):
 # Every step is the task's
 
 
-@every_task
-@every_backend
-def test_steps_are_those_of_the_plant(name, backend):
-    task = ALL_TASKS[name](backend)
-    env = gymnasium.make(f"mbrl/{name}-v0", backend=backend)
+@every_variant
+def test_steps_are_those_of_the_plant(name, options):
+    task = ALL_TASKS[name](**options)
+    env = gymnasium.make(f"mbrl/{name}-v0", **options).unwrapped
     actions = random_actions(env, 50)
     y, rewards, flags, states = play(env, actions, seed=3)
     x = torch.from_numpy(states[0])
@@ -127,12 +123,13 @@ def test_steps_are_those_of_the_plant(name, backend):
         assert rewards[k] == -float(task.cost.transition(x, u, x_next, k))
         x = x_next
     np.testing.assert_array_equal(y, task.observe(torch.from_numpy(states)).numpy())
-    assert flags == [(False, False)] * 50
+    ended = [False] * 50 if task.termination is None else task.termination(torch.from_numpy(states[1:])).tolist()
+    assert flags == [(end, False) for end in ended]
 
 
-@every_task
-def test_the_seed_decides_everything(name):
-    env = gymnasium.make(f"mbrl/{name}-v0", backend="torch")
+@every_variant
+def test_the_seed_decides_everything(name, options):
+    env = gymnasium.make(f"mbrl/{name}-v0", **options)
     actions = random_actions(env, 5)
     first, again, other = (play(env, actions, seed=seed)[3] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics import Acrobot, CartPole, ModelField, MujocoDynamics, Pendulum
+from dynamics import Acrobot, CartPole, ModelField, MujocoDynamics, Pendulum, Reacher
 from dynamics.mujoco import stepping
 from mbrl.testing import check_dynamics
 
@@ -115,14 +115,14 @@ def test_steps_are_bit_identical_to_a_loop_over_mj_step(make, integrator):
     assert torch.equal(xs, expected)
 
 
-@pytest.mark.parametrize("system", [Pendulum(), CartPole(), Acrobot()])
+@pytest.mark.parametrize("system", [Pendulum(), CartPole(), Acrobot(), Reacher()])
 def test_agrees_with_the_same_system_in_torch(system):
     dynamics = MujocoDynamics(system.mjcf())
     assert dynamics.state_names == system.state_names
     assert dynamics.control_names == system.control_names
     assert dynamics.angles == system.angles
     assert dynamics.dt == system.dt
-    x, us = randn(8, system.state_dim), randn(8, 25, 1, seed=1)
+    x, us = randn(8, system.state_dim), randn(8, 25, system.control_dim, seed=1)
     torch.testing.assert_close(dynamics.rollout(x, us), system.rollout(x, us), rtol=1e-12, atol=1e-12)
     ours, exact = dynamics.linearize(x, us[:, 0]), system.linearize(x, us[:, 0])
     for name in ("x_next", "fx", "fu", "hx"):

@@ -21,6 +21,7 @@ from dynamics import (
     MujocoDynamics,
     Pendulum,
     PredictionErrors,
+    Reacher,
     Training,
     Trajectory,
     fit,
@@ -362,7 +363,7 @@ def marked(frame, color, tolerance=40):
     return columns, rows
 
 
-ORANGE, BLUE = (230, 159, 0), (0, 114, 178)
+ORANGE, BLUE, GREEN = (230, 159, 0), (0, 114, 178), (0, 158, 115)
 
 
 def test_a_drawn_cart_pole_is_where_its_state_says():
@@ -388,6 +389,23 @@ def test_drawn_rods_lean_to_positive_angles(system, right_of_the_hinge):
     states = torch.tensor([right_of_the_hinge, [-angle for angle in right_of_the_hinge]])
     right, left = animate(system, states, fps=1.0 / system.dt, width=400, height=300)
     assert marked(right, ORANGE)[0].min() > marked(left, ORANGE)[0].max() - 12  # they share the hinge
+
+
+def test_a_drawn_arm_and_its_goal_are_where_the_state_says():
+    """Angles count from the x axis, counterclockwise, and rows of pixels downwards; the goal is green."""
+    states = np.zeros((4, 8))
+    states[:, 0] = [0.0, math.pi / 2, math.pi, -math.pi / 2]
+    states[:, 2:4] = 0.5 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    frames = animate(Reacher(), states, fps=20, width=400, height=400)
+    for color, expected in (
+        (ORANGE, [[1, 0], [0, -1], [-1, 0], [0, 1]]),
+        (GREEN, [[1, -1], [-1, -1], [-1, 1], [1, 1]]),
+    ):
+        middle = np.array([[pixels.mean() for pixels in marked(frame, color)] for frame in frames])
+        offset = middle - middle.mean(0)
+        scale = np.abs(offset).max()
+        assert scale > 30
+        np.testing.assert_allclose(offset / scale, expected, atol=0.1)
 
 
 def test_other_systems_are_drawn_as_curves_with_a_cursor():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
-from instances import ALL_TASKS
+from instances import ALL_TASK_VARIANTS, ALL_TASKS
 
 from dynamics import LinearDynamics, TorchDynamics, check_compatible, read_trajectories, transitions
 from mbrl import (
@@ -28,7 +28,7 @@ from mbrl import (
 )
 from planners import ICEM, MPC, QuadraticCost
 
-every_task = pytest.mark.parametrize("name", ALL_TASKS)
+every_variant = pytest.mark.parametrize(("name", "options"), ALL_TASK_VARIANTS.values(), ids=ALL_TASK_VARIANTS)
 every_backend = pytest.mark.parametrize("backend", ["mujoco", "torch"])
 
 
@@ -93,19 +93,23 @@ def assert_happened(task, trajectory):
 # record
 
 
-@every_task
-@every_backend
-def test_what_is_recorded_is_what_happened(name, backend):
-    task = ALL_TASKS[name](backend)
+@every_variant
+def test_what_is_recorded_is_what_happened(name, options):
+    task = ALL_TASKS[name](**options)
     trajectories = record(task, noise(task), 4, steps=60)
     check_compatible(trajectories)
     for trajectory in trajectories:
         assert_happened(task, trajectory)
         xs, us = (torch.from_numpy(np.array(a)) for a in (trajectory.states, trajectory.controls))
-        assert trajectory.rewards.sum() == pytest.approx(-float(task.problem().trajectory_cost(xs, us)), rel=1e-12)
-        assert (trajectory.terminated, trajectory.truncated) == (False, True)
+        terminated = task.termination is not None and bool(task.termination(xs[-1]))
+        assert (trajectory.terminated, trajectory.truncated) == (terminated, not terminated)
+        assert terminated or len(us) == 60
+        # the terminal cost stands for what comes after a plan: it is no reward, and nothing comes after a termination
+        after = 0.0 if terminated else float(task.cost.terminal(xs[-1]))
+        cost = float(task.problem().trajectory_cost(xs, us)) - after
+        assert trajectory.rewards.sum() == pytest.approx(-cost, rel=1e-10)
         assert trajectory.dt == task.dynamics.dt
-        np.testing.assert_array_equal(trajectory.times, task.dynamics.dt * np.arange(61))
+        np.testing.assert_array_equal(trajectory.times, task.dynamics.dt * np.arange(len(us) + 1))
         assert trajectory.names.states == task.names["states"]
         assert trajectory.names.observations == task.names["observations"]
         assert trajectory.units.states == task.units["states"]
@@ -225,9 +229,9 @@ def test_deterministic_and_the_generator_reach_the_actor():
     assert calls == [(3, 5), False]
 
 
-@every_task
-def test_the_same_seed_gives_the_same_episodes(name):
-    task = ALL_TASKS[name]("torch")
+@every_variant
+def test_the_same_seed_gives_the_same_episodes(name, options):
+    task = ALL_TASKS[name](**options)
     first, again, other = (
         record(task, noise(task), 2, generator=torch.Generator().manual_seed(seed), steps=20) for seed in (1, 1, 2)
     )
@@ -259,15 +263,14 @@ def mpc(task):
     return MPC(task.problem(horizon=5), ICEM(num_samples=20, num_elites=4, max_iterations=1))
 
 
-@every_task
-@every_backend
-def test_an_environment_of_a_task_is_recorded_as_it_happened(name, backend):
-    task = replace(ALL_TASKS[name](backend), episode_steps=25)
+@every_variant
+def test_an_environment_of_a_task_is_recorded_as_it_happened(name, options):
+    task = replace(ALL_TASKS[name](**options), episode_steps=12)
     trajectories = record_env(make_env(task), noise(task), 3, seed=4)
     check_compatible(trajectories)
     for trajectory in trajectories:
         assert_happened(task, trajectory)
-        assert (trajectory.num_steps, trajectory.terminated, trajectory.truncated) == (25, False, True)
+        assert (trajectory.num_steps, trajectory.terminated, trajectory.truncated) == (12, False, True)
         assert trajectory.dt == task.dynamics.dt
         assert trajectory.names.observations == task.names["observations"]
         assert trajectory.units.states == task.units["states"]

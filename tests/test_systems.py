@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics import Acrobot, CartPole, DoubleIntegrator, Pendulum, TorchDynamics, integrators
+from dynamics import Acrobot, CartPole, DoubleIntegrator, Pendulum, Reacher, TorchDynamics, integrators
 
 MAKERS = {
     "pendulum": Pendulum,
     "cartpole": CartPole,
     "acrobot": Acrobot,
+    "reacher": Reacher,
     "line": DoubleIntegrator,
     "plane": lambda **kwargs: DoubleIntegrator(2, **kwargs),
     "space": lambda **kwargs: DoubleIntegrator(3, **kwargs),
@@ -107,11 +108,16 @@ def test_limits_of_the_twins():
     assert model.joint("position").range.tolist() == [-1.8, 1.8]
     assert model.jnt_limited.tolist() == [1, 0]
     assert model.actuator_ctrlrange.tolist() == [[-10.0, 10.0]]
-    for system in (Pendulum(), Acrobot()):
+    for system in (Pendulum(), Acrobot(), Reacher()):
         model = mujoco.MjModel.from_xml_string(system.mjcf(torque_limit=2.5))
-        assert model.actuator_ctrlrange.tolist() == [[-2.5, 2.5]]
-        assert model.actuator_ctrllimited.tolist() == [1]
-        assert twin(system)[0].actuator_ctrllimited.tolist() == [0]
+        assert model.actuator_ctrlrange.tolist() == [[-2.5, 2.5]] * system.control_dim
+        assert model.actuator_ctrllimited.tolist() == [1] * system.control_dim
+        assert twin(system)[0].actuator_ctrllimited.tolist() == [0] * system.control_dim
+
+
+@pytest.mark.parametrize("make", [CartPole, Acrobot])
+def test_a_twin_may_take_finer_steps(make):
+    assert mujoco.MjModel.from_xml_string(make(dt=0.04).mjcf(timestep=0.01)).opt.timestep == 0.01
 
 
 def test_a_twin_has_one_value_per_parameter():
@@ -170,6 +176,10 @@ POWER = {
     "acrobot": (
         Acrobot,
         lambda v, u, p: p.gain * u[..., 0] * v[..., 1] - p.damping_1 * v[..., 0] ** 2 - p.damping_2 * v[..., 1] ** 2,
+    ),
+    "reacher": (
+        Reacher,
+        lambda v, u, p: p.gain * (u * v[..., :2]).sum(-1) - p.damping_1 * v[..., 0] ** 2 - p.damping_2 * v[..., 1] ** 2,
     ),
     "plane": (MAKERS["plane"], lambda v, u, p: p.gain * (u * v).sum(-1) - p.damping * (v * v).sum(-1)),
 }
@@ -241,6 +251,50 @@ def test_a_locked_elbow_makes_a_pendulum():
     x = torch.tensor([1.0, 0.3, -2.0, 0.5]).double()
     u = torch.zeros(1).double()
     torch.testing.assert_close(acrobot(x, u)[[0, 2]], pendulum(x[[0, 2]], u), rtol=0, atol=1e-11)
+
+
+def test_an_acrobot_without_gravity_is_an_arm_whose_shoulder_nobody_turns(generator):
+    lengths = {"length_1": 0.4, "length_2": 0.9, "mass_2": 2.0, "damping_1": 0.3}
+    acrobot, arm = Acrobot().with_parameters(gravity=0.0, **lengths), Reacher().with_parameters(**lengths)
+    x, torque = random_points(acrobot, generator)
+    on_arm = torch.cat([x[:, :2], torch.zeros(20, 2).double(), x[:, 2:], torch.zeros(20, 2).double()], dim=-1)
+    x_next = arm(on_arm, torch.cat([torch.zeros_like(torque), torque], dim=-1))
+    torch.testing.assert_close(x_next[:, [0, 1, 4, 5]], acrobot(x, torque), rtol=1e-13, atol=1e-13)
+
+
+def test_the_goal_of_a_reacher_goes_its_own_way(generator):
+    """It rests, or keeps its velocity, whatever the arm does, and each of a batch has its own."""
+    system = Reacher(dt=0.01)
+    x, u = random_points(system, generator)
+    x[:10, 6:] = 0.0
+    xs = system.rollout(x, u.unsqueeze(1).expand(-1, 30, -1))
+    torch.testing.assert_close(xs[:, -1, 2:4], x[:, 2:4] + 0.3 * x[:, 6:], rtol=1e-12, atol=1e-12)
+    assert torch.equal(xs[:10, -1, 2:4], x[:10, 2:4])
+    moved = x.clone()
+    moved[:, 2:4] += 1.0
+    assert torch.equal(system(moved, u)[:, [0, 1, 4, 5]], system(x, u)[:, [0, 1, 4, 5]])
+
+
+def test_the_fingertip_is_where_mujoco_has_it(generator):
+    system = random_parameters(Reacher(), generator)
+    model, data = twin(system)
+    x, u = random_points(system, generator)
+    tip_of_the_rod = [float(system.length_2), 0.0, 0.0]
+    for ours, x_i, u_i in zip(system.fingertip(x), x, u, strict=True):
+        put(data, x_i, u_i)
+        mujoco.mj_forward(model, data)
+        lower = data.body("lower")
+        tip = lower.xpos + lower.xmat.reshape(3, 3) @ tip_of_the_rod
+        np.testing.assert_allclose(np.append(ours.numpy(), 0.0), tip, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(data.body("goal").xpos[:2], x_i[2:4].numpy(), rtol=0, atol=1e-13)
+
+
+def test_the_fingertip_of_a_straight_and_of_a_bent_arm():
+    x = torch.zeros(2, 2, 8, dtype=torch.float64)
+    x[:, 1, 0] = x[:, 1, 1] = math.pi / 2
+    arms = Reacher().with_parameters(length_1=torch.tensor([0.5, 1.0]))  # one for each row
+    expected = torch.tensor([[[1.0, 0.0], [-0.5, 0.5]], [[1.5, 0.0], [-0.5, 1.0]]]).double()
+    torch.testing.assert_close(arms.fingertip(x), expected, rtol=0, atol=1e-15)
 
 
 @every_system

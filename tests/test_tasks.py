@@ -6,18 +6,34 @@ from dataclasses import replace
 
 import pytest
 import torch
-from instances import ALL_TASKS
+from instances import ALL_TASK_VARIANTS, ALL_TASKS, backends
 
 import mbrl
-from dynamics import CartPole, LinearDynamics, MujocoDynamics, Pendulum, TorchDynamics
-from mbrl import Task, cart_pole_swing_up, pendulum_swing_up, uniform_initial_state
+from dynamics import Acrobot, CartPole, LinearDynamics, MujocoDynamics, Pendulum, Reacher, TorchDynamics
+from mbrl import Task, acrobot_swing_up, cart_pole_swing_up, pendulum_swing_up, reacher, uniform_initial_state
 from planners import ICEM, MPC, GoalCost, QuadraticCost, TransitionCost
 
 BACKENDS = ("mujoco", "torch")
-LIMIT = {"PendulumSwingUp": 2.0, "CartPoleSwingUp": 10.0, "PointNavigation": 1.0}
-SWING_UPS = [name for name in ALL_TASKS if name.endswith("SwingUp")]
+SWING_UPS = ("PendulumSwingUp", "CartPoleSwingUp", "AcrobotSwingUp")
+LIMIT = {
+    "PendulumSwingUp": 2.0,
+    "CartPoleSwingUp": 10.0,
+    "AcrobotSwingUp": 10.0,
+    "Reacher": 1.0,
+    "HalfCheetah": 1.0,
+    "Hopper": 1.0,
+    "PointNavigation": 1.0,
+}
+SECONDS = {
+    **dict.fromkeys(SWING_UPS, 10.0),
+    "Reacher": 5.0,
+    "HalfCheetah": 50.0,
+    "Hopper": 8.0,
+    "PointNavigation": 10.0,
+}
 
-every_task = pytest.mark.parametrize("name", ALL_TASKS)
+every_variant = pytest.mark.parametrize(("name", "options"), ALL_TASK_VARIANTS.values(), ids=ALL_TASK_VARIANTS)
+every_task_with_backends = pytest.mark.parametrize("name", [name for name in ALL_TASKS if backends(name)])
 every_swing_up = pytest.mark.parametrize("name", SWING_UPS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -31,7 +47,7 @@ def points(task, generator, count=200):
     n = task.dynamics.state_dim
     x = torch.randn(count, n, generator=generator, dtype=torch.float64)
     x[:, list(task.dynamics.angles)] *= 3.0
-    if n == 4:
+    if task.dynamics.state_names[0] == "position":
         x[:, 0] = x[:, 0].clamp(-0.9, 0.9)
     lower, upper = task.limits()
     return x, lower + (upper - lower) * torch.rand(count, len(lower), generator=generator, dtype=torch.float64)
@@ -59,22 +75,30 @@ def returns_a_task(function):
 # Two backends, one plant
 
 
-def test_the_pendulum_is_the_same_on_both_backends(generator):
-    mujoco, formula = (pendulum_swing_up(backend).dynamics for backend in BACKENDS)
-    x, u = points(pendulum_swing_up("torch"), generator)
+@pytest.mark.parametrize("make", [pendulum_swing_up, reacher])
+def test_pendulum_and_reacher_are_the_same_on_both_backends(make, generator):
+    mujoco, formula = (make(backend).dynamics for backend in BACKENDS)
+    x, u = points(make("torch"), generator)
     torch.testing.assert_close(mujoco(x, u), formula(x, u), rtol=0, atol=1e-12)
 
 
-def test_the_cart_pole_is_the_same_on_both_backends(generator):
-    """MuJoCo takes four steps of 10 ms: those of the formula are the same numbers, its one step of 40 ms is close."""
-    task = cart_pole_swing_up()
+@pytest.mark.parametrize(
+    ("make", "fine", "close"),
+    [
+        (cart_pole_swing_up, CartPole(dt=0.01), 1e-4),
+        (acrobot_swing_up, Acrobot(dt=0.0125).with_parameters(length_1=0.5), 1e-2),
+    ],
+)
+def test_finer_steps_are_the_same_on_both_backends(make, fine, close, generator):
+    """MuJoCo takes several steps: those of the formula are the same numbers, its one step is close."""
+    task = make()
     x, u = points(task, generator)
-    fine, y = CartPole(dt=0.01), x
-    for _ in range(4):
+    y = x
+    for _ in range(round(task.dynamics.dt / fine.dt)):
         y = fine(y, u)
     x_next = task.dynamics(x, u)
     torch.testing.assert_close(x_next, y, rtol=0, atol=1e-12)
-    torch.testing.assert_close(cart_pole_swing_up("torch").dynamics(x, u), x_next, rtol=0, atol=1e-4)
+    torch.testing.assert_close(make("torch").dynamics(x, u), x_next, rtol=0, atol=close)
 
 
 def test_the_difference_between_the_cart_poles_is_one_of_integration(generator):
@@ -99,6 +123,8 @@ def test_the_end_stop_holds_the_cart_on_mujoco_alone():
     [
         (cart_pole_swing_up, CartPole(), CartPole().with_parameters(pole_mass=0.3), CartPole(dt=0.01)),
         (pendulum_swing_up, Pendulum(), Pendulum().with_parameters(length=1.3, damping=0.2), Pendulum()),
+        (acrobot_swing_up, Acrobot(0.02), Acrobot(0.02).with_parameters(length_1=0.7, mass_2=0.5), Acrobot(0.01)),
+        (reacher, Reacher(), Reacher().with_parameters(length_1=0.7, damping_2=0.2), Reacher()),
     ],
 )
 def test_parameters_of_the_system_reach_both_backends(make, standard, changed, fine, generator):
@@ -122,7 +148,7 @@ def test_a_torch_task_takes_one_value_per_world():
         cart_pole_swing_up("mujoco", system=system)
 
 
-@every_task
+@every_task_with_backends
 def test_an_unknown_backend(name):
     with pytest.raises(ValueError, match="backend must be 'mujoco' or 'torch', got 'warp'"):
         ALL_TASKS[name]("warp")
@@ -131,19 +157,18 @@ def test_an_unknown_backend(name):
 # What a task says about itself
 
 
-@every_task
-@every_backend
-def test_names_units_and_dimensions(name, backend):
-    task = ALL_TASKS[name](backend)
+@every_variant
+def test_names_units_and_dimensions(name, options):
+    task = ALL_TASKS[name](**options)
     n, m = task.dynamics.state_dim, task.dynamics.control_dim
     assert task.name == name
-    assert isinstance(task.dynamics, MujocoDynamics) == (backend == "mujoco")
+    assert isinstance(task.dynamics, MujocoDynamics) == (options.get("backend") != "torch")
     assert len(task.names["states"]) == len(task.units["states"]) == n
     assert len(task.names["controls"]) == len(task.units["controls"]) == m
     x = task.initial_state(3, torch.Generator().manual_seed(0))
     assert task.observe(x).shape == (3, len(task.names["observations"]))
-    assert task.episode_steps * task.dynamics.dt == pytest.approx(10.0)
-    assert task.names == ALL_TASKS[name](BACKENDS[backend == "mujoco"]).names
+    assert task.episode_steps * task.dynamics.dt == pytest.approx(SECONDS[name])
+    assert all(task.names == ALL_TASKS[name](backend).names for backend in backends(name))
 
 
 def test_names_and_units_word_by_word():
@@ -177,22 +202,33 @@ def test_a_task_observes_with_the_sensors_of_its_plant():
     assert torch.equal(replace(task, observation=torch.sin).observe(tensor(2.0)), torch.sin(tensor(2.0)))
 
 
-@every_task
-@every_backend
-def test_limits(name, backend):
-    task = ALL_TASKS[name](backend)
-    lower, upper = task.limits()
-    m = task.dynamics.control_dim
+@every_variant
+def test_limits(name, options):
+    """The plants of MuJoCo clamp by themselves, at the task's limit and at no smaller one."""
+    task = ALL_TASKS[name](**options)
+    (lower, upper), m = task.limits(), task.dynamics.control_dim
     assert (lower.tolist(), upper.tolist()) == ([-LIMIT[name]] * m, [LIMIT[name]] * m)
     assert lower.dtype == torch.float64
+    x = task.initial_state(1, torch.Generator().manual_seed(0))[0]
+    clamped = torch.equal(task.dynamics(x, upper), task.dynamics(x, 3.0 * upper))
+    assert clamped == isinstance(task.dynamics, MujocoDynamics)
+    assert not torch.equal(task.dynamics(x, 0.9 * upper), task.dynamics(x, upper))
 
 
-def test_the_torque_limit_is_that_of_the_motor_too():
-    """The plant of MuJoCo clamps by itself, at the task's limit and at no smaller one."""
-    task, x = pendulum_swing_up(torque_limit=3.0), tensor(0.5, 0.0)
-    assert task.limits()[1].tolist() == [3.0]
-    assert torch.equal(task.dynamics(x, tensor(3.0)), task.dynamics(x, tensor(9.0)))
-    assert not torch.equal(task.dynamics(x, tensor(2.0)), task.dynamics(x, tensor(3.0)))
+@pytest.mark.parametrize("make", [pendulum_swing_up, acrobot_swing_up, reacher])
+def test_a_torque_limit_of_ones_own(make):
+    task = make(torque_limit=3.0)
+    assert set(task.limits()[1].tolist()) == {3.0}
+    x, u = torch.full((task.dynamics.state_dim,), 0.5).double(), torch.full((task.dynamics.control_dim,), 3.0).double()
+    assert torch.equal(task.dynamics(x, u), task.dynamics(x, 3.0 * u))
+    assert not torch.equal(task.dynamics(x, 0.9 * u), task.dynamics(x, u))
+
+
+@pytest.mark.parametrize("make", [acrobot_swing_up, reacher])
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.inf, math.nan])
+def test_torque_limits_that_are_none(make, limit):
+    with pytest.raises(ValueError, match=f"torque_limit must be positive and finite, got {limit}"):
+        make("torch", torque_limit=limit)
 
 
 def test_neither_swing_up_is_a_matter_of_pushing():
@@ -207,6 +243,7 @@ def test_neither_swing_up_is_a_matter_of_pushing():
     [
         ("PendulumSwingUp", [math.pi, 0.0], [0.3, 0.3]),
         ("CartPoleSwingUp", [0.0, math.pi, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]),
+        ("AcrobotSwingUp", [math.pi, 0.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]),
     ],
 )
 def test_the_initial_distribution(name, middle, half_width, generator):
@@ -267,18 +304,24 @@ def test_upright_costs_nothing_and_everything_else_something(name, backend, gene
     assert bool((task.cost.stage(x, u, 0) > 0).all())
     assert bool((task.cost.stage(goal, u, 0) > 0).all())
     hanging = goal.clone()
-    hanging[:, list(task.dynamics.angles)] = math.pi
+    hanging[:, task.dynamics.angles[0]] = math.pi
     assert float(task.cost.stage(hanging, rest, 0)) > 1.0
 
 
-@every_swing_up
+@pytest.mark.parametrize("name", [*SWING_UPS, "Reacher"])
 def test_full_turns_change_neither_cost_nor_observation_nor_success(name, generator):
     task = ALL_TASKS[name]("torch")
     x, u = points(task, generator)
     turned = x.clone()
     turned[:, list(task.dynamics.angles)] += 2 * math.pi
     torch.testing.assert_close(task.cost.stage(turned, u, 0), task.cost.stage(x, u, 0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(task.cost.terminal(turned), task.cost.terminal(x), rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(task.observe(turned), task.observe(x), rtol=0, atol=1e-12)
+
+
+@every_swing_up
+def test_full_turns_are_a_success(name):
+    task = ALL_TASKS[name]("torch")
     assert bool(task.success(episode(task, 2 * math.pi)))
 
 
@@ -307,12 +350,15 @@ def episode(task, angle, steps=None):
     return xs
 
 
-@every_swing_up
-def test_success_is_the_last_second_within_a_fifth_of_a_radian(name):
+@pytest.mark.parametrize(
+    ("name", "angle"), [("PendulumSwingUp", 0), ("CartPoleSwingUp", 1), ("AcrobotSwingUp", 0), ("AcrobotSwingUp", 1)]
+)
+def test_success_is_the_last_second_within_a_fifth_of_a_radian(name, angle):
     task = ALL_TASKS[name]("torch")
-    (angle,) = task.dynamics.angles
     second = round(1.0 / task.dynamics.dt)
-    xs = torch.stack([episode(task, value) for value in (0.0, 0.199, -0.199, 0.201, -0.201, math.pi)])
+    values = tensor(0.0, 0.199, -0.199, 0.201, -0.201, math.pi)
+    xs = torch.stack([episode(task, 0.0)] * len(values))
+    xs[..., angle] = values.unsqueeze(-1)
     assert task.success(xs).tolist() == [True, True, True, False, False, False]
     for step, expected in ((-second - 1, False), (-second - 2, True), (-1, False), (0, True)):
         fallen = episode(task, 0.0)
@@ -331,15 +377,14 @@ def test_a_state_that_is_not_finite_is_no_success(name):
 # What a planner is handed
 
 
-@every_task
-@every_backend
-def test_a_problem_of_the_task(name, backend):
-    task = ALL_TASKS[name](backend)
+@every_variant
+def test_a_problem_of_the_task(name, options):
+    task = ALL_TASKS[name](**options)
     problem = task.problem()
     assert problem.dynamics is task.dynamics
     assert problem.cost is task.cost
     assert (problem.horizon, task.problem(horizon=7).horizon) == (task.horizon, 7)
-    assert problem.features() == {"control_limits"} | ({"termination"} if task.termination else set())
+    assert problem.features() == {"control_limits"} | ({"termination"} if task.termination is not None else set())
     assert problem.control_limits == (-LIMIT[name], LIMIT[name])
 
 

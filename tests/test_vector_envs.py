@@ -11,7 +11,7 @@ import pytest
 import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from instances import ALL_TASKS
+from instances import ALL_TASK_VARIANTS, ALL_TASKS
 
 from dynamics import LinearDynamics, ModelField, MujocoDynamics, Pendulum, TorchDynamics
 from mbrl import (
@@ -150,11 +150,11 @@ def test_the_worlds_are_those_of_single_environments_for_long(name, mode):
     assert assert_same_run(ours, theirs, 600, seed=3, exact="MuJoCo" in name) > 50
 
 
-@pytest.mark.parametrize("backend", ["mujoco", "torch"])
-@pytest.mark.parametrize("name", ALL_TASKS)
-def test_every_task_of_the_library(name, backend):
-    task = replace(ALL_TASKS[name](backend), episode_steps=6)
-    assert assert_same_run(*both(task, 3, AutoresetMode.SAME_STEP), 15, exact=backend == "mujoco") >= 6
+@pytest.mark.parametrize(("name", "options"), ALL_TASK_VARIANTS.values(), ids=ALL_TASK_VARIANTS)
+def test_every_task_of_the_library(name, options):
+    task = replace(ALL_TASKS[name](**options), episode_steps=6)
+    exact = isinstance(task.dynamics, MujocoDynamics)
+    assert assert_same_run(*both(task, 3, AutoresetMode.SAME_STEP), 15, exact=exact) >= 6
 
 
 @every_mode

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from dynamics import Acrobot, CartPole, Dynamics, Pendulum
-from mbrl.plots.style import BLUE, GRAY, INK, ORANGE, RED, axis_label, grid_of_axes, in_house_style, new_figure
+from dynamics import Acrobot, CartPole, Dynamics, Pendulum, Reacher
+from mbrl.plots.style import BLUE, GRAY, GREEN, INK, ORANGE, RED, axis_label, grid_of_axes, in_house_style, new_figure
 from mbrl.plots.video import states_at_frames
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MOST_CURVES = 12
 def animate(
     dynamics: Dynamics, states: np.ndarray | Tensor, *, fps: float = 25.0, width: int = 640, height: int = 360
 ) -> np.ndarray:
-    """Frames of a motion in real time: cart-poles, pendulums and acrobots as mechanisms, other systems as curves with a cursor.
+    """Frames of a motion in real time: the library's rods and arms as mechanisms, other systems as curves with a cursor.
 
     Args:
         dynamics: says what the states mean; of a mechanism also how long its rods are.
@@ -42,6 +42,8 @@ def animate(
     seconds = np.arange(len(x)) / fps
     if isinstance(dynamics, CartPole | Pendulum | Acrobot):
         figure, move = _mechanism(_joints(dynamics, x), seconds, on_cart=isinstance(dynamics, CartPole))
+    elif isinstance(dynamics, Reacher):
+        figure, move = _mechanism(_joints(dynamics, x), seconds, goals=x[:, 2:4])
     else:
         figure, move = _curves(dynamics, states, seconds)
     figure.set_size_inches(width / figure.dpi, height / figure.dpi)
@@ -54,7 +56,7 @@ def animate(
     return frames
 
 
-def _joints(dynamics: CartPole | Pendulum | Acrobot, x: np.ndarray) -> np.ndarray:
+def _joints(dynamics: CartPole | Pendulum | Acrobot | Reacher, x: np.ndarray) -> np.ndarray:
     """Hinges and tip of a chain of rods in the plane [m], ``(frames, points, 2)``."""
     values = dynamics.shared_values()
     if isinstance(dynamics, CartPole):
@@ -63,30 +65,39 @@ def _joints(dynamics: CartPole | Pendulum | Acrobot, x: np.ndarray) -> np.ndarra
         base, angles, lengths = np.zeros(len(x)), x[:, :1], [values["length"]]
     else:
         base, angles, lengths = np.zeros(len(x)), np.cumsum(x[:, :2], axis=1), [values["length_1"], values["length_2"]]
-    rods = np.stack([np.sin(angles), np.cos(angles)], axis=-1) * np.array(lengths)[:, None]
+    sin_and_cos = [np.sin(angles), np.cos(angles)]  # from upright, but those of a reacher from the x axis
+    rods = np.stack(sin_and_cos[::-1] if isinstance(dynamics, Reacher) else sin_and_cos, axis=-1)
+    rods = rods * np.array(lengths)[:, None]
     start = np.stack([base, np.zeros(len(x))], axis=-1)[:, None]
     return np.concatenate([start, start + np.cumsum(rods, axis=1)], axis=1)
 
 
-def _mechanism(points: np.ndarray, seconds: np.ndarray, *, on_cart: bool) -> "tuple[Figure, Callable[[int], None]]":
+def _mechanism(
+    points: np.ndarray, seconds: np.ndarray, *, on_cart: bool = False, goals: np.ndarray | None = None
+) -> "tuple[Figure, Callable[[int], None]]":
+    """Chains of rods ``(frames, points, 2)`` in a vertical plane, or with goals ``(frames, 2)`` in a horizontal one."""
     from matplotlib.patches import Rectangle
 
     reach = np.linalg.norm(np.diff(points[0], axis=0), axis=1).sum()
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     left, right = points[:, 0, 0].min() - 1.25 * reach, points[:, 0, 0].max() + 1.25 * reach
-    axes.set(xlabel="position [m]", ylabel="height [m]")
+    axes.set_xlabel("position [m]" if goals is None else "x [m]")
+    axes.set_ylabel("height [m]" if goals is None else "y [m]")
     axes.set_aspect("equal", adjustable="datalim")
     axes.update_datalim([(left, -1.25 * reach), (right, 1.25 * reach)])
     axes.axhline(0.0, color=GRAY, linewidth=1.0, zorder=1)
     cart = Rectangle((0, 0), 0.4 * reach, 0.16 * reach, color=BLUE, visible=on_cart, zorder=2)
     axes.add_patch(cart)
     (rods,) = axes.plot([], [], color=ORANGE, linewidth=6, solid_capstyle="round", zorder=3)
+    (goal,) = axes.plot([], [], color=GREEN, marker="o", markersize=10, linestyle="", zorder=2)
     (hinges,) = axes.plot([], [], color=INK, marker="o", markersize=5, linestyle="", zorder=4)
 
     def move(i: int) -> None:
         rods.set_data(*points[i].T)
         hinges.set_data(*points[i, :-1].T)
+        if goals is not None:
+            goal.set_data(goals[i, :1], goals[i, 1:])
         cart.set_xy((points[i, 0, 0] - 0.2 * reach, -0.08 * reach))
         axes.set_title(f"{seconds[i]:.2f} s")
 

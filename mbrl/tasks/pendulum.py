@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from dynamics import Pendulum
+from mbrl.tasks.backend import on_backend
 from mbrl.tasks.base import Task, uniform_initial_state
-from mbrl.tasks.swing_up import on_backend, upright
+from mbrl.tasks.swing_up import upright
 from planners import GoalCost, SmoothAbsCost
 
 TORQUE_LIMIT = 2.0  # [N m]; holding the rod level takes 4.9

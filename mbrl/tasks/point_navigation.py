@@ -9,9 +9,9 @@ from torch import Tensor
 from dynamics import DoubleIntegrator, MechanicalSystem
 from dynamics.parameters import ParameterView
 from dynamics.systems.scene import SCENE
+from mbrl.tasks.backend import on_backend
 from mbrl.tasks.base import Task
 from mbrl.tasks.shaping import shaped
-from mbrl.tasks.swing_up import on_backend
 from planners import GoalCost
 
 FORCE_LIMIT = 1.0  # along each axis [N]
@@ -53,15 +53,20 @@ class PointAndGoal(MechanicalSystem):
         """Kinetic energy of the point [J]."""
         return 0.5 * self.parameters_like(x).mass * x[..., 4:6].square().sum(-1)
 
-    def mjcf(self) -> str:
-        """The same point and goal as an MJCF string, seen from above."""
+    def mjcf(self, *, force_limit: float | None = None) -> str:
+        """The same point and goal as an MJCF string, seen from above.
+
+        Args:
+            force_limit: range of each motor [N]; None for no limit.
+        """
         p = self.shared_values()
+        limit = f' ctrllimited="true" ctrlrange="{-force_limit!r} {force_limit!r}"' if force_limit else ""
         axes = (("x", "1 0 0"), ("y", "0 1 0"))
         joints = "".join(
             f'<joint name="{n}" type="slide" axis="{axis}" damping="{p["damping"]!r}"/>' for n, axis in axes
         )
         goals = "".join(f'<joint name="goal_{n}" type="slide" axis="{axis}"/>' for n, axis in axes)
-        motors = "".join(f'<motor name="force_{n}" joint="{n}" gear="{p["gain"]!r}"/>' for n, _ in axes)
+        motors = "".join(f'<motor name="force_{n}" joint="{n}" gear="{p["gain"]!r}"{limit}/>' for n, _ in axes)
         return f"""
 <mujoco model="point navigation">
   <option timestep="{self.dt!r}" integrator="RK4" gravity="0 0 0"/>
@@ -116,7 +121,7 @@ def point_navigation(
         raise ValueError(f"progress must be finite and not negative, got {progress}")
     task = Task(
         "PointNavigation",
-        on_backend(plant, plant.mjcf, backend),
+        on_backend(plant, lambda: plant.mjcf(force_limit=FORCE_LIMIT), backend),
         GoalCost(0.0, 0.0, 0.01),
         (-FORCE_LIMIT, FORCE_LIMIT),
         _initial_state,
