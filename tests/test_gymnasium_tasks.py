@@ -158,3 +158,29 @@ def test_the_cost_is_one_of_transitions(name, make):
     x = task.initial_state(2, torch.Generator().manual_seed(0))
     with pytest.raises(TypeError, match="depends on the next state"):
         task.cost.stage(x, torch.zeros(2, task.dynamics.control_dim).double(), 0)
+
+
+def test_what_going_on_is_worth_to_the_hopper():
+    """All of it upright, high and slow; half of it where V is as large; less the farther from that, whatever the position."""
+    terminal = hopper().cost.terminal
+    x = torch.zeros(5, 12, dtype=torch.float64)
+    x[:, 1] = 1.25
+    x[1, [2, 8]] = torch.tensor([0.1, -1.0], dtype=torch.float64)  # leaning, but coming back
+    x[2, [0, 6]] = torch.tensor([70.0, 1.5 + math.sqrt(10.0)], dtype=torch.float64)
+    x[3, [1, 7]] = torch.tensor([0.7, 3.0], dtype=torch.float64)
+    x[4, 2] = 0.2
+    expected = [-1000.0, -1000.0, -500.0, -1e6 / (1000.0 + 2000.0 * 0.2**2), -1e6 / (1000.0 + 3000.0 * 0.2**2)]
+    torch.testing.assert_close(terminal(x), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    assert not bool(half_cheetah().cost.terminal(torch.ones(2, 18).double()).any())
+
+
+def test_a_fall_within_the_plan_forfeits_what_comes_after():
+    """The planner's problem: reward up to the fall, and neither reward nor the worth of going on after it."""
+    task = hopper()
+    standing = task.initial_state(1, torch.Generator().manual_seed(0))[0]
+    lying, us = torch.zeros(12, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+    cost = task.problem().trajectory_cost
+    to_the_fall = float(standing[0]) / task.dynamics.dt  # no reward for health where it ends
+    assert float(cost(torch.stack([standing, lying, standing, standing]), us)) == pytest.approx(to_the_fall, rel=1e-12)
+    upright = float(cost(standing.expand(4, 12), us))
+    assert upright == pytest.approx(-3.0 + float(task.cost.terminal(standing)), rel=1e-12)
