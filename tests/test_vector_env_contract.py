@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation
-from instances import ALL_TASKS
+from instances import ALL_TASK_VARIANTS, ALL_TASKS
 
 from dynamics import LinearDynamics
 from mbrl import Task, TaskVectorEnv, make_vec_env, uniform_initial_state
@@ -33,10 +33,9 @@ def of_gymnasium(name, steps, wrap=lambda env: env):
     return make
 
 
-@pytest.mark.parametrize("backend", ["mujoco", "torch"])
-@pytest.mark.parametrize("name", ALL_TASKS)
-def test_every_task_of_the_library(name, backend):
-    check_vector_env(functools.partial(make_vec_env, replace(ALL_TASKS[name](backend), episode_steps=8)))
+@pytest.mark.parametrize(("name", "options"), ALL_TASK_VARIANTS.values(), ids=ALL_TASK_VARIANTS)
+def test_every_task_of_the_library(name, options):
+    check_vector_env(functools.partial(make_vec_env, replace(ALL_TASKS[name](**options), episode_steps=8)))
 
 
 def test_worlds_that_end_at_different_times():
