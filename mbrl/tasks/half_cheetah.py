@@ -22,7 +22,7 @@ def half_cheetah() -> Task:
 
     Rewards, observations (positions without that along the track, velocities), the spread of initial states and the length
     of an episode are gymnasium's. The difference is the solver's warm start, which gymnasium carries from step to step: here
-    a step is a function of the state, and differs from gymnasium's in the digits that the solver's tolerance leaves open.
+    a step is a function of the state, and differs from gymnasium's in the last digits.
 
     Legged gaits want fast noise: plan with ``ICEM(noise=ColoredNoise(0.25))``.
 

@@ -37,7 +37,7 @@ def hopper() -> Task:
     initial states and the length of an episode are gymnasium's; what differs is the solver's warm start, see
     :func:`mbrl.half_cheetah`.
 
-    The control step is short, so plans want slow noise, ``ICEM(num_samples=60, max_iterations=3, noise_exponent=3.0)``, and
+    The control step is short, so plans want slow noise, ``ICEM(num_samples=60, max_iterations=3, noise=ColoredNoise(3.0))``, and
     RK4 at 2 ms is expensive: :doc:`/tasks` shows a quicker model to plan on.
 
     Returns:
