@@ -260,6 +260,14 @@ def test_a_resumed_run_must_have_the_same_config(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"starts": 3}'])
+def test_a_run_whose_starts_cannot_be_read_says_what_to_delete(tmp_path, content):
+    open_run(tmp_path, config={})
+    (tmp_path / "system.json").write_text(content)
+    with pytest.raises(RunError, match=r"system\.json is no list of starts .* delete it to go on"):
+        open_run(tmp_path, config={})
+
+
 def test_what_resume_allows(tmp_path):
     with pytest.raises(RunError, match=r"there is no run at .* to go on with; start it with resume='auto'"):
         open_run(tmp_path / "run", config={}, resume="must")

@@ -194,7 +194,10 @@ def _check_resumable(run: Run, asked: Any, resume: Resume) -> None:
 def _record_start(run: Run) -> None:
     """Versions and machine of every start: a resume is exact on the same ones only."""
     path = run.folder / "system.json"
-    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    try:
+        starts = list(json.loads(path.read_text(encoding="utf-8"))["starts"]) if path.exists() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is no list of starts ({error}); delete it to go on") from error
     write_json(path, {"starts": [*starts, system_record()]})
 
 
