@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ import torch
 import tyro
 
 import mbrl.cli
+import mbrl.cli.runs
+import mbrl.plots
 from dynamics import Pendulum, Trajectory, fit, load, read_trajectories, write_trajectories
 from dynamics.learned.ensemble import Ensemble
 from mbrl import Run, read_run
@@ -26,7 +30,7 @@ from mbrl.cli import actors, choices
 from mbrl.cli import fit as fit_command
 from mbrl.cli.main import COMMANDS, command_module, is_for_the_user, main, overview, parse
 from mbrl.tasks import CONSTRUCTORS
-from planners import ICEM, Planner
+from planners import ICEM, MPC, Planner
 
 TINY = ["--model.members", "2", "--model.hidden", "8", "--training.steps", "40", "--training.evaluate-every", "10"]
 QUICK_PLANNER = ["--planner.num-samples", "12", "--planner.max-iterations", "1", "--backend", "torch"]
@@ -239,6 +243,10 @@ def test_eval_measures_and_keeps(room, tmp_path, mbrl_says):
         ("ICEM on the model", "0", "2"),
         ("ICEM on the model", "1", "2"),
     ]
+    expected = same_evaluation(load(room / "ensemble" / "model.safetensors"), seed=1)
+    assert rows[1]["returns"].split() == [repr(float(value)) for value in expected]
+    assert json.loads(rows[1]["settings"])["planner"]["num_samples"] == 12
+    assert (json.loads(rows[1]["settings"])["horizon"], json.loads(rows[1]["settings"])["backend"]) == (2, "torch")
     assert f"return {float(rows[1]['iqm']):.4g}" in out
     wanted = ["eval", "PendulumSwingUp", "--backend", "torch", "--policy", "random", "--episodes", 2]
     status, out, _ = mbrl_says(*wanted, "--run", tmp_path / "new")
@@ -247,6 +255,51 @@ def test_eval_measures_and_keeps(room, tmp_path, mbrl_says):
     assert run.summary == {"return": float(run.evaluations[0]["iqm"]), "success_rate": 0.0}
     assert mbrl_says(*wanted, "--run", tmp_path / "new", "--seed", 1)[0] == 0
     assert len(read_run(tmp_path / "new").evaluations) == 2
+
+
+def same_evaluation(model, seed):
+    """The returns that the library finds."""
+    task = mbrl.tasks.pendulum_swing_up(backend="torch")
+    actor: Any = MPC(task.problem(model, 2), ICEM(num_samples=12, max_iterations=1))
+    return mbrl.evaluate(actor, task, episodes=2, generator=torch.Generator().manual_seed(seed)).returns
+
+
+def test_eval_keeps_what_it_measured_where_filming_fails(tmp_path, monkeypatch, mbrl_says):
+    def fails(*args):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(mbrl.plots, "write_task_video", fails)
+    wanted = ["eval", "PendulumSwingUp", "--backend", "torch", "--policy", "random", "--episodes", 1]
+    with pytest.raises(RuntimeError, match="no display"):
+        mbrl_says(*wanted, "--run", tmp_path / "new", "--video", tmp_path / "a.mp4")
+    assert read_run(tmp_path / "new").finished
+    assert len(read_run(tmp_path / "new").evaluations) == 1
+
+
+def test_commands_that_start_in_the_same_second_have_a_folder_each(tmp_path, monkeypatch, mbrl_says):
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mbrl.cli.runs, "datetime", Frozen)
+    wanted = ["plan", "PendulumSwingUp", *QUICK_PLANNER, "--horizon", 20, "--no-video"]
+    assert [mbrl_says(*wanted, "--seed", seed)[0] for seed in (0, 1, 1)] == [0, 0, 0]
+    names = ["plan-20260102-030405", "plan-20260102-030405-2", "plan-20260102-030405-3"]
+    assert sorted(path.name for path in Path("runs").iterdir()) == names
+    first, other, again = (read_trajectories(Path("runs") / name / "episode.npz")[0].controls for name in names)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(other, again)
+
+
+def test_a_plan_at_every_step_depends_on_its_seed(tmp_path, mbrl_says):
+    wanted = ["plan", "PendulumSwingUp", *QUICK_PLANNER, "--mpc", "--seconds", 0.1, "--horizon", 20, "--no-video"]
+    for seed in (0, 1):
+        assert mbrl_says(*wanted, "--seed", seed, "--run", tmp_path / str(seed))[0] == 0
+    first, second = (read_trajectories(tmp_path / str(seed) / "episode.npz")[0] for seed in (0, 1))
+    assert not np.array_equal(first.observations[0], second.observations[0])
+    assert not np.array_equal(first.controls, second.controls)
 
 
 def test_report_puts_runs_on_a_page(room, tmp_path, mbrl_says):
@@ -340,6 +393,9 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
         (["eval", "PendulumSwingUp", "--policy", "random", "--model", "RUN"], "--policy acts without a model"),
         (["eval", "PendulumSwingUp", "--video", "a.avi"], "a video is written as .mp4"),
         (["eval", "PendulumSwingUp", "--episodes", "0"], "episodes and steps must be at least 1"),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--episodes", "0", "--run", "new"], "must be at least 1"),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--run", "new", "--video", "."], "--video . is"),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--run", "new", "--video", "table.csv/a.mp4"], "table.csv"),
         (["collect", "PendulumSwingUp", "--out", "a.csv"], "logs are written as .npz"),
         (["collect", "PendulumSwingUp", "--out", "logs"], "is called NAME-v0, with a version, got --out logs"),
         (["audit"], "No logs to audit"),
@@ -506,6 +562,17 @@ def test_a_process_that_gets_ctrl_c(room, tmp_path, ctrl_c):
     assert err.decode().startswith("mbrl fit: interrupted; to go on: mbrl fit ")
     assert err.decode().count("\n") == 1
     assert len(read_run(tmp_path / "run").metrics["step"]) >= 1
+
+
+def test_ctrl_c_before_there_is_a_checkpoint(tmp_path, monkeypatch, mbrl_says):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mbrl, "evaluate", interrupted)
+    status, _, err = mbrl_says("eval", "PendulumSwingUp", "--policy", "random", "--run", "new")
+    again = "mbrl eval PendulumSwingUp --policy random --run new"
+    assert (status, err) == (130, f"mbrl eval: interrupted; to start it again: {again}\n")
 
 
 def test_ctrl_c_where_there_is_nothing_to_go_on_with(monkeypatch, mbrl_says):

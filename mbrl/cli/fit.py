@@ -19,7 +19,7 @@ from dynamics import FitReport, LearnedDynamics, Training, Trajectory, fit, summ
 from dynamics.learned.training import TrainedDynamics
 from mbrl.cli.choices import choice, choices_of, model_kinds
 from mbrl.cli.logs import Preparation, Reading
-from mbrl.cli.runs import new_folder, opened_run
+from mbrl.cli.runs import opened_run
 
 KINDS = model_kinds()
 CHOICES = choices_of("model", KINDS)
@@ -36,8 +36,8 @@ class Options:
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")]
     """Logs: files, folders, Minari datasets or patterns in quotes."""
-    run: Path = field(default_factory=lambda: new_folder("fit"))
-    """Run folder."""
+    run: Path | None = None
+    """Run folder; runs/fit-DATE-TIME by default."""
     seed: int = 0
     """Of the split, the weights and the minibatches."""
     test_fraction: float = 0.15

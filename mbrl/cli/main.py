@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -45,13 +46,12 @@ def main(args: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return complain("mbrl", f"there is no command {name!r}; {hint}there is {', '.join(COMMANDS)}")
-    options = None
     try:
         command = command_module(name)
         options = parse(command, name, args[1:])
         command.run(options)
-    except KeyboardInterrupt:
-        return complain(f"mbrl {name}", interrupted(args, options), status=130)
+    except KeyboardInterrupt as stop:
+        return complain(f"mbrl {name}", interrupted(args, *stop.args), status=130)
     except SystemExit:  # tyro has shown its help
         return 0
     except Exception as error:
@@ -131,14 +131,14 @@ def complain(who: str, text: str, *, status: int = 2) -> int:
     return status
 
 
-def interrupted(args: Sequence[str], options: Any) -> str:
-    """What to say after Ctrl-C: how to go on, where there is a run folder to go on in."""
-    run = getattr(options, "run", None)
-    if run is None or not (run / "config.json").exists():
+def interrupted(args: Sequence[str], folder: Path | None = None) -> str:
+    """What to say after Ctrl-C: how to go on in a run folder, or to start again there without a checkpoint."""
+    if folder is None or not (folder / "config.json").exists():
         return "interrupted"
     given = any(arg == "--run" or arg.startswith("--run=") for arg in args)
-    again = [*args, *(() if given else ("--run", str(run)))]
-    return f"interrupted; to go on: mbrl {shlex.join(again)}"
+    again = shlex.join([*args, *(() if given else ("--run", str(folder)))])
+    goes_on = any((folder / name).exists() for name in ("fit.pt", "trainer.pt"))
+    return f"interrupted; {'to go on' if goes_on else 'to start it again'}: mbrl {again}"
 
 
 def is_for_the_user(error: Exception) -> bool:

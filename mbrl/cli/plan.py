@@ -18,7 +18,7 @@ import torch
 import mbrl
 from dynamics import LearnedDynamics, Trajectory, write_trajectories
 from mbrl.cli.actors import CHOICES, AnyPlanner, one_thread, read_model
-from mbrl.cli.runs import new_folder, opened_run
+from mbrl.cli.runs import opened_run
 from mbrl.cli.tasks import TaskName, find_task
 from mbrl.plots import (
     Picture,
@@ -46,8 +46,8 @@ class Options:
 
     task: TaskName
     """Name of the task, see mbrl tasks."""
-    run: Path = field(default_factory=lambda: new_folder("plan"))
-    """Run folder."""
+    run: Path | None = None
+    """Run folder; runs/plan-DATE-TIME by default."""
     model: Path | None = None
     """Model to plan on: the run folder of a fit, or its model.safetensors; the simulation itself by default."""
     mpc: bool = False
