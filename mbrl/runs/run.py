@@ -185,9 +185,12 @@ def _check_resumable(run: Run, asked: Any, resume: Resume) -> None:
         raise RunError(f"{run.folder / 'config.json'} is not readable JSON ({error}); {fix}") from error
     found = differences(before, asked)
     if found:
+        found = [
+            one for one in found if one[0] == "command"
+        ] or found  # another command differs in everything else, too
         raise RunError(
-            f"the run at {run.folder} was started with another config; resume it with the same one, or choose another path:\n"
-            + "\n".join(f"  {key}: {there} there, {now} now" for key, there, now in found)
+            f"the run at {run.folder} was started with another config; resume it with the same one, or choose another path: "
+            + "; ".join(f"{key} was {there}, now {now}" for key, there, now in found)
         )
 
 
