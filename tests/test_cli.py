@@ -5,6 +5,7 @@ import json
 import os
 import pkgutil
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -313,6 +314,25 @@ def test_report_puts_runs_on_a_page(room, tmp_path, mbrl_says):
     assert (status, err) == (2, f"mbrl report: {tmp_path / 'nowhere'} is no run folder: there is no such folder\n")
 
 
+def test_a_report_from_within_a_run_leaves_the_page_of_the_run(room, tmp_path, monkeypatch, mbrl_says):
+    folder = tmp_path / "ridge"
+    shutil.copytree(room / "ridge", folder)
+    before = (folder / "report.html").read_bytes()
+    monkeypatch.chdir(folder)
+    assert mbrl_says("report", ".") == (0, "report on 1 run: comparison.html\n", "")
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_commands_leave_torch_its_threads(mbrl_says):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert mbrl_says("eval", "PendulumSwingUp", "--policy", "random", "--episodes", "1")[0] == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def viewed(monkeypatch):
     """What mbrl view would show; the page itself is the viewer's business."""
@@ -375,6 +395,8 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
         (["fit", "LOGS", "--model", "forest"], "--model knows no 'forest'; there is ensemble, linear, mlp"),
         (["fit", "LOGS", "--angles", "angel", "--run", "new"], "no column is called 'angel'"),
         (["fit", "LOGS", "--model", "linear", "--training.steps", "7", "--run", "new"], "takes no training settings"),
+        (["fit", "LOGS", "--horizons", "0", "--run", "new"], "horizons"),
+        (["fit", "LOGS", "--test-fraction", "2", "--run", "new"], "test_fraction must be in (0, 1)"),
         (["fit", "short.npz", "--run", "new"], "need at least 3 trajectories"),
         (["fit", "LOGS", "--run", "RUN"], "is finished (summary.json)"),
         (["fit", "LOGS", "--run", "."], "exists and is not a run"),
@@ -388,9 +410,37 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
         (["plan", "PendulumSwingUp", "--model", "."], "there is no model.safetensors in .: it is no run folder"),
         (["plan", "PendulumSwingUp", "--planner", "icme"], "--planner knows no 'icme'; did you mean icem?"),
         (["plan", "PendulumSwingUp", "--planner", "lqr"], "LQR cannot honor: control_limits"),
-        (["plan", "PendulumSwingUp", "--run", "RUN", *QUICK_PLANNER], "was started with another config"),
+        (["plan", "PendulumSwingUp", "--run", "RUN", *QUICK_PLANNER], "another path: command was 'eval', now 'plan'"),
         (["eval", "Pendulum"], "there is no task 'Pendulum'; nearest: PendulumSwingUp"),
-        (["eval", "PendulumSwingUp", "--policy", "random", "--model", "RUN"], "--policy acts without a model"),
+        (
+            ["eval", "PendulumSwingUp", "--policy", "random", "--model", "RUN"],
+            "--model would be ignored: --policy random",
+        ),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--horizon", "3"], "--horizon would be ignored"),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--planner", "mppi"], "--planner would be ignored"),
+        (["plan", "PendulumSwingUp", "--seconds", "3", "--run", "new"], "--seconds would be ignored: without --mpc"),
+        (
+            ["collect", "PendulumSwingUp", "--out", "a-v0", "--actor", "random", "--scale", "7"],
+            "--scale would be ignored",
+        ),
+        (["view", "PendulumSwingUp", "--policy", "random", "--model", "RUN"], "--model would be ignored: --policy"),
+        (
+            ["view", "PendulumSwingUp", "--task", "CartPoleSwingUp"],
+            "--task would be ignored: PendulumSwingUp is a task",
+        ),
+        (["view", "PendulumSwingUp", "--observations", "x"], "--observations would be ignored: PendulumSwingUp is a"),
+        (["view", "LOGS", "--policy", "random"], "--policy would be ignored"),
+        (["view", "LOGS", "--planner", "mppi"], "--planner would be ignored"),
+        (["view", "LOGS", "--backend", "torch"], "--backend would be ignored: logs are shown in the scene of a task"),
+        (["plan", "PendulumSwingUp", "--mpc", "--seconds", "nan", "--run", "new"], "--seconds takes a positive number"),
+        (["plan", "PendulumSwingUp", "--mpc", "--seconds", "inf", "--run", "new"], "--seconds takes a positive number"),
+        (["plan", "PendulumSwingUp", "--mpc", "--seconds", "-1", "--run", "new"], "--seconds takes a positive number"),
+        (
+            ["plan", "PendulumSwingUp", "--seed", "99999999999999999999999", "--run", "new"],
+            "--seed takes an integer in",
+        ),
+        (["fit", "LOGS", "--seed", "-1", "--run", "new"], "--seed takes an integer in 0..9223372036854775807, got -1"),
+        (["report", "RUN", "--out", "RUN/report.html"], "is the page that the run itself leaves; choose another name"),
         (["eval", "PendulumSwingUp", "--video", "a.avi"], "a video is written as .mp4"),
         (["eval", "PendulumSwingUp", "--episodes", "0"], "episodes and steps must be at least 1"),
         (["eval", "PendulumSwingUp", "--policy", "random", "--episodes", "0", "--run", "new"], "must be at least 1"),
@@ -427,11 +477,12 @@ def test_bad_input_is_one_line_and_status_2(args, sentence, room, tmp_path, monk
         Path("other/summary.json").unlink()
         args = ["other" if arg == "RUN" else arg for arg in args]
     names = {"LOGS": str(room / "logs.npz"), "RUN": str(room / "ensemble")}
-    status, _, err = mbrl_says(*(names.get(arg, arg) for arg in args))
+    status, out, err = mbrl_says(*(arg.replace("RUN", names["RUN"]).replace("LOGS", names["LOGS"]) for arg in args))
     assert status == 2
     assert sentence in err
     assert err.startswith("mbrl")
     assert err.count("\n") == 1
+    assert "run folder" not in out  # which would not be there
     assert not Path("new").exists()  # the next try is a new run and not another config
 
 
@@ -493,6 +544,7 @@ def test_what_is_a_sentence_to_the_user_and_what_a_bug():
     assert is_for_the_user(caught(load, "nowhere.safetensors"))
     assert is_for_the_user(caught(Trajectory, np.zeros(3), np.zeros(2)))
     assert is_for_the_user(caught(Path("nowhere").read_text))
+    assert not is_for_the_user(caught(FutureSampling().plan, None, None, None))  # what is not implemented
     assert not is_for_the_user(caught(Trajectory))  # a call that does not fit, raised by Python
     assert not is_for_the_user(caught(torch.zeros(2).reshape, 3))  # raised by torch
     assert not is_for_the_user(caught(choices.option_name, 3))  # raised by re
@@ -543,6 +595,16 @@ def test_as_a_process(tmp_path):
     done = subprocess.run(wanted, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     line = "mbrl report: nowhere is no run folder: there is no such folder\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
+@pytest.mark.parametrize("args", [["plan", "--help"], ["--help"]])
+def test_a_reader_that_has_seen_enough_is_no_bad_input(args, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    wanted = [sys.executable, "-W", "error", "-m", "mbrl", *args]
+    done = subprocess.run(wanted, cwd=tmp_path, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import mbrl
-from mbrl.cli.actors import CHOICES, AnyPlanner, Policy, one_thread, policy, read_model
-from mbrl.cli.runs import opened_run
+from mbrl.cli.actors import CHOICES, PLANNING, AnyPlanner, Policy, one_thread, policy, read_model
+from mbrl.cli.runs import opened_run, refuse
 from mbrl.cli.tasks import TaskName, find_task
 from planners import ICEM, MPC
 
@@ -50,11 +50,11 @@ class Options:
     """What is measured, --planner NAME."""
 
 
+@one_thread()
 def run(options: Options) -> None:
     """Act, summarize, keep, film."""
-    if options.policy is not None and options.model is not None:
-        raise ValueError("--policy acts without a model; leave out --model, or --policy to plan on the model")
-    one_thread()
+    if options.policy is not None:
+        refuse(options, PLANNING, f"--policy {options.policy} does not plan")
     task, model = find_task(options.task, options.backend), read_model(options.model)
     if options.policy is None:
         actor: Any = MPC(task.problem(model, options.horizon), options.planner)

@@ -8,7 +8,9 @@ The run folder holds the model, the metrics and a page to look at. After Ctrl-C 
 """  # noqa: E501 (an example is one line to copy)
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +60,7 @@ def run(options: Options) -> None:
     logs = options.preparation.apply(options.reading.trajectories(options.paths, options.preparation.repairs()))
     model = options.model.build(logs, angles=options.preparation.angles, seed=options.seed)
     with opened_run("fit", options) as run:
-        sys.stdout.write(f"{summarize(logs)}\nrun folder: {run.folder}\n")
+        sys.stdout.write(f"{summarize(logs)}\n")
         report = fit(
             model,
             logs,
@@ -66,15 +68,20 @@ def run(options: Options) -> None:
             validation_fraction=options.validation_fraction,
             horizons=options.horizons,
             seed=options.seed,
-            on_validation=lambda record: run.log(
-                int(record["step"]), **{"fit/loss": record["loss"], "fit/error": record["error"]}
-            ),
+            on_validation=partial(_log, run),
             **_gradient_options(options, model, run),
         )
         run.save_model(model)
         write_page(run, logs, model, report)
         run.finish({**headline(report), "fit": report.to_dict()})
         sys.stdout.write(f"{report}\nmodel: {run.path('model.safetensors')}\nreport: {run.path('report.html')}\n")
+
+
+def _log(run: mbrl.Run, record: Mapping[str, float]) -> None:
+    """A row of metrics; before the first, that the options have passed and where the run is."""
+    if not (run.folder / "metrics.csv").exists():
+        sys.stdout.write(f"run folder: {run.folder}\n")
+    run.log(int(record["step"]), **{"fit/loss": record["loss"], "fit/error": record["error"]})
 
 
 def _gradient_options(options: Options, model: LearnedDynamics, run: mbrl.Run) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import difflib
 import dis
 import importlib
 import io
+import os
 import re
 import shlex
 import sys
@@ -28,6 +29,8 @@ COMMANDS = {
     "view": "look at logs, or at a planner while it runs, in the browser",
 }
 
+LARGEST_SEED = 2**63 - 1
+
 PACKAGES = ("dynamics", "planners", "mbrl")
 
 
@@ -37,7 +40,17 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: the arguments after ``mbrl``; those of the process by default.
     """
-    args = list(sys.argv[1:] if args is None else args)
+    try:
+        status = answer(list(sys.argv[1:] if args is None else args))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in mbrl plan --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        return 141  # as of other programs
+    return status
+
+
+def answer(args: list[str]) -> int:
+    """The exit status of a command, which has said what there is to say."""
     if not args or args[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0
@@ -54,6 +67,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return complain(f"mbrl {name}", interrupted(args, *stop.args), status=130)
     except SystemExit:  # tyro has shown its help
         return 0
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if not is_for_the_user(error):
             raise
@@ -80,7 +95,7 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
+            options = tyro.cli(
                 command.Options,
                 prog=f"mbrl {name}",
                 description=command.__doc__,
@@ -92,6 +107,9 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
         if not end.code:
             raise
         raise ValueError(f"{sentence(said.getvalue())} (mbrl {name} --help lists all options)") from None
+    if not 0 <= getattr(options, "seed", 0) <= LARGEST_SEED:
+        raise ValueError(f"--seed takes an integer in 0..{LARGEST_SEED}, got {options.seed}")
+    return options
 
 
 def sentence(box: str) -> str:
@@ -145,6 +163,8 @@ def is_for_the_user(error: Exception) -> bool:
     """Whether an error says what is wrong with the input: the system about files, or the library by ``raise``."""
     if isinstance(error, OSError):
         return True
+    if isinstance(error, AssertionError | NotImplementedError):
+        return False
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

@@ -1,7 +1,7 @@
-"""What commands that write run folders share."""
+"""What commands share: run folders, and no option that is ignored."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,14 @@ def asked(command: str, options: Any) -> dict[str, Any]:
     """What goes into ``config.json``: everything but the place of the run, so that it can be moved and still go on."""
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     return {"command": command, **{name: value for name, value in fields.items() if name != "run"}}
+
+
+def refuse(options: Any, names: Sequence[str], why: str) -> None:
+    """Raise ValueError for options that are not at their defaults and would be ignored."""
+    for field in dataclasses.fields(options):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.name in names and getattr(options, field.name) != default:
+            raise ValueError(f"--{field.name.replace('_', '-')} would be ignored: {why}")
 
 
 @contextmanager

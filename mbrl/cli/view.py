@@ -8,7 +8,7 @@ The page is served until Ctrl-C. It takes viser: pip install "mbrl-control[view]
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +17,9 @@ import tyro
 
 import mbrl
 from dynamics import Trajectory
-from mbrl.cli.actors import CHOICES, AnyPlanner, Policy, one_thread, policy, read_model
+from mbrl.cli.actors import CHOICES, PLANNING, AnyPlanner, Policy, one_thread, policy, read_model
 from mbrl.cli.logs import Reading
+from mbrl.cli.runs import refuse
 from mbrl.cli.tasks import find_task, is_task
 from planners import ICEM, MPC
 
@@ -54,21 +55,34 @@ class Options:
     """What runs, --planner NAME."""
 
 
+@one_thread()
 def run(options: Options) -> None:
     """Serve the page until Ctrl-C."""
     from mbrl.viewer import view_control, view_trajectory
 
     served = {"host": options.host, "port": options.port, "speed": options.speed}
     if len(options.what) == 1 and is_task(options.what[0]) and not Path(options.what[0]).exists():
-        one_thread()
+        _refuse_options_of_logs(options)
         task = find_task(options.what[0], options.backend)
         generator = torch.Generator().manual_seed(options.seed)
         view_control(task, _actor(task, options), generator=generator, **served)
     else:
+        running = ["policy", *PLANNING, "seed"]
+        refuse(options, running, f"{' '.join(options.what)} is no task, and nothing runs where logs are shown")
         episodes, name = _recorded(options)
+        if name is None:
+            refuse(options, ["backend"], "logs are shown in the scene of a task, --task")
         task = None if name is None else find_task(name, options.backend)
         view_trajectory(episodes, task, **served)
     sys.stdout.write("closed\n")
+
+
+def _refuse_options_of_logs(options: Options) -> None:
+    why = f"{options.what[0]} is a task, and no logs are read"
+    refuse(options, ["task"], why)
+    refuse(options.reading, [field.name for field in fields(Reading)], why)
+    if options.policy is not None:
+        refuse(options, PLANNING, f"--policy {options.policy} does not plan")
 
 
 def _actor(task: mbrl.Task, options: Options) -> Any:
