@@ -99,7 +99,15 @@ def test_help_has_examples_and_they_parse(name, mbrl_says):
 def test_the_help_of_a_choice_has_its_options(mbrl_says):
     _, out, _ = mbrl_says("plan", "--planner", "LQR", "--help")
     assert "--planner.tolerance" in out
-    assert "--planner.num-samples" not in out
+    assert "--planner.num-samples" not in out.partition("usage: ")[2]
+    assert "    mbrl plan PendulumSwingUp --mpc" in out  # what the command does and its examples stay
+
+
+@pytest.mark.parametrize("args", [["plan"], ["eval"], ["view"], ["plan", "--planner", "mppi"]])
+def test_the_help_lists_the_choices_below_a_planner(args, mbrl_says):
+    _, out, _ = mbrl_says(*args, "--help")
+    assert "--planner.noise colored-noise|knot-noise|white-noise\n" in "\n".join(map(str.rstrip, out.splitlines()))
+    assert "--planner.risk cvar|epistemic-penalty|expectation|worst-case" in out
 
 
 # What the commands do
@@ -409,6 +417,13 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
         (["plan", "PendulumSwingUp", "--model", "nowhere"], "no model at nowhere"),
         (["plan", "PendulumSwingUp", "--model", "."], "there is no model.safetensors in .: it is no run folder"),
         (["plan", "PendulumSwingUp", "--planner", "icme"], "--planner knows no 'icme'; did you mean icem?"),
+        (["plan", "PendulumSwingUp", "--planner"], "--planner takes a name; there is cem, icem, lqr"),
+        (["plan", "PendulumSwingUp", "--planner", "--mpc"], "--planner takes a name; there is cem, icem, lqr"),
+        (["plan", "PendulumSwingUp", "--planner", "cem", "--planner=mppi"], "--planner is given twice"),
+        (
+            ["plan", "PendulumSwingUp", "--planner.noise", "white-noise", "--planner", "lqr"],
+            "--planner lqr has no --planner.noise; it is an option of cem, icem, mppi",
+        ),
         (["plan", "PendulumSwingUp", "--planner", "lqr"], "LQR cannot honor: control_limits"),
         (["plan", "PendulumSwingUp", "--run", "RUN", *QUICK_PLANNER], "another path: command was 'eval', now 'plan'"),
         (["eval", "Pendulum"], "there is no task 'Pendulum'; nearest: PendulumSwingUp"),
@@ -509,6 +524,10 @@ def test_a_run_without_a_model_says_whether_it_has_ended(tmp_path, mbrl_says):
             "Error parsing planner: num_elites must be an integer in 1..num_samples=5, got 10",
         ),
         (["--planner.num-samples", "2.5"], "--planner.num-samples: invalid literal for int() with base 10: '2.5'"),
+        (
+            ["--planner.noise.knots", "3"],
+            "options: --planner.noise.knots 3; --planner.noise.knots is an option of another --planner.noise (",
+        ),
         (["--seconds"], "--seconds"),
         (["more"], "more"),
     ],
@@ -720,8 +739,8 @@ def parsed(*args):
 
 
 def test_a_new_planner_appears_with_its_choices_and_without_its_functions(capsys):
-    assert Future.CHOICES["planner"] == ["icem", "future-sampling"]
-    assert Future.CHOICES["planner.wobble"] == ["knot-wobble", "no-wobble"]
+    assert list(Future.CHOICES["planner"]) == ["icem", "future-sampling"]
+    assert list(Future.CHOICES["planner.wobble"]) == ["knot-wobble", "no-wobble"]
     assert parsed("a", "b").planner == ICEM()
     assert parsed("a", "b", "--planner.num-samples", "30") == Options(("a", "b"), ICEM(num_samples=30))
     assert parsed("a", "--planner", "FutureSampling", "--planner.level", "0.25").planner == FutureSampling(level=0.25)
@@ -769,4 +788,4 @@ def test_every_planner_and_model_of_the_packages_can_be_chosen():
     assert names == {choices.option_name(name.removesuffix("Model")) for name in dynamics.learned.__all__} - {
         "learned-dynamics"
     }
-    assert actors.CHOICES["planner"][0] in {choices.option_name(name) for name in planners.__all__}
+    assert set(actors.CHOICES["planner"]) <= {choices.option_name(name) for name in planners.__all__}

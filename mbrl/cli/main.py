@@ -92,14 +92,19 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
 
     from mbrl.cli.choices import chosen, registry
 
+    choices = getattr(command, "CHOICES", {})
+    chosen_ones, others = chosen(args, choices)
+    text = "\n".join([command.__doc__ or "", *(f"--{path} {'|'.join(names)}" for path, names in choices.items())])
+    if chosen_ones and {"-h", "--help"} & set(others):  # tyro's help is that of the choice only
+        sys.stdout.write(f"{text}\n\n")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             options = tyro.cli(
                 command.Options,
                 prog=f"mbrl {name}",
-                description=command.__doc__,
-                args=chosen(args, getattr(command, "CHOICES", {})),
+                description=text,
+                args=[*chosen_ones, *others],
                 config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed, tyro.conf.FlagCreatePairsOff),
                 registry=registry(),
             )
@@ -119,10 +124,16 @@ def sentence(box: str) -> str:
     first, *others = [
         part.strip() for part in re.split(r"^[\u2500-]+$", parts, flags=re.MULTILINE) if part.strip()
     ] or ["cannot be read"]
+    first = " ".join(first.split())
     if not first.startswith("Unrecognized"):
-        return " ".join(first.split())
-    meant = [option for option in re.findall(r"^--\w\S*", "\n".join(others), re.MULTILINE) if option != "--help"]
-    return " ".join(first.split()) + (f"; did you mean {' or '.join(dict.fromkeys(meant))}?" if meant else "")
+        return first
+    first = re.sub(r" \(applied to [^)]*\)| Arguments are applied to .*", "", first)
+    near = dict.fromkeys(re.findall(r"^--\w\S*", "\n".join(others), re.MULTILINE))
+    for option in near:
+        if option in first.split():  # it exists, but not beside what has been chosen
+            return f"{first}; {option} is an option of another {option.rpartition('.')[0]}"
+    meant = [option for option in near if option != "--help"]
+    return first + (f"; did you mean {' or '.join(meant)}?" if meant else "")
 
 
 def overview() -> str:
