@@ -471,6 +471,8 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
             ["collect", "PendulumSwingUp", "--out", "a-v0", "--initial-lower", "0", "--initial-upper", "1"],
             "initial_states",
         ),
+        (["view", "PendulumSwing"], "'PendulumSwing'. Nearest task: PendulumSwingUp"),
+        (["audit", "nothere*"], "Nothing matches 'nothere*'"),
         (["report", "nowhere"], "nowhere is no run folder: there is no such folder"),
         (["report", "table.csv"], "is no run folder"),
     ],
@@ -624,6 +626,23 @@ def test_a_reader_that_has_seen_enough_is_no_bad_input(args, tmp_path):
     done = subprocess.run(wanted, cwd=tmp_path, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_ctrl_c_while_the_packages_are_imported():
+    code = """
+import sys
+import mbrl_command
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+sys.exit(mbrl_command.main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mbrl: interrupted\n")
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from dynamics import Trajectory
 from mbrl.cli.actors import CHOICES, PLANNING, AnyPlanner, Policy, one_thread, policy, read_model
 from mbrl.cli.logs import Reading
 from mbrl.cli.runs import refuse
-from mbrl.cli.tasks import find_task, is_task
+from mbrl.cli.tasks import find_task, is_task, nearest
 from planners import ICEM, MPC
 
 __all__ = ["CHOICES", "Options", "run"]
@@ -94,7 +94,11 @@ def _actor(task: mbrl.Task, options: Options) -> Any:
 def _recorded(options: Options) -> tuple[list[Trajectory], str | None]:
     """The trajectories to show, and the name of their task where it is known."""
     if not (len(options.what) == 1 and (Path(options.what[0]) / "config.json").exists()):
-        return options.reading.trajectories(options.what, ()), options.task
+        try:
+            return options.reading.trajectories(options.what, ()), options.task
+        except FileNotFoundError as error:
+            near = nearest(options.what[0])[:1]
+            raise FileNotFoundError(f"{error}{f' Nearest task: {near[0]}' if near else ''}") from None
     record = mbrl.read_run(options.what[0])
     episode = record.folder / "episode.npz"
     if not episode.exists():
