@@ -355,6 +355,7 @@ def test_pictures_and_videos_come_along_unless_they_are_damaged_or_huge(tmp_path
     mbrl.plots.save_figure(figure, run.path("figures/loss_curve.png"))
     write_video(run.path("episode.mp4"), [np.zeros((32, 32, 3), np.uint8)] * 3, 10.0)
     run.path("figures/torn.png").write_bytes(b"\x89PN")
+    run.path("figures/half.png").write_bytes(run.path("figures/loss_curve.png").read_bytes()[:-20])
     run.path("empty.mp4").touch()
     run.path("notes.txt").touch()
     sections, problems = run_sections([read_run(run.folder)])
@@ -363,6 +364,7 @@ def test_pictures_and_videos_come_along_unless_they_are_damaged_or_huge(tmp_path
     assert isinstance(media["a: episode"], Video)
     assert problems == [
         f"{run.folder}: empty.mp4 is left out (it is not a whole mp4 file)",
+        f"{run.folder}: figures/half.png is left out (it is not a whole png file)",
         f"{run.folder}: figures/torn.png is left out (it is not a whole png file)",
     ]
     monkeypatch.setattr(mbrl.plots.run_comparison, "LARGEST_FILE", 100)

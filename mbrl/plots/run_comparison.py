@@ -22,6 +22,8 @@ LONGEST_VALUE = 100
 
 SIGNATURES = {".png": (0, b"\x89PNG\r\n\x1a\n"), ".mp4": (4, b"ftyp")}
 
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
 Media = list[tuple[RunRecord, Path]]
 
 
@@ -194,16 +196,23 @@ def _media(records: Sequence[RunRecord]) -> tuple[Media, list[str]]:
     for record in records:
         for path in sorted(p for p in record.folder.rglob("*") if p.suffix in SIGNATURES and p.is_file()):
             name, size = path.relative_to(record.folder), path.stat().st_size
-            start, signature = SIGNATURES[path.suffix]
-            with path.open("rb") as file:
-                head = file.read(start + len(signature))
-            if head[start:] != signature:
+            if not _is_whole(path):
                 problems.append(f"{record.folder}: {name} is left out (it is not a whole {path.suffix[1:]} file)")
             elif size > LARGEST_FILE:
                 problems.append(f"{record.folder}: {name} is left out (it has {size / 1e6:.0f} MB)")
             else:
                 media.append((record, path))
     return media, problems
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file begins, and a PNG also ends, as its format says; of the rest a browser makes the best."""
+    start, signature = SIGNATURES[path.suffix]
+    with path.open("rb") as file:
+        if file.read(start + len(signature))[start:] != signature:
+            return False
+        file.seek(max(path.stat().st_size - len(PNG_END), 0))
+        return path.suffix != ".png" or file.read() == PNG_END
 
 
 def _scalars(summary: Mapping[str, Any]) -> dict[str, float | bool]:
