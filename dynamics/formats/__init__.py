@@ -117,8 +117,6 @@ def _detect(path: PathLike) -> str:
     if minari.data_folder(path) is not None:
         return "minari"
     if glob.has_magic(os.fspath(path)) and not Path(path).exists():
-        if not glob.glob(os.fspath(path)):
-            raise FileNotFoundError(f"Nothing matches {os.fspath(path)!r}.")
         return "csv"
     if not Path(path).exists():
         raise FileNotFoundError(f"There is no file, folder or Minari dataset {os.fspath(path)!r}.")
