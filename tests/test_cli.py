@@ -103,6 +103,18 @@ def test_the_help_of_a_choice_has_its_options(mbrl_says):
     assert "    mbrl plan PendulumSwingUp --mpc" in out  # what the command does and its examples stay
 
 
+@pytest.mark.parametrize("name", ["fit", "plan"])
+def test_the_help_has_no_markup(name, mbrl_says):
+    _, out, _ = mbrl_says(name, "--help")
+    assert not set(out) & set("\\`")
+
+
+@pytest.mark.parametrize("name", ["audit", "fit", "report", "view"])
+def test_what_is_required_has_no_default(name, mbrl_says):
+    positional = mbrl_says(name, "--help")[1].partition("positional arguments")[2][:900]
+    assert "(required)" in positional
+
+
 @pytest.mark.parametrize("args", [["plan"], ["eval"], ["view"], ["plan", "--planner", "mppi"]])
 def test_the_help_lists_the_choices_below_a_planner(args, mbrl_says):
     _, out, _ = mbrl_says(*args, "--help")
@@ -472,7 +484,7 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
             "initial_states",
         ),
         (["view", "PendulumSwing"], "'PendulumSwing'. Nearest task: PendulumSwingUp"),
-        (["audit", "nothere*"], "Nothing matches 'nothere*'"),
+        (["audit", "nothere*"], "nothere*: holds nothing that matches"),
         (["report", "nowhere"], "nowhere is no run folder: there is no such folder"),
         (["report", "table.csv"], "is no run folder"),
     ],

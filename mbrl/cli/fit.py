@@ -36,7 +36,9 @@ else:
 class Options:
     """Options of ``mbrl fit``."""
 
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")]
+    paths: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]", help_behavior_hint="(required)")
+    ]
     """Logs: files, folders, Minari datasets or patterns in quotes."""
     run: Path | None = None
     """Run folder; runs/fit-DATE-TIME by default."""

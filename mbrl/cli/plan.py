@@ -62,7 +62,7 @@ class Options:
     backend: str | None = None
     """Simulator, where the task has several."""
     video: bool = True
-    """Film the simulation; --no-video leaves it out."""
+    """Film the simulation, or not with --no-video."""
     planner: AnyPlanner = field(default_factory=ICEM)
     """How it is planned, --planner NAME."""
 

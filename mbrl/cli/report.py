@@ -21,7 +21,9 @@ import mbrl
 class Options:
     """Options of ``mbrl report``."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
+    ]
     """Run folders, or folders of them."""
     out: Path = Path("comparison.html")
     """The page."""

@@ -30,7 +30,11 @@ __all__ = ["CHOICES", "Options", "run"]
 class Options:
     """Options of ``mbrl view``."""
 
-    what: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK | RUN | PATH [PATH ...]")]
+    what: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="TASK | RUN | PATH [PATH ...]", help_behavior_hint="(required)"),
+    ]
     """A task to run something on, the run folder of mbrl plan, or logs."""
     task: str | None = None
     """Task that the logs are of, whose scene is shown; a run folder says it itself."""
