@@ -339,6 +339,24 @@ def test_one_run_shows_its_settings_and_nothing_is_compared(tmp_path):
     assert len(cells(sections, "Results")) == 1
 
 
+def test_settings_that_were_not_given_are_not_shown(tmp_path):
+    wanted = {"class": "Options", "units": [], "names": {}, "dt": None, "text": "", "zero": 0, "off": False}
+    run = open_run(tmp_path / "a", config=wanted)
+    (table,) = cells(run_sections([read_run(run.folder)])[0], "Settings")
+    assert table[1:] == [["off", "False"], ["zero", "0"]]
+    other = open_run(tmp_path / "b", config={"dt": None, "zero": 1})
+    (table,) = cells(run_sections([read_run(one.folder) for one in (run, other)])[0], "Settings")
+    assert table[1:] == [["off", "False", ""], ["zero", "0", "1"]]
+
+
+def test_words_are_aligned_left_and_numbers_right(tmp_path):
+    page = html_report(tmp_path / "page.html", "T", [Table(["x", "y", "z"], [["a", "-1.5", "ICEM"], ["b", "nan", ""]])])
+    text = page.read_text()
+    assert '<td>-1.5</td><td class="words">ICEM</td>' in text
+    assert '<th scope="col">y</th><th scope="col" class="words">z</th>' in text
+    assert "<th" in html_report(tmp_path / "empty.html", "T", [Table(["x"], [])]).read_text()
+
+
 def test_a_run_that_logged_nothing(tmp_path):
     open_run(tmp_path, config={})
     sections, problems = run_sections([read_run(tmp_path)])

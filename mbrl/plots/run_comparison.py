@@ -151,13 +151,18 @@ def _actors_in_words(evaluations: Sequence[Mapping[str, str]]) -> dict[tuple[str
 
 
 def _settings(groups: Sequence[RunGroup]) -> Iterator[Section]:
-    keys = differing(groups)
+    keys = [key for key in differing(groups) if not _says_nothing(key, *(group.settings.get(key) for group in groups))]
     if keys:
         rows = [[key, *(_short(group.settings.get(key, "")) for group in groups)] for key in keys]
         yield Table(["setting", *(group.label for group in groups)], rows, "What differs in config.json.", "Settings")
     else:
-        rows = [[key, _short(value)] for key, value in groups[0].settings.items()]
+        rows = [[key, _short(v)] for key, v in groups[0].settings.items() if not _says_nothing(key, v)]
         yield Table(["setting", "value"], rows, "config.json, without seeds.", "Settings")
+
+
+def _says_nothing(key: str, *values: str | None) -> bool:
+    """Options that were not given in any run, and the class of the options."""
+    return key == "class" or all(value in (None, "None", "''", "[]", "{}") for value in values)
 
 
 def _short(value: str) -> str:
