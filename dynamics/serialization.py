@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 
 from dynamics import learned
 from dynamics.learned.base import LearnedDynamics
@@ -33,10 +33,19 @@ def save(model: LearnedDynamics, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": FORMAT, "class": type(model).__name__, "config": json.dumps(model.config())}
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial, metadata)
+    partial.write_bytes(_with_sorted_header(serialized(tensors, metadata)))  # with the permissions of any new file
     os.replace(partial, path)
     return path
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same file with its header in order: safetensors shuffles the metadata, and equal models shall be equal files."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # the tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def load(path: str | Path) -> LearnedDynamics:

@@ -26,5 +26,6 @@ def first_sentence(kind: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """Prose without the markup of reStructuredText."""
+    """Prose without the markup of reStructuredText, and formulas as far as letters go."""
+    text = re.sub(r":math:`([^`]*)`", lambda found: re.sub(r"\\(\w+)", r"\1", found[1]), text)
     return re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")

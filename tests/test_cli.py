@@ -5,13 +5,16 @@ import json
 import os
 import pkgutil
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,8 @@ import torch
 import tyro
 
 import mbrl.cli
+import mbrl.cli.runs
+import mbrl.plots
 from dynamics import Pendulum, Trajectory, fit, load, read_trajectories, write_trajectories
 from dynamics.learned.ensemble import Ensemble
 from mbrl import Run, read_run
@@ -26,7 +31,7 @@ from mbrl.cli import actors, choices
 from mbrl.cli import fit as fit_command
 from mbrl.cli.main import COMMANDS, command_module, is_for_the_user, main, overview, parse
 from mbrl.tasks import CONSTRUCTORS
-from planners import ICEM, Planner
+from planners import ICEM, MPC, Planner
 
 TINY = ["--model.members", "2", "--model.hidden", "8", "--training.steps", "40", "--training.evaluate-every", "10"]
 QUICK_PLANNER = ["--planner.num-samples", "12", "--planner.max-iterations", "1", "--backend", "torch"]
@@ -94,7 +99,27 @@ def test_help_has_examples_and_they_parse(name, mbrl_says):
 def test_the_help_of_a_choice_has_its_options(mbrl_says):
     _, out, _ = mbrl_says("plan", "--planner", "LQR", "--help")
     assert "--planner.tolerance" in out
-    assert "--planner.num-samples" not in out
+    assert "--planner.num-samples" not in out.partition("usage: ")[2]
+    assert "    mbrl plan PendulumSwingUp --mpc" in out  # what the command does and its examples stay
+
+
+@pytest.mark.parametrize("name", ["fit", "plan"])
+def test_the_help_has_no_markup(name, mbrl_says):
+    _, out, _ = mbrl_says(name, "--help")
+    assert not set(out) & set("\\`")
+
+
+@pytest.mark.parametrize("name", ["audit", "fit", "report", "view"])
+def test_what_is_required_has_no_default(name, mbrl_says):
+    positional = mbrl_says(name, "--help")[1].partition("positional arguments")[2][:900]
+    assert "(required)" in positional
+
+
+@pytest.mark.parametrize("args", [["plan"], ["eval"], ["view"], ["plan", "--planner", "mppi"]])
+def test_the_help_lists_the_choices_below_a_planner(args, mbrl_says):
+    _, out, _ = mbrl_says(*args, "--help")
+    assert "--planner.noise colored-noise|knot-noise|white-noise\n" in "\n".join(map(str.rstrip, out.splitlines()))
+    assert "--planner.risk cvar|epistemic-penalty|expectation|worst-case" in out
 
 
 # What the commands do
@@ -239,6 +264,10 @@ def test_eval_measures_and_keeps(room, tmp_path, mbrl_says):
         ("ICEM on the model", "0", "2"),
         ("ICEM on the model", "1", "2"),
     ]
+    expected = same_evaluation(load(room / "ensemble" / "model.safetensors"), seed=1)
+    assert rows[1]["returns"].split() == [repr(float(value)) for value in expected]
+    assert json.loads(rows[1]["settings"])["planner"]["num_samples"] == 12
+    assert (json.loads(rows[1]["settings"])["horizon"], json.loads(rows[1]["settings"])["backend"]) == (2, "torch")
     assert f"return {float(rows[1]['iqm']):.4g}" in out
     wanted = ["eval", "PendulumSwingUp", "--backend", "torch", "--policy", "random", "--episodes", 2]
     status, out, _ = mbrl_says(*wanted, "--run", tmp_path / "new")
@@ -247,6 +276,51 @@ def test_eval_measures_and_keeps(room, tmp_path, mbrl_says):
     assert run.summary == {"return": float(run.evaluations[0]["iqm"]), "success_rate": 0.0}
     assert mbrl_says(*wanted, "--run", tmp_path / "new", "--seed", 1)[0] == 0
     assert len(read_run(tmp_path / "new").evaluations) == 2
+
+
+def same_evaluation(model, seed):
+    """The returns that the library finds."""
+    task = mbrl.tasks.pendulum_swing_up(backend="torch")
+    actor: Any = MPC(task.problem(model, 2), ICEM(num_samples=12, max_iterations=1))
+    return mbrl.evaluate(actor, task, episodes=2, generator=torch.Generator().manual_seed(seed)).returns
+
+
+def test_eval_keeps_what_it_measured_where_filming_fails(tmp_path, monkeypatch, mbrl_says):
+    def fails(*args):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(mbrl.plots, "write_task_video", fails)
+    wanted = ["eval", "PendulumSwingUp", "--backend", "torch", "--policy", "random", "--episodes", 1]
+    with pytest.raises(RuntimeError, match="no display"):
+        mbrl_says(*wanted, "--run", tmp_path / "new", "--video", tmp_path / "a.mp4")
+    assert read_run(tmp_path / "new").finished
+    assert len(read_run(tmp_path / "new").evaluations) == 1
+
+
+def test_commands_that_start_in_the_same_second_have_a_folder_each(tmp_path, monkeypatch, mbrl_says):
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mbrl.cli.runs, "datetime", Frozen)
+    wanted = ["plan", "PendulumSwingUp", *QUICK_PLANNER, "--horizon", 20, "--no-video"]
+    assert [mbrl_says(*wanted, "--seed", seed)[0] for seed in (0, 1, 1)] == [0, 0, 0]
+    names = ["plan-20260102-030405", "plan-20260102-030405-2", "plan-20260102-030405-3"]
+    assert sorted(path.name for path in Path("runs").iterdir()) == names
+    first, other, again = (read_trajectories(Path("runs") / name / "episode.npz")[0].controls for name in names)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(other, again)
+
+
+def test_a_plan_at_every_step_depends_on_its_seed(tmp_path, mbrl_says):
+    wanted = ["plan", "PendulumSwingUp", *QUICK_PLANNER, "--mpc", "--seconds", 0.1, "--horizon", 20, "--no-video"]
+    for seed in (0, 1):
+        assert mbrl_says(*wanted, "--seed", seed, "--run", tmp_path / str(seed))[0] == 0
+    first, second = (read_trajectories(tmp_path / str(seed) / "episode.npz")[0] for seed in (0, 1))
+    assert not np.array_equal(first.observations[0], second.observations[0])
+    assert not np.array_equal(first.controls, second.controls)
 
 
 def test_report_puts_runs_on_a_page(room, tmp_path, mbrl_says):
@@ -258,6 +332,25 @@ def test_report_puts_runs_on_a_page(room, tmp_path, mbrl_says):
     assert page.count("data:image/png") == 1 + 4  # the curves, and two figures of each run
     status, _, err = mbrl_says("report", room / "ridge", tmp_path / "nowhere", "--out", tmp_path / "page.html")
     assert (status, err) == (2, f"mbrl report: {tmp_path / 'nowhere'} is no run folder: there is no such folder\n")
+
+
+def test_a_report_from_within_a_run_leaves_the_page_of_the_run(room, tmp_path, monkeypatch, mbrl_says):
+    folder = tmp_path / "ridge"
+    shutil.copytree(room / "ridge", folder)
+    before = (folder / "report.html").read_bytes()
+    monkeypatch.chdir(folder)
+    assert mbrl_says("report", ".") == (0, "report on 1 run: comparison.html\n", "")
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_commands_leave_torch_its_threads(mbrl_says):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert mbrl_says("eval", "PendulumSwingUp", "--policy", "random", "--episodes", "1")[0] == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -322,6 +415,8 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
         (["fit", "LOGS", "--model", "forest"], "--model knows no 'forest'; there is ensemble, linear, mlp"),
         (["fit", "LOGS", "--angles", "angel", "--run", "new"], "no column is called 'angel'"),
         (["fit", "LOGS", "--model", "linear", "--training.steps", "7", "--run", "new"], "takes no training settings"),
+        (["fit", "LOGS", "--horizons", "0", "--run", "new"], "horizons"),
+        (["fit", "LOGS", "--test-fraction", "2", "--run", "new"], "test_fraction must be in (0, 1)"),
         (["fit", "short.npz", "--run", "new"], "need at least 3 trajectories"),
         (["fit", "LOGS", "--run", "RUN"], "is finished (summary.json)"),
         (["fit", "LOGS", "--run", "."], "exists and is not a run"),
@@ -334,12 +429,50 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
         (["plan", "PendulumSwingUp", "--model", "nowhere"], "no model at nowhere"),
         (["plan", "PendulumSwingUp", "--model", "."], "there is no model.safetensors in .: it is no run folder"),
         (["plan", "PendulumSwingUp", "--planner", "icme"], "--planner knows no 'icme'; did you mean icem?"),
+        (["plan", "PendulumSwingUp", "--planner"], "--planner takes a name; there is cem, icem, lqr"),
+        (["plan", "PendulumSwingUp", "--planner", "--mpc"], "--planner takes a name; there is cem, icem, lqr"),
+        (["plan", "PendulumSwingUp", "--planner", "cem", "--planner=mppi"], "--planner is given twice"),
+        (
+            ["plan", "PendulumSwingUp", "--planner.noise", "white-noise", "--planner", "lqr"],
+            "--planner lqr has no --planner.noise; it is an option of cem, icem, mppi",
+        ),
         (["plan", "PendulumSwingUp", "--planner", "lqr"], "LQR cannot honor: control_limits"),
-        (["plan", "PendulumSwingUp", "--run", "RUN", *QUICK_PLANNER], "was started with another config"),
+        (["plan", "PendulumSwingUp", "--run", "RUN", *QUICK_PLANNER], "another path: command was 'eval', now 'plan'"),
         (["eval", "Pendulum"], "there is no task 'Pendulum'; nearest: PendulumSwingUp"),
-        (["eval", "PendulumSwingUp", "--policy", "random", "--model", "RUN"], "--policy acts without a model"),
+        (
+            ["eval", "PendulumSwingUp", "--policy", "random", "--model", "RUN"],
+            "--model would be ignored: --policy random",
+        ),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--horizon", "3"], "--horizon would be ignored"),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--planner", "mppi"], "--planner would be ignored"),
+        (["plan", "PendulumSwingUp", "--seconds", "3", "--run", "new"], "--seconds would be ignored: without --mpc"),
+        (
+            ["collect", "PendulumSwingUp", "--out", "a-v0", "--actor", "random", "--scale", "7"],
+            "--scale would be ignored",
+        ),
+        (["view", "PendulumSwingUp", "--policy", "random", "--model", "RUN"], "--model would be ignored: --policy"),
+        (
+            ["view", "PendulumSwingUp", "--task", "CartPoleSwingUp"],
+            "--task would be ignored: PendulumSwingUp is a task",
+        ),
+        (["view", "PendulumSwingUp", "--observations", "x"], "--observations would be ignored: PendulumSwingUp is a"),
+        (["view", "LOGS", "--policy", "random"], "--policy would be ignored"),
+        (["view", "LOGS", "--planner", "mppi"], "--planner would be ignored"),
+        (["view", "LOGS", "--backend", "torch"], "--backend would be ignored: logs are shown in the scene of a task"),
+        (["plan", "PendulumSwingUp", "--mpc", "--seconds", "nan", "--run", "new"], "--seconds takes a positive number"),
+        (["plan", "PendulumSwingUp", "--mpc", "--seconds", "inf", "--run", "new"], "--seconds takes a positive number"),
+        (["plan", "PendulumSwingUp", "--mpc", "--seconds", "-1", "--run", "new"], "--seconds takes a positive number"),
+        (
+            ["plan", "PendulumSwingUp", "--seed", "99999999999999999999999", "--run", "new"],
+            "--seed takes an integer in",
+        ),
+        (["fit", "LOGS", "--seed", "-1", "--run", "new"], "--seed takes an integer in 0..9223372036854775807, got -1"),
+        (["report", "RUN", "--out", "RUN/report.html"], "is the page that the run itself leaves; choose another name"),
         (["eval", "PendulumSwingUp", "--video", "a.avi"], "a video is written as .mp4"),
         (["eval", "PendulumSwingUp", "--episodes", "0"], "episodes and steps must be at least 1"),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--episodes", "0", "--run", "new"], "must be at least 1"),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--run", "new", "--video", "."], "--video . is"),
+        (["eval", "PendulumSwingUp", "--policy", "random", "--run", "new", "--video", "table.csv/a.mp4"], "table.csv"),
         (["collect", "PendulumSwingUp", "--out", "a.csv"], "logs are written as .npz"),
         (["collect", "PendulumSwingUp", "--out", "logs"], "is called NAME-v0, with a version, got --out logs"),
         (["audit"], "No logs to audit"),
@@ -350,6 +483,8 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
             ["collect", "PendulumSwingUp", "--out", "a-v0", "--initial-lower", "0", "--initial-upper", "1"],
             "initial_states",
         ),
+        (["view", "PendulumSwing"], "'PendulumSwing'. Nearest task: PendulumSwingUp"),
+        (["audit", "nothere*"], "nothere*: holds nothing that matches"),
         (["report", "nowhere"], "nowhere is no run folder: there is no such folder"),
         (["report", "table.csv"], "is no run folder"),
     ],
@@ -371,11 +506,12 @@ def test_bad_input_is_one_line_and_status_2(args, sentence, room, tmp_path, monk
         Path("other/summary.json").unlink()
         args = ["other" if arg == "RUN" else arg for arg in args]
     names = {"LOGS": str(room / "logs.npz"), "RUN": str(room / "ensemble")}
-    status, _, err = mbrl_says(*(names.get(arg, arg) for arg in args))
+    status, out, err = mbrl_says(*(arg.replace("RUN", names["RUN"]).replace("LOGS", names["LOGS"]) for arg in args))
     assert status == 2
     assert sentence in err
     assert err.startswith("mbrl")
     assert err.count("\n") == 1
+    assert "run folder" not in out  # which would not be there
     assert not Path("new").exists()  # the next try is a new run and not another config
 
 
@@ -402,6 +538,10 @@ def test_a_run_without_a_model_says_whether_it_has_ended(tmp_path, mbrl_says):
             "Error parsing planner: num_elites must be an integer in 1..num_samples=5, got 10",
         ),
         (["--planner.num-samples", "2.5"], "--planner.num-samples: invalid literal for int() with base 10: '2.5'"),
+        (
+            ["--planner.noise.knots", "3"],
+            "options: --planner.noise.knots 3; --planner.noise.knots is an option of another --planner.noise (",
+        ),
         (["--seconds"], "--seconds"),
         (["more"], "more"),
     ],
@@ -437,6 +577,7 @@ def test_what_is_a_sentence_to_the_user_and_what_a_bug():
     assert is_for_the_user(caught(load, "nowhere.safetensors"))
     assert is_for_the_user(caught(Trajectory, np.zeros(3), np.zeros(2)))
     assert is_for_the_user(caught(Path("nowhere").read_text))
+    assert not is_for_the_user(caught(FutureSampling().plan, None, None, None))  # what is not implemented
     assert not is_for_the_user(caught(Trajectory))  # a call that does not fit, raised by Python
     assert not is_for_the_user(caught(torch.zeros(2).reshape, 3))  # raised by torch
     assert not is_for_the_user(caught(choices.option_name, 3))  # raised by re
@@ -489,6 +630,33 @@ def test_as_a_process(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
+@pytest.mark.parametrize("args", [["plan", "--help"], ["--help"]])
+def test_a_reader_that_has_seen_enough_is_no_bad_input(args, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    wanted = [sys.executable, "-W", "error", "-m", "mbrl", *args]
+    done = subprocess.run(wanted, cwd=tmp_path, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_ctrl_c_while_the_packages_are_imported():
+    code = """
+import sys
+import mbrl_command
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+sys.exit(mbrl_command.main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mbrl: interrupted\n")
+
+
 @pytest.mark.slow
 def test_a_process_that_gets_ctrl_c(room, tmp_path, ctrl_c):
     wanted = [sys.executable, "-m", "mbrl", "fit", room / "logs.npz", *TINY[:4], "--run", "run"]
@@ -506,6 +674,17 @@ def test_a_process_that_gets_ctrl_c(room, tmp_path, ctrl_c):
     assert err.decode().startswith("mbrl fit: interrupted; to go on: mbrl fit ")
     assert err.decode().count("\n") == 1
     assert len(read_run(tmp_path / "run").metrics["step"]) >= 1
+
+
+def test_ctrl_c_before_there_is_a_checkpoint(tmp_path, monkeypatch, mbrl_says):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mbrl, "evaluate", interrupted)
+    status, _, err = mbrl_says("eval", "PendulumSwingUp", "--policy", "random", "--run", "new")
+    again = "mbrl eval PendulumSwingUp --policy random --run new"
+    assert (status, err) == (130, f"mbrl eval: interrupted; to start it again: {again}\n")
 
 
 def test_ctrl_c_where_there_is_nothing_to_go_on_with(monkeypatch, mbrl_says):
@@ -591,8 +770,8 @@ def parsed(*args):
 
 
 def test_a_new_planner_appears_with_its_choices_and_without_its_functions(capsys):
-    assert Future.CHOICES["planner"] == ["icem", "future-sampling"]
-    assert Future.CHOICES["planner.wobble"] == ["knot-wobble", "no-wobble"]
+    assert list(Future.CHOICES["planner"]) == ["icem", "future-sampling"]
+    assert list(Future.CHOICES["planner.wobble"]) == ["knot-wobble", "no-wobble"]
     assert parsed("a", "b").planner == ICEM()
     assert parsed("a", "b", "--planner.num-samples", "30") == Options(("a", "b"), ICEM(num_samples=30))
     assert parsed("a", "--planner", "FutureSampling", "--planner.level", "0.25").planner == FutureSampling(level=0.25)
@@ -640,4 +819,4 @@ def test_every_planner_and_model_of_the_packages_can_be_chosen():
     assert names == {choices.option_name(name.removesuffix("Model")) for name in dynamics.learned.__all__} - {
         "learned-dynamics"
     }
-    assert actors.CHOICES["planner"][0] in {choices.option_name(name) for name in planners.__all__}
+    assert set(actors.CHOICES["planner"]) <= {choices.option_name(name) for name in planners.__all__}

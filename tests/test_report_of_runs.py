@@ -16,7 +16,10 @@ import mbrl
 from mbrl import Evaluation, RunError, add_evaluation, find_runs, group_runs, open_run, read_run
 from mbrl.plots import Picture, Table, Text, Video, html_report, plot_learning_curves, run_sections, write_video
 from mbrl.plots.learning_curves import aggregated, curve
+from mbrl.runs.evaluations import COLUMNS
 from mbrl.runs.reading import differing
+
+ROW = ",".join(COLUMNS) + "\ntime,task,actor,{},0,{},1.0,1.0,1.0,,{}\n"
 
 
 def make_run(folder, *, seed=0, width=32, losses=(3.0, 2.0, 1.0), summary=None, steps=None):
@@ -92,6 +95,9 @@ def test_an_unfinished_run_is_read_as_far_as_it_came(tmp_path):
         ("config.json", "[1]", r"config.json is left out \(it holds a list, expected an object\)"),
         ("summary.json", "", r"summary.json is left out \("),
         ("system.json", '{"starts": 3}', r"system.json is left out \(it holds no list of starts\)"),
+        ("evaluations.csv", ROW.format("{}", "x", "1.0"), r"evaluations.csv is left out \(line 2: 1 returns of 'x' ep"),
+        ("evaluations.csv", ROW.format("{}", "0", ""), r"evaluations.csv is left out \(line 2: 0 returns of '0' ep"),
+        ("evaluations.csv", ROW.format("3", "1", "1.0"), r"evaluations.csv is left out \(line 2: the settings are no"),
         ("evaluations.csv", "a,b\n", r"evaluations.csv is left out \(line 1: expected the columns time, task"),
     ],
 )
@@ -287,11 +293,68 @@ def test_what_the_page_says(tmp_path):
     assert [row[0] for row in systems[1:]] == ["narrow", "wide0", "wide1"]
 
 
+def test_evaluations_of_different_settings_are_kept_apart_and_repeated_ones_count_once(tmp_path):
+    for seed in (0, 1):
+        run = make_run(tmp_path / f"fit{seed}", seed=seed)
+        for horizon, value in ((5, -10.0), (50, -1.0), (50, -2.0)):  # the last is measured again
+            add_evaluation(
+                run.folder,
+                evaluation([value - seed] * 2),
+                task="Cart",
+                actor="ICEM",
+                seed=7,
+                settings={"planner": Path("x"), "horizon": horizon},
+            )
+    (table,) = cells(run_sections([read_run(path) for path in find_runs(tmp_path)])[0], "Evaluations")
+    assert [row[2:5] for row in table[1:]] == [["ICEM (horizon 5)", "4", "-10.5"], ["ICEM (horizon 50)", "4", "-2.5"]]
+
+
+def test_a_success_rate_over_evaluations_counts_episodes(tmp_path):
+    run = make_run(tmp_path / "a")
+    for seed, rate, episodes in ((0, 1.0, 3), (1, 0.0, 1)):
+        add_evaluation(run.folder, evaluation([0.0] * episodes, rate), task="Cart", actor="ICEM", seed=seed)
+    (table,) = cells(run_sections([read_run(run.folder)])[0], "Evaluations")
+    assert (table[1][3], table[1][6]) == ("4", "75 %")
+
+
+def test_a_row_is_not_added_to_another_table(tmp_path):
+    run = make_run(tmp_path / "a")
+    (run.folder / "evaluations.csv").write_text("time,task\n1,2\n")
+    with pytest.raises(ValueError, match=r"evaluations\.csv, line 1: expected the columns time, task, actor, settings"):
+        add_evaluation(run.folder, evaluation([0.0]), task="Cart", actor="ICEM", seed=0)
+    assert (run.folder / "evaluations.csv").read_text() == "time,task\n1,2\n"
+
+
+def test_gpus_that_are_no_list_are_none(tmp_path):
+    run = make_run(tmp_path / "a")
+    (run.folder / "system.json").write_text('{"starts": [{"gpus": 5}]}')
+    (table,) = cells(run_sections([read_run(run.folder)])[0], "System")
+    assert table[1][5] == "none"
+
+
 def test_one_run_shows_its_settings_and_nothing_is_compared(tmp_path):
     make_run(tmp_path / "a", summary={"cost": 1.0})
     sections, _ = run_sections([read_run(tmp_path / "a")])
     assert cells(sections, "Settings")[0][1:] == [["model.class", "'MLP'"], ["model.width", "32"]]
     assert len(cells(sections, "Results")) == 1
+
+
+def test_settings_that_were_not_given_are_not_shown(tmp_path):
+    wanted = {"class": "Options", "units": [], "names": {}, "dt": None, "text": "", "zero": 0, "off": False}
+    run = open_run(tmp_path / "a", config=wanted)
+    (table,) = cells(run_sections([read_run(run.folder)])[0], "Settings")
+    assert table[1:] == [["off", "False"], ["zero", "0"]]
+    other = open_run(tmp_path / "b", config={"dt": None, "zero": 1})
+    (table,) = cells(run_sections([read_run(one.folder) for one in (run, other)])[0], "Settings")
+    assert table[1:] == [["off", "False", ""], ["zero", "0", "1"]]
+
+
+def test_words_are_aligned_left_and_numbers_right(tmp_path):
+    page = html_report(tmp_path / "page.html", "T", [Table(["x", "y", "z"], [["a", "-1.5", "ICEM"], ["b", "nan", ""]])])
+    text = page.read_text()
+    assert '<td>-1.5</td><td class="words">ICEM</td>' in text
+    assert '<th scope="col">y</th><th scope="col" class="words">z</th>' in text
+    assert "<th" in html_report(tmp_path / "empty.html", "T", [Table(["x"], [])]).read_text()
 
 
 def test_a_run_that_logged_nothing(tmp_path):
@@ -310,6 +373,7 @@ def test_pictures_and_videos_come_along_unless_they_are_damaged_or_huge(tmp_path
     mbrl.plots.save_figure(figure, run.path("figures/loss_curve.png"))
     write_video(run.path("episode.mp4"), [np.zeros((32, 32, 3), np.uint8)] * 3, 10.0)
     run.path("figures/torn.png").write_bytes(b"\x89PN")
+    run.path("figures/half.png").write_bytes(run.path("figures/loss_curve.png").read_bytes()[:-20])
     run.path("empty.mp4").touch()
     run.path("notes.txt").touch()
     sections, problems = run_sections([read_run(run.folder)])
@@ -318,6 +382,7 @@ def test_pictures_and_videos_come_along_unless_they_are_damaged_or_huge(tmp_path
     assert isinstance(media["a: episode"], Video)
     assert problems == [
         f"{run.folder}: empty.mp4 is left out (it is not a whole mp4 file)",
+        f"{run.folder}: figures/half.png is left out (it is not a whole png file)",
         f"{run.folder}: figures/torn.png is left out (it is not a whole png file)",
     ]
     monkeypatch.setattr(mbrl.plots.run_comparison, "LARGEST_FILE", 100)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pickle
 
 import pytest
@@ -65,14 +66,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = dynamics.save(fitted("linear"), tmp_path / "model")
     before = path.read_bytes()
 
-    def full(tensors, file, metadata):
-        file.write_bytes(b"half")
+    def full(partial, content):
+        with partial.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("dynamics.serialization.save_file", full)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space left"):
         dynamics.save(fitted("ensemble"), path)
     assert path.read_bytes() == before
+
+
+def test_equal_models_are_equal_files_that_others_may_read(tmp_path):
+    paths = [dynamics.save(fitted("ensemble"), tmp_path / str(number)) for number in range(10)]
+    assert len({path.read_bytes() for path in paths}) == 1  # without an order, one of six each time
+    (tmp_path / "any").touch()
+    assert paths[0].stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_what_cannot_be_saved(tmp_path):

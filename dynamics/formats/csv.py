@@ -83,10 +83,11 @@ def read(
         return [
             _read_folder(folder, files, chosen, delimiter, _SECONDS[time_unit], dt) for folder in _matches(path, "")
         ]
+    matches = _matches(path, "*.csv")  # columns are no question where there are no files
     if observations is None or controls is None:
         raise ValueError("Say which columns are which: observations=[...], controls=[...], by header name or by index.")
     logs = []
-    for file in _matches(path, "*.csv"):
+    for file in matches:
         table = _table(file, delimiter)
         for place, part in [("", table)] if episode is None else table.split(episode):
             parts = {group: part.select(wanted) for group, wanted in chosen.items()}

@@ -41,7 +41,7 @@ class Ensemble(TrainedDynamics):
         control_dim: m.
         dt: duration of one step [s].
         angles: indices of the states that are angles [rad].
-        members: E.
+        members: number of networks E.
         hidden: widths of the hidden layers.
         seed: of the initial weights.
         state_names: one name per state.

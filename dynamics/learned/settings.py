@@ -17,7 +17,7 @@ class Training:
         learning_rate: of AdamW.
         weight_decay: of AdamW, on the weights.
         beta: exponent of the beta-NLL.
-        bootstrap: whether each member sees its own sample of the data, drawn with replacement.
+        bootstrap: each member sees its own sample of the data, drawn with replacement; without it, all of the data.
         evaluate_every: steps between validations.
         patience: validations after which training ends unless some member's error has fallen by 1 % meanwhile.
 

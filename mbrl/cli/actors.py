@@ -1,7 +1,11 @@
 """What commands that act on a task share: policies by name, planners, and the model that is planned on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 import mbrl
 from dynamics import LearnedDynamics, load
@@ -9,6 +13,8 @@ from mbrl.cli.choices import choice, choices_of, planner_kinds
 
 KINDS = planner_kinds()
 CHOICES = choices_of("planner", KINDS)
+PLANNING = ("model", "horizon", "planner")
+"""Options that a policy has no use for."""
 
 if TYPE_CHECKING:
     AnyPlanner = Any
@@ -43,8 +49,12 @@ def read_model(path: Path | None) -> LearnedDynamics | None:
     return load(path / "model.safetensors")
 
 
-def one_thread() -> None:
+@contextmanager
+def one_thread() -> Iterator[None]:
     """Plan on one thread: the matrix products are small, and a second thread costs more than it saves."""
-    import torch
-
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -22,7 +22,9 @@ from mbrl.cli.logs import Reading
 class Options:
     """Options of ``mbrl audit``."""
 
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")]
+    paths: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]", help_behavior_hint="(required)")
+    ]
     """Logs: files, folders, Minari datasets or patterns in quotes."""
     reading: tyro.conf.OmitArgPrefixes[Reading] = field(default_factory=Reading)
     control_lower: tuple[float, ...] = ()

@@ -58,9 +58,13 @@ def _named(kind: type) -> Any:
     return Annotated[kind, tyro.conf.subcommand(option_name(kind.__name__), description=first_sentence(kind))]
 
 
-def choices_of(field: str, kinds: Sequence[type]) -> dict[str, list[str]]:
-    """Names to choose from for a field of some kinds, and for the fields below it, by dotted path."""
-    found = {field: [option_name(kind.__name__) for kind in kinds]}
+Choices = dict[str, dict[str, type]]
+"""Kinds to choose from by name, for a field and for the fields below it, by dotted path."""
+
+
+def choices_of(field: str, kinds: Sequence[type]) -> Choices:
+    """What there is to choose from for a field of some kinds, and for the fields below it."""
+    found = {field: {option_name(kind.__name__): kind for kind in kinds}}
     for kind in kinds:
         for name, hint in _configured(kind).items():
             if is_abstract(hint):
@@ -78,26 +82,41 @@ def is_abstract(hint: Any) -> bool:
     )
 
 
-def chosen(args: Sequence[str], choices: Mapping[str, Sequence[str]]) -> list[str]:
-    """Arguments with every ``--planner NAME`` written as the subcommand ``planner:name``, in front.
+def chosen(args: Sequence[str], choices: Choices) -> tuple[list[str], list[str]]:
+    """Every ``--planner NAME`` written as the subcommand ``planner:name``, outer ones first, and the other arguments.
 
     Raises:
-        ValueError: nothing is called NAME.
+        ValueError: nothing is called NAME, or it is missing, given twice, or below a choice that has no such field.
     """
     rest, found, position = [], {}, 0
     while position < len(args):
         option, equals, value = args[position].partition("=")
         path = option.removeprefix("--").replace("_", "-")
-        if option.startswith("--") and path in choices and (equals or position + 1 < len(args)):
-            position += 0 if equals else 1
-            found[path] = f"{path}:{_match(option, value if equals else args[position], choices[path])}"
+        if option.startswith("--") and path in choices:
+            if not equals:
+                position += 1
+                value = args[position] if position < len(args) else ""
+            if path in found:
+                raise ValueError(f"{option} is given twice")
+            found[path] = _match(option, value, list(choices[path]))
         else:
             rest.append(args[position])
         position += 1
-    return [found[path] for path in sorted(found, key=lambda path: path.count("."))] + rest
+    _check_nesting(found, choices)
+    return [f"{path}:{found[path]}" for path in sorted(found, key=lambda path: path.count("."))], rest
+
+
+def _check_nesting(found: Mapping[str, str], choices: Choices) -> None:
+    for path in found:
+        above, _, name = path.rpartition(".")
+        if above in found and name not in _configured(choices[above][found[above]]):
+            able = [one for one, kind in choices[above].items() if name in _configured(kind)]
+            raise ValueError(f"--{above} {found[above]} has no --{path}; it is an option of {', '.join(able)}")
 
 
 def _match(option: str, name: str, names: Sequence[str]) -> str:
+    if not name or name.startswith("--"):
+        raise ValueError(f"{option} takes a name; there is {', '.join(names)}")
     plain = {re.sub(r"[-_]", "", one): one for one in names}
     wanted = re.sub(r"[-_]", "", name).lower()
     if wanted not in plain:

@@ -16,6 +16,7 @@ import torch
 import mbrl
 from dynamics import summarize, write_trajectories
 from mbrl.cli.actors import Policy, policy
+from mbrl.cli.runs import refuse
 from mbrl.cli.tasks import TaskName, find_task
 
 
@@ -57,6 +58,8 @@ def run(options: Options) -> None:
         raise ValueError(f"the folder of a Minari dataset is called NAME-v0, with a version, got --out {options.out}")
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists; choose another --out, or give --overwrite to replace it")
+    if options.actor == "random":
+        refuse(options, ["scale", "interval"], "--actor random draws anywhere between the limits at every step")
     task = find_task(options.task, options.backend)
     generator = torch.Generator().manual_seed(options.seed)
     starts = None

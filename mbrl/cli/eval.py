@@ -8,15 +8,16 @@ With --model, or --run, the result is also a row of evaluations.csv in that run 
 """
 
 import sys
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import mbrl
-from mbrl.cli.actors import CHOICES, AnyPlanner, Policy, one_thread, policy, read_model
-from mbrl.cli.runs import asked
+from mbrl.cli.actors import CHOICES, PLANNING, AnyPlanner, Policy, one_thread, policy, read_model
+from mbrl.cli.runs import opened_run, refuse
 from mbrl.cli.tasks import TaskName, find_task
 from planners import ICEM, MPC
 
@@ -49,32 +50,47 @@ class Options:
     """What is measured, --planner NAME."""
 
 
+@one_thread()
 def run(options: Options) -> None:
-    """Act, summarize, keep."""
-    if options.policy is not None and options.model is not None:
-        raise ValueError("--policy acts without a model; leave out --model, or --policy to plan on the model")
-    if options.video is not None and options.video.suffix != ".mp4":
-        raise ValueError(f"a video is written as .mp4, got --video {options.video}")
-    one_thread()
+    """Act, summarize, keep, film."""
+    if options.policy is not None:
+        refuse(options, PLANNING, f"--policy {options.policy} does not plan")
     task, model = find_task(options.task, options.backend), read_model(options.model)
     if options.policy is None:
         actor: Any = MPC(task.problem(model, options.horizon), options.planner)
         name = type(options.planner).__name__ + (_on_model(options) if options.model else "")
+        settings = {"planner": options.planner, "horizon": options.horizon, "backend": options.backend}
     else:
-        actor, name = policy(options.policy, task), options.policy
-    started = _started(options)
-    generator = torch.Generator().manual_seed(options.seed)
-    evaluation = mbrl.evaluate(
-        actor, task, episodes=options.episodes, generator=generator, video=options.video, progress=None
-    )
-    sys.stdout.write(f"{name}, {task.name}: {evaluation}\n")
-    folder = options.run or options.model
-    if folder is not None and (folder / "config.json").exists():
-        path = mbrl.add_evaluation(folder, evaluation, task=task.name, actor=name, seed=options.seed)
-        sys.stdout.write(f"added to {path}\n")
-    if started is not None:
-        rate = {} if evaluation.success_rate is None else {"success_rate": evaluation.success_rate}
-        started.finish({"return": evaluation.iqm, **rate})
+        actor, name, settings = policy(options.policy, task), options.policy, {"backend": options.backend}
+    with _started(options) as started:
+        if options.video is not None:
+            _check_video(options.video)
+        generator = torch.Generator().manual_seed(options.seed)
+        evaluation = mbrl.evaluate(actor, task, episodes=options.episodes, generator=generator, progress=None)
+        sys.stdout.write(f"{name}, {task.name}: {evaluation}\n")
+        folder = options.run or options.model
+        if folder is not None and (folder / "config.json").exists():
+            path = mbrl.add_evaluation(
+                folder, evaluation, task=task.name, actor=name, seed=options.seed, settings=settings
+            )
+            sys.stdout.write(f"added to {path}\n")
+        if started is not None:
+            rate = {} if evaluation.success_rate is None else {"success_rate": evaluation.success_rate}
+            started.finish({"return": evaluation.iqm, **rate})
+    if options.video is not None:  # last: what was measured is kept where filming fails
+        from mbrl.plots import write_task_video
+
+        write_task_video(options.video, task, evaluation.trajectories[0])
+        sys.stdout.write(f"video: {options.video}\n")
+
+
+def _check_video(path: Path) -> None:
+    """Raise before the episodes what would go wrong after them."""
+    if path.is_dir():
+        raise IsADirectoryError(f"--video {path} is a folder; give the name of a file in it")
+    if path.suffix != ".mp4":
+        raise ValueError(f"a video is written as .mp4, got --video {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _on_model(options: Options) -> str:
@@ -82,13 +98,12 @@ def _on_model(options: Options) -> str:
     return " on the model" if options.run in (None, options.model) else f" on {options.model}"
 
 
-def _started(options: Options) -> mbrl.Run | None:
+def _started(options: Options) -> AbstractContextManager[mbrl.Run | None]:
     """The run of this evaluation, new or interrupted; None where the result goes to a run of something else, or nowhere."""
     if options.run is None:
-        return None
+        return nullcontext()
     if (options.run / "config.json").exists():
         there = mbrl.read_run(options.run)
         if there.finished or (there.config or {}).get("command") != "eval":
-            return None
-    config = asked("eval", options)
-    return mbrl.open_run(options.run, config=config if options.policy is None else {**config, "planner": None})
+            return nullcontext()
+    return opened_run("eval", options if options.policy is None else replace(options, planner=None))

@@ -8,7 +8,9 @@ The run folder holds the model, the metrics and a page to look at. After Ctrl-C 
 """  # noqa: E501 (an example is one line to copy)
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +21,7 @@ from dynamics import FitReport, LearnedDynamics, Training, Trajectory, fit, summ
 from dynamics.learned.training import TrainedDynamics
 from mbrl.cli.choices import choice, choices_of, model_kinds
 from mbrl.cli.logs import Preparation, Reading
-from mbrl.cli.runs import new_folder, opened_run
+from mbrl.cli.runs import opened_run
 
 KINDS = model_kinds()
 CHOICES = choices_of("model", KINDS)
@@ -34,10 +36,12 @@ else:
 class Options:
     """Options of ``mbrl fit``."""
 
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")]
+    paths: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]", help_behavior_hint="(required)")
+    ]
     """Logs: files, folders, Minari datasets or patterns in quotes."""
-    run: Path = field(default_factory=lambda: new_folder("fit"))
-    """Run folder."""
+    run: Path | None = None
+    """Run folder; runs/fit-DATE-TIME by default."""
     seed: int = 0
     """Of the split, the weights and the minibatches."""
     test_fraction: float = 0.15
@@ -58,7 +62,7 @@ def run(options: Options) -> None:
     logs = options.preparation.apply(options.reading.trajectories(options.paths, options.preparation.repairs()))
     model = options.model.build(logs, angles=options.preparation.angles, seed=options.seed)
     with opened_run("fit", options) as run:
-        sys.stdout.write(f"{summarize(logs)}\nrun folder: {run.folder}\n")
+        sys.stdout.write(f"{summarize(logs)}\n")
         report = fit(
             model,
             logs,
@@ -66,15 +70,20 @@ def run(options: Options) -> None:
             validation_fraction=options.validation_fraction,
             horizons=options.horizons,
             seed=options.seed,
-            on_validation=lambda record: run.log(
-                int(record["step"]), **{"fit/loss": record["loss"], "fit/error": record["error"]}
-            ),
+            on_validation=partial(_log, run),
             **_gradient_options(options, model, run),
         )
         run.save_model(model)
         write_page(run, logs, model, report)
         run.finish({**headline(report), "fit": report.to_dict()})
         sys.stdout.write(f"{report}\nmodel: {run.path('model.safetensors')}\nreport: {run.path('report.html')}\n")
+
+
+def _log(run: mbrl.Run, record: Mapping[str, float]) -> None:
+    """A row of metrics; before the first, that the options have passed and where the run is."""
+    if not (run.folder / "metrics.csv").exists():
+        sys.stdout.write(f"run folder: {run.folder}\n")
+    run.log(int(record["step"]), **{"fit/loss": record["loss"], "fit/error": record["error"]})
 
 
 def _gradient_options(options: Options, model: LearnedDynamics, run: mbrl.Run) -> dict[str, Any]:

@@ -9,10 +9,12 @@ import difflib
 import dis
 import importlib
 import io
+import os
 import re
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +29,8 @@ COMMANDS = {
     "view": "look at logs, or at a planner while it runs, in the browser",
 }
 
+LARGEST_SEED = 2**63 - 1
+
 PACKAGES = ("dynamics", "planners", "mbrl")
 
 
@@ -36,7 +40,17 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: the arguments after ``mbrl``; those of the process by default.
     """
-    args = list(sys.argv[1:] if args is None else args)
+    try:
+        status = answer(list(sys.argv[1:] if args is None else args))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in mbrl plan --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        return 141  # as of other programs
+    return status
+
+
+def answer(args: list[str]) -> int:
+    """The exit status of a command, which has said what there is to say."""
     if not args or args[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0
@@ -45,15 +59,16 @@ def main(args: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return complain("mbrl", f"there is no command {name!r}; {hint}there is {', '.join(COMMANDS)}")
-    options = None
     try:
         command = command_module(name)
         options = parse(command, name, args[1:])
         command.run(options)
-    except KeyboardInterrupt:
-        return complain(f"mbrl {name}", interrupted(args, options), status=130)
+    except KeyboardInterrupt as stop:
+        return complain(f"mbrl {name}", interrupted(args, *stop.args), status=130)
     except SystemExit:  # tyro has shown its help
         return 0
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if not is_for_the_user(error):
             raise
@@ -77,14 +92,19 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
 
     from mbrl.cli.choices import chosen, registry
 
+    choices = getattr(command, "CHOICES", {})
+    chosen_ones, others = chosen(args, choices)
+    text = "\n".join([command.__doc__ or "", *(f"--{path} {'|'.join(names)}" for path, names in choices.items())])
+    if chosen_ones and {"-h", "--help"} & set(others):  # tyro's help is that of the choice only
+        sys.stdout.write(f"{text}\n\n")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
+            options = tyro.cli(
                 command.Options,
                 prog=f"mbrl {name}",
-                description=command.__doc__,
-                args=chosen(args, getattr(command, "CHOICES", {})),
+                description=text,
+                args=[*chosen_ones, *others],
                 config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed, tyro.conf.FlagCreatePairsOff),
                 registry=registry(),
             )
@@ -92,6 +112,9 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
         if not end.code:
             raise
         raise ValueError(f"{sentence(said.getvalue())} (mbrl {name} --help lists all options)") from None
+    if not 0 <= getattr(options, "seed", 0) <= LARGEST_SEED:
+        raise ValueError(f"--seed takes an integer in 0..{LARGEST_SEED}, got {options.seed}")
+    return options
 
 
 def sentence(box: str) -> str:
@@ -101,10 +124,16 @@ def sentence(box: str) -> str:
     first, *others = [
         part.strip() for part in re.split(r"^[\u2500-]+$", parts, flags=re.MULTILINE) if part.strip()
     ] or ["cannot be read"]
+    first = " ".join(first.split())
     if not first.startswith("Unrecognized"):
-        return " ".join(first.split())
-    meant = [option for option in re.findall(r"^--\w\S*", "\n".join(others), re.MULTILINE) if option != "--help"]
-    return " ".join(first.split()) + (f"; did you mean {' or '.join(dict.fromkeys(meant))}?" if meant else "")
+        return first
+    first = re.sub(r" \(applied to [^)]*\)| Arguments are applied to .*", "", first)
+    near = dict.fromkeys(re.findall(r"^--\w\S*", "\n".join(others), re.MULTILINE))
+    for option in near:
+        if option in first.split():  # it exists, but not beside what has been chosen
+            return f"{first}; {option} is an option of another {option.rpartition('.')[0]}"
+    meant = [option for option in near if option != "--help"]
+    return first + (f"; did you mean {' or '.join(meant)}?" if meant else "")
 
 
 def overview() -> str:
@@ -131,20 +160,22 @@ def complain(who: str, text: str, *, status: int = 2) -> int:
     return status
 
 
-def interrupted(args: Sequence[str], options: Any) -> str:
-    """What to say after Ctrl-C: how to go on, where there is a run folder to go on in."""
-    run = getattr(options, "run", None)
-    if run is None or not (run / "config.json").exists():
+def interrupted(args: Sequence[str], folder: Path | None = None) -> str:
+    """What to say after Ctrl-C: how to go on in a run folder, or to start again there without a checkpoint."""
+    if folder is None or not (folder / "config.json").exists():
         return "interrupted"
     given = any(arg == "--run" or arg.startswith("--run=") for arg in args)
-    again = [*args, *(() if given else ("--run", str(run)))]
-    return f"interrupted; to go on: mbrl {shlex.join(again)}"
+    again = shlex.join([*args, *(() if given else ("--run", str(folder)))])
+    goes_on = any((folder / name).exists() for name in ("fit.pt", "trainer.pt"))
+    return f"interrupted; {'to go on' if goes_on else 'to start it again'}: mbrl {again}"
 
 
 def is_for_the_user(error: Exception) -> bool:
     """Whether an error says what is wrong with the input: the system about files, or the library by ``raise``."""
     if isinstance(error, OSError):
         return True
+    if isinstance(error, AssertionError | NotImplementedError):
+        return False
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

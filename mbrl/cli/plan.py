@@ -8,6 +8,7 @@ The simulation of the task is planned on, or a fitted model with --model; what i
 Choose a planner with --planner NAME; its options follow as --planner.OPTION, and mbrl plan --planner NAME --help lists them.
 """
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 import mbrl
 from dynamics import LearnedDynamics, Trajectory, write_trajectories
 from mbrl.cli.actors import CHOICES, AnyPlanner, one_thread, read_model
-from mbrl.cli.runs import new_folder, opened_run
+from mbrl.cli.runs import opened_run, refuse
 from mbrl.cli.tasks import TaskName, find_task
 from mbrl.plots import (
     Picture,
@@ -46,8 +47,8 @@ class Options:
 
     task: TaskName
     """Name of the task, see mbrl tasks."""
-    run: Path = field(default_factory=lambda: new_folder("plan"))
-    """Run folder."""
+    run: Path | None = None
+    """Run folder; runs/plan-DATE-TIME by default."""
     model: Path | None = None
     """Model to plan on: the run folder of a fit, or its model.safetensors; the simulation itself by default."""
     mpc: bool = False
@@ -61,14 +62,18 @@ class Options:
     backend: str | None = None
     """Simulator, where the task has several."""
     video: bool = True
-    """Film the simulation; --no-video leaves it out."""
+    """Film the simulation, or not with --no-video."""
     planner: AnyPlanner = field(default_factory=ICEM)
     """How it is planned, --planner NAME."""
 
 
+@one_thread()
 def run(options: Options) -> None:
     """Plan, act, look."""
-    one_thread()
+    if not options.mpc:
+        refuse(options, ["seconds"], "without --mpc the episode is as long as the plan, --horizon")
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        raise ValueError(f"--seconds takes a positive number, got {options.seconds}")
     task, model = find_task(options.task, options.backend), read_model(options.model)
     problem = task.problem(model, options.horizon)
     mpc = MPC(problem, options.planner)  # also where it acts once: it checks that the planner honors the problem

@@ -1,7 +1,7 @@
-"""What commands that write run folders share."""
+"""What commands share: run folders, and no option that is ignored."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +11,17 @@ import mbrl
 
 
 def new_folder(command: str) -> Path:
-    """A run folder by default, named after the command and the time."""
-    return Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
+    """A new folder by default, named after the command and the time; commands that start together get one each."""
+    name = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, number = Path("runs") / name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = folder.with_name(f"{name}-{number}")
+        else:
+            return folder
 
 
 def asked(command: str, options: Any) -> dict[str, Any]:
@@ -21,21 +30,35 @@ def asked(command: str, options: Any) -> dict[str, Any]:
     return {"command": command, **{name: value for name, value in fields.items() if name != "run"}}
 
 
+def refuse(options: Any, names: Sequence[str], why: str) -> None:
+    """Raise ValueError for options that are not at their defaults and would be ignored."""
+    for field in dataclasses.fields(options):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.name in names and getattr(options, field.name) != default:
+            raise ValueError(f"--{field.name.replace('_', '-')} would be ignored: {why}")
+
+
 @contextmanager
 def opened_run(command: str, options: Any) -> Iterator[mbrl.Run]:
-    """The run folder of a command, new or to go on in.
+    """The run folder of a command, new or to go on in; ``options.run`` is None for one with a name by default.
 
     Where the command fails before it has left anything there, a new folder is taken away again: what was asked for cannot be
     done, and must not stand in the way of what is asked for next.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, with the folder as its argument.
     """
-    new = not options.run.exists()
-    run = mbrl.open_run(options.run, config=asked(command, options))
+    new = options.run is None or not options.run.exists()
+    folder = new_folder(command) if options.run is None else options.run
     try:
+        run = mbrl.open_run(folder, config=asked(command, options))
         yield run
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(folder) from None
     except Exception:
-        records = [run.folder / name for name in ("config.json", "system.json")]
-        if new and set(run.folder.iterdir()) <= set(records):
+        records = [folder / name for name in ("config.json", "system.json")]
+        if new and folder.exists() and set(folder.iterdir()) <= set(records):
             for record in records:
                 record.unlink(missing_ok=True)
-            run.folder.rmdir()
+            folder.rmdir()
         raise

@@ -52,6 +52,12 @@ def is_task(name: str) -> bool:
     return _plain(name) in {one.lower() for one in CONSTRUCTORS}
 
 
+def nearest(name: str) -> list[str]:
+    """Tasks with similar names."""
+    known = {one.lower(): one for one in CONSTRUCTORS}
+    return [known[one] for one in difflib.get_close_matches(_plain(name), known, n=3, cutoff=0.4)]
+
+
 def _plain(name: str) -> str:
     return name.removeprefix("mbrl/").removesuffix("-v0").lower()
 
@@ -64,7 +70,7 @@ def find_task(name: str, backend: str | None = None) -> Task:
     """
     known, plain_name = {one.lower(): one for one in CONSTRUCTORS}, _plain(name)
     if plain_name not in known:
-        near = [known[one] for one in difflib.get_close_matches(plain_name, known, n=3, cutoff=0.4)]
+        near = nearest(name)
         hint = f"nearest: {', '.join(near)}" if near else f"there is {', '.join(CONSTRUCTORS)}"
         raise ValueError(f"there is no task {name!r}; {hint} (mbrl tasks lists them)")
     found = known[plain_name]

@@ -8,7 +8,7 @@ The page is served until Ctrl-C. It takes viser: pip install "mbrl-control[view]
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +17,10 @@ import tyro
 
 import mbrl
 from dynamics import Trajectory
-from mbrl.cli.actors import CHOICES, AnyPlanner, Policy, one_thread, policy, read_model
+from mbrl.cli.actors import CHOICES, PLANNING, AnyPlanner, Policy, one_thread, policy, read_model
 from mbrl.cli.logs import Reading
-from mbrl.cli.tasks import find_task, is_task
+from mbrl.cli.runs import refuse
+from mbrl.cli.tasks import find_task, is_task, nearest
 from planners import ICEM, MPC
 
 __all__ = ["CHOICES", "Options", "run"]
@@ -29,7 +30,11 @@ __all__ = ["CHOICES", "Options", "run"]
 class Options:
     """Options of ``mbrl view``."""
 
-    what: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK | RUN | PATH [PATH ...]")]
+    what: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="TASK | RUN | PATH [PATH ...]", help_behavior_hint="(required)"),
+    ]
     """A task to run something on, the run folder of mbrl plan, or logs."""
     task: str | None = None
     """Task that the logs are of, whose scene is shown; a run folder says it itself."""
@@ -54,21 +59,34 @@ class Options:
     """What runs, --planner NAME."""
 
 
+@one_thread()
 def run(options: Options) -> None:
     """Serve the page until Ctrl-C."""
     from mbrl.viewer import view_control, view_trajectory
 
     served = {"host": options.host, "port": options.port, "speed": options.speed}
     if len(options.what) == 1 and is_task(options.what[0]) and not Path(options.what[0]).exists():
-        one_thread()
+        _refuse_options_of_logs(options)
         task = find_task(options.what[0], options.backend)
         generator = torch.Generator().manual_seed(options.seed)
         view_control(task, _actor(task, options), generator=generator, **served)
     else:
+        running = ["policy", *PLANNING, "seed"]
+        refuse(options, running, f"{' '.join(options.what)} is no task, and nothing runs where logs are shown")
         episodes, name = _recorded(options)
+        if name is None:
+            refuse(options, ["backend"], "logs are shown in the scene of a task, --task")
         task = None if name is None else find_task(name, options.backend)
         view_trajectory(episodes, task, **served)
     sys.stdout.write("closed\n")
+
+
+def _refuse_options_of_logs(options: Options) -> None:
+    why = f"{options.what[0]} is a task, and no logs are read"
+    refuse(options, ["task"], why)
+    refuse(options.reading, [field.name for field in fields(Reading)], why)
+    if options.policy is not None:
+        refuse(options, PLANNING, f"--policy {options.policy} does not plan")
 
 
 def _actor(task: mbrl.Task, options: Options) -> Any:
@@ -80,7 +98,11 @@ def _actor(task: mbrl.Task, options: Options) -> Any:
 def _recorded(options: Options) -> tuple[list[Trajectory], str | None]:
     """The trajectories to show, and the name of their task where it is known."""
     if not (len(options.what) == 1 and (Path(options.what[0]) / "config.json").exists()):
-        return options.reading.trajectories(options.what, ()), options.task
+        try:
+            return options.reading.trajectories(options.what, ()), options.task
+        except FileNotFoundError as error:
+            near = nearest(options.what[0])[:1]
+            raise FileNotFoundError(f"{error}{f' Nearest task: {near[0]}' if near else ''}") from None
     record = mbrl.read_run(options.what[0])
     episode = record.folder / "episode.npz"
     if not episode.exists():

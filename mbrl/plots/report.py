@@ -107,10 +107,21 @@ def _table(table: Table) -> str:
     for number, row in enumerate(table.rows):
         if len(row) != len(table.header):
             raise ValueError(f"row {number} of the table has {len(row)} cells, the header has {len(table.header)}")
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
-    rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in table.rows)
+    kinds = [' class="words"' if _is_words(column) else "" for column in zip(*table.rows, strict=True)]
+    kinds = kinds or [""] * len(table.header)
+    heads = zip(table.header, kinds, strict=True)
+    head = "".join(f'<th scope="col"{kind}>{html.escape(cell)}</th>' for cell, kind in heads)
+    rows = (
+        "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
+        for row in table.rows
+    )
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _is_words(column: Sequence[str]) -> bool:
+    """Whether cells are read from the left; numbers stand below each other at the right."""
+    return any(cell[:1].isalpha() and cell not in ("nan", "inf", "yes", "no", "none") for cell in column)
 
 
 def _figure(content: str, caption: str) -> str:
@@ -138,7 +149,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
 td { white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .words { text-align: left; }
 tbody tr:nth-child(even) { background: var(--band); }
 @media (max-width: 40rem) { .wide img { max-width: none; width: 40rem; } }
 """

@@ -1,5 +1,6 @@
 """One or many runs on a page: how they learned, how they ended, what they were asked for, and what they left behind."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from mbrl.plots.learning_curves import MOST_METRICS, curve, logged_metrics, plot
 from mbrl.plots.report import Picture, Section, Table, Text, Video
 from mbrl.runs import RunGroup, RunRecord, group_runs
 from mbrl.runs.reading import differing
+from mbrl.runs.records import leaves
 
 LARGEST_FILE = 20_000_000
 """Bytes of a picture or video beyond which a page would be no pleasure to open."""
@@ -19,6 +21,8 @@ LARGEST_FILE = 20_000_000
 LONGEST_VALUE = 100
 
 SIGNATURES = {".png": (0, b"\x89PNG\r\n\x1a\n"), ".mp4": (4, b"ftyp")}
+
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 Media = list[tuple[RunRecord, Path]]
 
@@ -107,33 +111,58 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _evaluations(groups: Sequence[RunGroup]) -> Iterator[Section]:
-    """Returns of all seeds and evaluations with the same task and actor together."""
-    rows = []
+    """Returns of all seeds with the same task, actor and settings together; an evaluation that was repeated counts once."""
+    words, rows = _actors_in_words([row for group in groups for run in group.runs for row in run.evaluations]), []
     for group in groups:
-        found: dict[tuple[str, str], list[dict[str, str]]] = {}
+        found: dict[tuple[str, str, str], dict[tuple[Path, str], dict[str, str]]] = {}
         for run in group.runs:
-            for row in run.evaluations:
-                found.setdefault((row["task"], row["actor"]), []).append(row)
-        for (task, actor), entries in found.items():
-            returns = np.array([float(cell) for row in entries for cell in row["returns"].split()])
-            rates = [float(row["success_rate"]) for row in entries if row["success_rate"]]
-            weights = [int(row["episodes"]) for row in entries if row["success_rate"]]
+            for row in run.evaluations:  # of the same seed the latest
+                found.setdefault(_acting(row), {})[run.folder, row["seed"]] = row
+        for acting, entries in found.items():
+            returns = np.array([float(cell) for row in entries.values() for cell in row["returns"].split()])
+            rated = [row for row in entries.values() if row["success_rate"]]
+            rates, weights = [float(row["success_rate"]) for row in rated], [int(row["episodes"]) for row in rated]
             rate = f"{100 * np.average(rates, weights=weights):.0f} %" if rates else ""
-            rows.append([group.label, task, actor, str(len(returns)), *_mean_and_interval(returns), rate])
+            cells = [group.label, acting[0], words[acting], str(len(returns))]
+            rows.append([*cells, *_mean_and_interval(returns), rate])
     if rows:
         header = ["settings", "task", "actor", "episodes", "return (IQM)", "95 % interval", "success"]
         caption = "Interquartile mean of the returns of all episodes, with its bootstrap interval."
         yield Table(header, rows, caption, "Evaluations")
 
 
+def _acting(row: Mapping[str, str]) -> tuple[str, str, str]:
+    return row["task"], row["actor"], row["settings"]
+
+
+def _actors_in_words(evaluations: Sequence[Mapping[str, str]]) -> dict[tuple[str, str, str], str]:
+    """Actors with those of their settings that tell them apart: ``ICEM (horizon 5)`` beside ``ICEM (horizon 50)``."""
+    actings = dict.fromkeys(map(_acting, evaluations))
+    settings = {acting: dict(leaves(json.loads(acting[2]))) for acting in actings}
+    words = {}
+    for acting in actings:
+        alike = [settings[other] for other in actings if other[:2] == acting[:2]]
+        keys = [
+            key for key in dict.fromkeys(key for one in alike for key in one) if len({o.get(key) for o in alike}) > 1
+        ]
+        said = ", ".join(f"{key.removeprefix('planner.')} {settings[acting].get(key, 'none')}" for key in keys)
+        words[acting] = acting[1] + (f" ({_short(said)})" if said else "")
+    return words
+
+
 def _settings(groups: Sequence[RunGroup]) -> Iterator[Section]:
-    keys = differing(groups)
+    keys = [key for key in differing(groups) if not _says_nothing(key, *(group.settings.get(key) for group in groups))]
     if keys:
         rows = [[key, *(_short(group.settings.get(key, "")) for group in groups)] for key in keys]
         yield Table(["setting", *(group.label for group in groups)], rows, "What differs in config.json.", "Settings")
     else:
-        rows = [[key, _short(value)] for key, value in groups[0].settings.items()]
+        rows = [[key, _short(v)] for key, v in groups[0].settings.items() if not _says_nothing(key, v)]
         yield Table(["setting", "value"], rows, "config.json, without seeds.", "Settings")
+
+
+def _says_nothing(key: str, *values: str | None) -> bool:
+    """Options that were not given in any run, and the class of the options."""
+    return key == "class" or all(value in (None, "None", "''", "[]", "{}") for value in values)
 
 
 def _short(value: str) -> str:
@@ -156,7 +185,7 @@ def _systems(records: Sequence[RunRecord]) -> Iterator[Section]:
         for start in record.starts[-1:]:
             versions = start.get("versions")
             torch = versions.get("torch") if isinstance(versions, Mapping) else None
-            gpus = ", ".join(map(str, start.get("gpus") or ())) or "none"
+            gpus = ", ".join(map(str, gpus if isinstance(gpus := start.get("gpus"), list) else ())) or "none"
             cells = [start.get("time"), start.get("platform"), start.get("cpus"), gpus, start.get("python"), torch]
             commit = str(start.get("commit") or "")
             cells += [commit[:10] + ("+" if commit[10:].endswith("+") else ""), start.get("command")]
@@ -172,16 +201,23 @@ def _media(records: Sequence[RunRecord]) -> tuple[Media, list[str]]:
     for record in records:
         for path in sorted(p for p in record.folder.rglob("*") if p.suffix in SIGNATURES and p.is_file()):
             name, size = path.relative_to(record.folder), path.stat().st_size
-            start, signature = SIGNATURES[path.suffix]
-            with path.open("rb") as file:
-                head = file.read(start + len(signature))
-            if head[start:] != signature:
+            if not _is_whole(path):
                 problems.append(f"{record.folder}: {name} is left out (it is not a whole {path.suffix[1:]} file)")
             elif size > LARGEST_FILE:
                 problems.append(f"{record.folder}: {name} is left out (it has {size / 1e6:.0f} MB)")
             else:
                 media.append((record, path))
     return media, problems
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file begins, and a PNG also ends, as its format says; of the rest a browser makes the best."""
+    start, signature = SIGNATURES[path.suffix]
+    with path.open("rb") as file:
+        if file.read(start + len(signature))[start:] != signature:
+            return False
+        file.seek(max(path.stat().st_size - len(PNG_END), 0))
+        return path.suffix != ".png" or file.read() == PNG_END
 
 
 def _scalars(summary: Mapping[str, Any]) -> dict[str, float | bool]:

@@ -185,16 +185,22 @@ def _check_resumable(run: Run, asked: Any, resume: Resume) -> None:
         raise RunError(f"{run.folder / 'config.json'} is not readable JSON ({error}); {fix}") from error
     found = differences(before, asked)
     if found:
+        found = [
+            one for one in found if one[0] == "command"
+        ] or found  # another command differs in everything else, too
         raise RunError(
-            f"the run at {run.folder} was started with another config; resume it with the same one, or choose another path:\n"
-            + "\n".join(f"  {key}: {there} there, {now} now" for key, there, now in found)
+            f"the run at {run.folder} was started with another config; resume it with the same one, or choose another path: "
+            + "; ".join(f"{key} was {there}, now {now}" for key, there, now in found)
         )
 
 
 def _record_start(run: Run) -> None:
     """Versions and machine of every start: a resume is exact on the same ones only."""
     path = run.folder / "system.json"
-    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    try:
+        starts = list(json.loads(path.read_text(encoding="utf-8"))["starts"]) if path.exists() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is no list of starts ({error}); delete it to go on") from error
     write_json(path, {"starts": [*starts, system_record()]})
 
 
