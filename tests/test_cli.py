@@ -640,23 +640,6 @@ def test_a_reader_that_has_seen_enough_is_no_bad_input(args, tmp_path):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_ctrl_c_while_the_packages_are_imported():
-    code = """
-import sys
-import mbrl_command
-
-class Interrupting:
-    def find_spec(self, name, path=None, target=None):
-        if name == "torch":
-            raise KeyboardInterrupt
-
-sys.meta_path.insert(0, Interrupting())
-sys.exit(mbrl_command.main())
-"""
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mbrl: interrupted\n")
-
-
 @pytest.mark.slow
 def test_a_process_that_gets_ctrl_c(room, tmp_path, ctrl_c):
     wanted = [sys.executable, "-m", "mbrl", "fit", room / "logs.npz", *TINY[:4], "--run", "run"]
