@@ -77,8 +77,9 @@ def test_the_cost_belongs_to_one_acrobot(backend):
 
 
 @pytest.mark.slow
-def test_planning_swings_it_up_and_holds_it():
-    """Over the last of ten seconds in at least 16 of 20 episodes; the twin's accelerations are the same."""
-    task = acrobot_swing_up("torch")
-    result = mbrl.evaluate(MPC(task.problem(), ICEM(num_samples=200, num_elites=20)), task, episodes=20)
+@pytest.mark.parametrize("backend", ["mujoco", "torch"])
+def test_planning_with_default_settings_swings_it_up_and_holds_it(backend):
+    """Planned on the formula, which is ten times as fast as its MuJoCo twin."""
+    task, formula = acrobot_swing_up(backend), acrobot_swing_up("torch").dynamics
+    result = mbrl.evaluate(MPC(task.problem(formula), ICEM()), task, episodes=5)
     assert result.success_rate >= 0.8

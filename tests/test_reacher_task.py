@@ -121,6 +121,6 @@ def test_one_arm_per_world():
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["mujoco", "torch"])
 def test_planning_with_default_settings_reaches_every_goal(backend):
-    task = reacher(backend)
-    result = mbrl.evaluate(MPC(task.problem(), ICEM()), task, episodes=5)
+    task, formula = reacher(backend), reacher("torch").dynamics
+    result = mbrl.evaluate(MPC(task.problem(formula), ICEM()), task, episodes=5)
     assert result.success_rate == 1.0
