@@ -25,7 +25,11 @@ from planners import ICEM, AsynchronousMPC, KnotNoise
 class Config:
     """Settings of the run."""
 
-    planner: ICEM = field(default_factory=lambda: ICEM(num_samples=32, max_iterations=2, noise=KnotNoise(12, degree=1)))
+    planner: ICEM = field(
+        default_factory=lambda: ICEM(
+            num_samples=48, max_iterations=2, noise=KnotNoise(12, degree=1), initial_std=0.2, minimum_std=0.01
+        )
+    )
     """What plans; the faster it is, the newer the plans. Its knots are at fixed times, whenever it plans."""
     seconds: float = 8.0
     """Length of the run [s]."""
