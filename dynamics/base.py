@@ -343,9 +343,9 @@ def rolled_out(step: Callable[[Tensor, Tensor, int], Tensor], x0: Tensor, us: Te
             )
         return x_next
 
-    first, *others = us.unbind(-2) if us.shape[-2] else (None,)
-    if first is None:
-        return x0.unsqueeze(-2)
+    if us.shape[-2] == 0:
+        return nan_after_divergence(x0.unsqueeze(-2))
+    first, *others = us.unbind(-2)
     x = checked(x0, first, t0)
     if torch.is_grad_enabled():
         xs = [x0, x]

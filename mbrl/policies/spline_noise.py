@@ -6,6 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mbrl.policies.limits import ControlLimits, finite_limits
+
 
 @dataclass(frozen=True, eq=False)
 class SplineNoiseMemory:
@@ -41,7 +43,7 @@ class SplineNoise:
 
     acts_on: ClassVar[str] = "observation"
 
-    control_limits: tuple[float | Tensor, float | Tensor]
+    control_limits: ControlLimits
     control_dim: int = 1
     interval: int = 5
     scale: float = 0.5
@@ -49,17 +51,7 @@ class SplineNoise:
     def __post_init__(self):
         if self.interval < 1 or not self.scale > 0:
             raise ValueError(f"need interval >= 1 and scale > 0, got {self.interval} and {self.scale}")
-        lower, upper = self._limits()
-        fit = all(limit.shape in ((), (1,), (self.control_dim,)) for limit in (lower, upper))
-        if not (fit and bool((lower.isfinite() & upper.isfinite() & (lower <= upper)).all())):
-            raise ValueError(
-                f"control_limits must be finite with lower <= upper for control_dim={self.control_dim}, got "
-                f"{self.control_limits}"
-            )
-
-    def _limits(self) -> tuple[Tensor, Tensor]:
-        lower, upper = (torch.as_tensor(limit, dtype=torch.float64) for limit in self.control_limits)
-        return lower, upper
+        finite_limits(self.control_limits, self.control_dim)
 
     def init(self, batch: int = 1, *, generator: torch.Generator | None = None) -> SplineNoiseMemory:
         """Draw the first knots for a batch of episodes."""
@@ -71,7 +63,7 @@ class SplineNoise:
         self, y: Tensor, memory: SplineNoiseMemory, *, deterministic: bool = True
     ) -> tuple[Tensor, SplineNoiseMemory]:
         """Controls ``(batch, m)`` and the next memory; y gives the batch's dtype only."""
-        lower, upper = self._limits()
+        lower, upper = finite_limits(self.control_limits, self.control_dim)
         s = memory.step / self.interval
         weights = 0.5 * torch.tensor(
             [-s + 2 * s**2 - s**3, 2 - 5 * s**2 + 3 * s**3, s + 4 * s**2 - 3 * s**3, s**3 - s**2], dtype=torch.float64

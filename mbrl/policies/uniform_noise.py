@@ -6,6 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mbrl.policies.limits import ControlLimits, finite_limits
+
 
 @dataclass(frozen=True, eq=False)
 class UniformNoise:
@@ -23,21 +25,11 @@ class UniformNoise:
 
     acts_on: ClassVar[str] = "observation"
 
-    control_limits: tuple[float | Tensor, float | Tensor]
+    control_limits: ControlLimits
     control_dim: int = 1
 
     def __post_init__(self):
-        lower, upper = self._limits()
-        fit = all(limit.shape in ((), (1,), (self.control_dim,)) for limit in (lower, upper))
-        if not (fit and bool((lower.isfinite() & upper.isfinite() & (lower <= upper)).all())):
-            raise ValueError(
-                f"control_limits must be finite with lower <= upper for control_dim={self.control_dim}, got "
-                f"{self.control_limits}"
-            )
-
-    def _limits(self) -> tuple[Tensor, Tensor]:
-        lower, upper = (torch.as_tensor(limit, dtype=torch.float64) for limit in self.control_limits)
-        return lower, upper
+        finite_limits(self.control_limits, self.control_dim)
 
     def init(self, batch: int = 1, *, generator: torch.Generator | None = None) -> torch.Generator:
         """The source of the controls."""
@@ -45,7 +37,7 @@ class UniformNoise:
 
     def act(self, y: Tensor, memory: torch.Generator, *, deterministic: bool = True) -> tuple[Tensor, torch.Generator]:
         """Controls ``(batch, m)`` and the next source; y gives the batch's size and dtype only."""
-        lower, upper = self._limits()
+        lower, upper = finite_limits(self.control_limits, self.control_dim)
         generator = memory.clone_state()
         share = torch.rand(len(y), self.control_dim, generator=generator, dtype=torch.float64)
         return (lower + (upper - lower) * share).to(y), generator
