@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynamics import Dynamics
 from dynamics.base import surely_finite
+from planners.constraints import Constraint
 from planners.costs import Cost
 
 CACHED_NUMBERS = 2**15  # of an intermediate result that stays in a processor's second-level cache
@@ -32,8 +32,9 @@ class Problem:
         control_limits: (lower, upper), each a number or a tensor that broadcasts to ``(*batch, T, m)``, by step of the plan.
         control_values: the allowed discrete controls ``(k, m)``.
         rate_limits: (lower, upper) change of control per second.
-        constraints: stage constraints.
-        terminal_constraints: constraints on the last state.
+        constraints: constraints on (x_t, u_t) for t = 0 .. T-1; those of the state alone begin at t = 1, as no plan changes x_0.
+        terminal_constraints: constraints on the last state x_T, each one of the state alone; a limit that shall hold at the
+            last state too is listed in both. The price of a soft constraint is part of the cost.
         discount: gamma, in (0, 1].
         termination: ``fn(x) -> (*batch,)`` of bool; from the step after it is true, stage costs are zero, and the terminal
             cost and value are left out.
@@ -51,8 +52,8 @@ class Problem:
     control_limits: Limits | None = None
     control_values: Tensor | None = None
     rate_limits: Limits | None = None
-    constraints: Sequence[Any] = ()
-    terminal_constraints: Sequence[Any] = ()
+    constraints: Sequence[Constraint] = ()
+    terminal_constraints: Sequence[Constraint] = ()
     discount: float = 1.0
     termination: Callable[[Tensor], Tensor] | None = None
     termination_cost: float = 0.0
@@ -77,8 +78,24 @@ class Problem:
             raise ValueError(f"control_values must be a tensor of shape (k, {m}), got {shape}")
         if isinstance(values, Tensor):
             self._check_values(values)
+        self._check_constraints()
         if self.termination_cost and self.termination is None:
             raise ValueError(f"termination_cost {self.termination_cost} is charged at termination, which is not given")
+
+    def _check_constraints(self) -> None:
+        for field in ("constraints", "terminal_constraints"):
+            given = getattr(self, field)
+            if isinstance(given, Constraint) or not all(isinstance(constraint, Constraint) for constraint in given):
+                kinds = type(given).__name__ if isinstance(given, Constraint) else [type(c).__name__ for c in given]
+                raise TypeError(
+                    f"{field} must be a sequence of constraints, got {kinds}; wrap a function in Inequality or Equality"
+                )
+        wrong = [constraint.name for constraint in self.terminal_constraints if not constraint.of_state]
+        if wrong:
+            raise ValueError(
+                f"terminal_constraints must be functions of the state alone, which {', '.join(wrong)} is not; use StateInequality "
+                "or StateEquality"
+            )
 
     def _check_values(self, values: Tensor) -> None:
         """Raise ValueError unless the allowed controls ``(k, m)`` are finite and within the limits of every step."""
@@ -97,12 +114,39 @@ class Problem:
         """Names of the fields that ask something special of a planner."""
         optional = ("control_limits", "control_values", "rate_limits", "termination", "terminal_value")
         used = {name for name in optional if getattr(self, name) is not None}
-        used |= {name for name in ("constraints", "terminal_constraints") if len(getattr(self, name))}
+        for name in ("constraints", "terminal_constraints"):
+            if any(constraint.soft is None for constraint in getattr(self, name)):
+                used.add(name)
+        if any(constraint.soft is not None for constraint in self.all_constraints):
+            used.add("soft constraints")
         if self.discount != 1.0:
             used.add("discount")
         if self.horizon == math.inf:
             used.add("infinite horizon")
         return used
+
+    @property
+    def all_constraints(self) -> tuple[Constraint, ...]:
+        """Stage and terminal constraints."""
+        return (*self.constraints, *self.terminal_constraints)
+
+    def violations(self, xs: Tensor, us: Tensor, *, t0: int = 0) -> dict[str, Tensor]:
+        """By how much a trajectory violates each constraint at most, soft ones too, by name: ``(*batch,)`` each.
+
+        Args:
+            xs: states ``(*batch, T+1, n)``.
+            us: controls ``(*batch, T, m)``.
+            t0: step of the first control.
+        """
+        steps = torch.arange(t0, t0 + us.shape[-2], device=us.device)
+        found: dict[str, Tensor] = {}
+        for constraint in self.constraints:
+            first = int(constraint.of_state)
+            rows = constraint.violation(xs[..., first:-1, :], us[..., first:, :], steps[first:])
+            _keep_larger(found, constraint.name, rows.flatten(-2))
+        for constraint in self.terminal_constraints:
+            _keep_larger(found, constraint.name, constraint.violation(xs[..., -1, :]))
+        return found
 
     def limits_like(self, us: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper control limits in the dtype and on the device of ``us``; infinite where there are none."""
@@ -134,6 +178,9 @@ class Problem:
         cost, last = self.cost.window(t0, T), xs[..., -1, :]
         stage = self._stage_costs(cost, xs, us, steps)
         final = check_shape("the terminal cost", cost.terminal(last), batch)
+        for constraint in self.terminal_constraints:
+            if constraint.soft is not None:
+                final = final + constraint.soft(check_rows(constraint, constraint.violation(last), batch)).sum(-1)
         if self.terminal_value is not None:
             final = final + check_shape("terminal_value", self.terminal_value(last), batch)
         if self.discount != 1.0:
@@ -154,7 +201,18 @@ class Problem:
             x, x_next = xs[..., :-1, :][..., rows, :], xs[..., 1:, :][..., rows, :]
             stage = cost.transition(x, us[..., rows, :], x_next, steps[rows])
             parts.append(check_shape("the stage cost", stage, (*batch, x.shape[-2])))
+            for constraint in self.constraints:
+                if constraint.soft is not None:
+                    parts[-1] = parts[-1] + self._slack_costs(constraint, x, us[..., rows, :], steps[rows], start)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _slack_costs(self, constraint: Constraint, x: Tensor, u: Tensor, steps: Tensor, start: int) -> Tensor:
+        """The price of violating a soft constraint at steps that begin with the plan's step ``start``, ``(*batch, steps)``."""
+        violation = check_rows(constraint, constraint.violation(x, u, steps), tuple(x.shape[:-1]))
+        price = constraint.soft(violation).sum(-1)  # type: ignore[misc]
+        if start == 0 and constraint.of_state:
+            price = torch.cat([torch.zeros_like(price[..., :1]), price[..., 1:]], dim=-1)
+        return price
 
     def finite_states(self, xs: Tensor) -> Tensor:
         """Whether all states of ``(*batch, T+1, n)`` up to the first terminal one are finite, ``(*batch,)`` of bool."""
@@ -194,6 +252,24 @@ def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
             "(*batch,) for states (*batch, n), a reference (*batch, L, n) needs the batch axes of x0"
         )
     return value
+
+
+def check_rows(constraint: Constraint, value: Tensor, batch: tuple[int, ...]) -> Tensor:
+    """The rows ``(*batch, k)`` of a constraint, or a ValueError if they are not that."""
+    came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor) or value.ndim != len(batch) + 1 or tuple(value.shape[:-1]) != tuple(batch):
+        raise ValueError(
+            f"constraint {constraint.name!r} must give rows (*batch, k) with batch {tuple(batch)}, got {came}; a function of one "
+            "row keeps its last axis: x[..., :1] and not x[..., 0]"
+        )
+    return value
+
+
+def _keep_larger(found: dict[str, Tensor], name: str, rows: Tensor) -> None:
+    if rows.shape[-1] == 0:
+        return
+    largest = rows.amax(-1)
+    found[name] = torch.maximum(found[name], largest) if name in found else largest
 
 
 def _like(limit: float | Tensor, us: Tensor) -> Tensor:

@@ -22,15 +22,17 @@ class Status(enum.IntEnum):
     CONVERGED = 0
     ITERATION_LIMIT = 1
     TIME_LIMIT = 2
-    NO_FINITE_PLAN = 3
-    NOT_CONVEX = 4
-    NOT_STABILIZABLE = 5
-    LIMITS_IN_CONFLICT = 6
+    STALLED = 3
+    NO_FINITE_PLAN = 4
+    NOT_CONVEX = 5
+    NOT_STABILIZABLE = 6
+    LIMITS_IN_CONFLICT = 7
+    INFEASIBLE = 8
 
     @property
     def usable(self) -> bool:
         """Whether the plan may be executed."""
-        return self <= Status.TIME_LIMIT
+        return self <= Status.STALLED
 
     @property
     def remedy(self) -> str:
@@ -42,6 +44,10 @@ _REMEDIES = {
     Status.CONVERGED: "the planner's own criterion is met",
     Status.ITERATION_LIMIT: "all iterations are used; raise max_iterations for a better plan",
     Status.TIME_LIMIT: "the time budget ended the solve early; lower the number of samples or the horizon",
+    Status.STALLED: (
+        "no step makes the cost smaller, but the optimality conditions are not met to the tolerance; the plan is as good as "
+        "the arithmetic allows, or the cost or the dynamics have a kink there"
+    ),
     Status.NO_FINITE_PLAN: (
         "every candidate led to a state or cost that is not finite; check x0, shorten the horizon or narrow control_limits"
     ),
@@ -53,6 +59,10 @@ _REMEDIES = {
     Status.LIMITS_IN_CONFLICT: (
         "the control before the first step is so far from the limits that the rate limits do not lead there in time; the plan "
         "keeps control_limits and control_values and breaks rate_limits; widen them, or check previous_control"
+    ),
+    Status.INFEASIBLE: (
+        "no plan within the constraints was found; relax the constraints named here, make them soft, lengthen the horizon, raise "
+        "max_iterations, or start from a plan that respects them"
     ),
 }
 
@@ -76,6 +86,8 @@ class Solution:
         K: feedback gains ``(*batch, T, m, n)``, or ``(*batch, m, n)`` for an infinite horizon; None without.
         P: Hessian of the value function, ``(*batch, T+1, n, n)`` or ``(*batch, n, n)``; None without.
         Quu: control Hessian of the state-action value, shaped like K; None without.
+        violations: by how much the plan violates each constraint at most, by name, ``(*batch,)`` each; empty without
+            constraints.
         certificate: what the planner proves about the solution; None where it proves nothing.
         warm_start: what the planner keeps for its next solve beside the controls.
     """
@@ -92,13 +104,14 @@ class Solution:
     K: Tensor | None = None
     P: Tensor | None = None
     Quu: Tensor | None = None
+    violations: dict[str, Tensor] = field(default_factory=dict)
     certificate: Any = None
     warm_start: Any = None
 
     @property
     def usable(self) -> Tensor:
         """Which plans may be executed, ``(*batch,)`` of bool."""
-        return self.status <= int(Status.TIME_LIMIT)
+        return self.status <= int(Status.STALLED)
 
     def controls_at(self, times: Tensor) -> Tensor:
         """The plan as a function of absolute time, within the control limits, its ends held.
@@ -144,6 +157,14 @@ class Solution:
             f"{Status(int(code)).name.lower()} x {int(count)}: {Status(int(code)).remedy}"
             for code, count in zip(codes, counts, strict=True)
         ]
+        infeasible = self.status == int(Status.INFEASIBLE)
+        if bool(infeasible.any()):
+            hard = {constraint.name for constraint in self.problem.all_constraints if constraint.soft is None}
+            lines += [
+                f"constraint {name!r} is violated by up to {float(violation[infeasible].max()):.3g}"
+                for name, violation in self.violations.items()
+                if name in hard and bool((violation[infeasible] > 0).any())
+            ]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -173,17 +194,12 @@ class SolveError(RuntimeError):
 
 def finished(problem: Problem, xs: Tensor, us: Tensor, cost: Tensor, status: Tensor, **fields: Any) -> Solution:
     """A solution in which plans that are not finite are marked and cost infinity; states after termination do not count."""
-    if (
-        surely_finite(xs)
-        and surely_finite(us)
-        and surely_finite(cost)
-        and bool((status <= int(Status.TIME_LIMIT)).all())
-    ):
+    if surely_finite(xs) and surely_finite(us) and surely_finite(cost) and bool((status <= int(Status.STALLED)).all()):
         return Solution(problem, xs, us, cost, status, **fields)
     finite = problem.finite_states(xs) & us.isfinite().all(-1).all(-1) & cost.isfinite()
     unfit = torch.full_like(status, int(Status.NO_FINITE_PLAN))
-    status = torch.where(finite | (status > int(Status.TIME_LIMIT)), status, unfit)
-    cost = torch.where(status <= int(Status.TIME_LIMIT), cost, torch.full_like(cost, float("inf")))
+    status = torch.where(finite | (status > int(Status.STALLED)), status, unfit)
+    cost = torch.where(status <= int(Status.STALLED), cost, torch.full_like(cost, float("inf")))
     us = torch.where(us.isfinite(), us, torch.zeros_like(us))
     return Solution(problem, xs, us, cost, status, **fields)
 

@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from dynamics import DoubleIntegrator, LinearDynamics, TorchDynamics
-from planners import LQR, FunctionCost, GoalCost, Problem, QuadraticCost, TransitionCost, solve
+from planners import (
+    LQR,
+    FunctionCost,
+    GoalCost,
+    Problem,
+    QuadraticCost,
+    Slack,
+    StateLimits,
+    TerminalState,
+    TransitionCost,
+    solve,
+)
 
 PLANT = LinearDynamics(torch.eye(2).double(), torch.ones(2, 1).double())
 COST = GoalCost(0.0, 1.0, 0.1, 2.0)
@@ -167,8 +178,8 @@ def test_features_are_the_fields_that_are_set():
         control_limits=(-1.0, 1.0),
         control_values=torch.zeros(3, 1),
         rate_limits=(-1.0, 1.0),
-        constraints=[1],
-        terminal_constraints=[2],
+        constraints=[StateLimits(-1.0, 1.0), StateLimits(-1.0, soft=Slack(1.0))],
+        terminal_constraints=[TerminalState(0.0)],
         discount=0.9,
         termination=lambda x: x[..., 0] > 1,
         termination_cost=1.0,
@@ -180,6 +191,7 @@ def test_features_are_the_fields_that_are_set():
         "rate_limits",
         "constraints",
         "terminal_constraints",
+        "soft constraints",
         "discount",
         "termination",
         "terminal_value",

@@ -10,6 +10,7 @@ import torch
 from dynamics import LinearDynamics, Pendulum
 from mbrl import pendulum_swing_up
 from planners import (
+    StateLimits,
     ICEM,
     LQR,
     MPC,
@@ -98,7 +99,7 @@ def test_planners_that_can_are_named():
         ValueError,
         match=r"^LQR cannot honor: constraints, rate_limits; no planner here honors all of constraints, rate_limits$",
     ):
-        solve(problem(constraints=(object(),), rate_limits=(-1.0, 1.0)), LQR(), X0)
+        solve(problem(constraints=(StateLimits(-1.0),), rate_limits=(-1.0, 1.0)), LQR(), X0)
 
 
 def test_planners_of_users_are_not_recommended_and_hide_none():
@@ -186,7 +187,7 @@ def test_unusable_plans_raise_and_come_with_the_error():
 @pytest.mark.parametrize("status", list(Status))
 def test_every_status_has_a_remedy(status):
     assert len(status.remedy) > 20
-    assert status.usable == (status.name in ("CONVERGED", "ITERATION_LIMIT", "TIME_LIMIT"))
+    assert status.usable == (status.name in ("CONVERGED", "ITERATION_LIMIT", "TIME_LIMIT", "STALLED"))
 
 
 @pytest.mark.parametrize("status", [Status.CONVERGED, Status.ITERATION_LIMIT, Status.NOT_CONVEX])

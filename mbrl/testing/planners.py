@@ -11,7 +11,18 @@ from torch import Tensor
 
 from dynamics import LinearDynamics, StochasticDynamics
 from mbrl.testing.contract import ContractError, require, require_close, require_value_error
-from planners import Planner, Problem, QuadraticCost, Solution, SolveError, Status, Unrolled, solve
+from planners import (
+    Planner,
+    Problem,
+    QuadraticCost,
+    Slack,
+    Solution,
+    SolveError,
+    StateInequality,
+    Status,
+    Unrolled,
+    solve,
+)
 
 
 def check_planner(planner: Planner, problem: Problem | None = None, x0: Tensor | None = None) -> None:
@@ -174,8 +185,12 @@ def _features(case: _PlannerCase) -> dict[str, dict[str, Any]]:
         "control_limits": {"control_limits": (middle - 0.5 * half, middle + 0.25 * half), "control_values": None},
         "control_values": {"control_values": middle + half * torch.tensor([[-1.0], [0.0], [1.0]], dtype=x0.dtype)},
         "rate_limits": {"rate_limits": (-5.0 * half, 7.0 * half)},
-        "constraints": {"constraints": (object(),)},
-        "terminal_constraints": {"terminal_constraints": (object(),)},
+        "constraints": {"constraints": (StateInequality(lambda x: -(x.square().sum(-1, keepdim=True)) - 1.0),)},
+        "terminal_constraints": {"terminal_constraints": (StateInequality(lambda x: -(x.square()) - 1.0),)},
+        "soft constraints": {
+            "constraints": (StateInequality(lambda x: x - threshold, soft=Slack(linear=1.0, quadratic=2.0)),),
+            "terminal_constraints": (StateInequality(lambda x: threshold - x, soft=Slack(quadratic=2.0)),),
+        },
         "discount": {"discount": 0.5},
         "termination": {"termination": lambda x: x[..., 0] > threshold, "termination_cost": 10.0},
         "terminal_value": {"terminal_value": lambda x: 3.0 * x.square().sum(-1)},
@@ -183,7 +198,17 @@ def _features(case: _PlannerCase) -> dict[str, dict[str, Any]]:
     }
 
 
-_CHECKED_FEATURES = ("control_limits", "control_values", "rate_limits", "discount", "termination", "terminal_value")
+_CHECKED_FEATURES = (
+    "control_limits",
+    "control_values",
+    "rate_limits",
+    "constraints",
+    "terminal_constraints",
+    "soft constraints",
+    "discount",
+    "termination",
+    "terminal_value",
+)
 
 
 def _check_features(case: _PlannerCase) -> None:

@@ -66,7 +66,15 @@ class SamplingPlanner(Planner):
     """
 
     supports: ClassVar[frozenset[str]] = frozenset(
-        {"control_limits", "control_values", "rate_limits", "discount", "termination", "terminal_value"}
+        {
+            "control_limits",
+            "control_values",
+            "rate_limits",
+            "discount",
+            "soft constraints",
+            "termination",
+            "terminal_value",
+        }
     )
 
     num_samples: int = 100
