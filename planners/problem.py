@@ -93,8 +93,8 @@ class Problem:
         wrong = [constraint.name for constraint in self.terminal_constraints if not constraint.of_state]
         if wrong:
             raise ValueError(
-                f"terminal_constraints must be functions of the state alone, which {', '.join(wrong)} is not; use StateInequality "
-                "or StateEquality"
+                f"terminal_constraints must be functions of the state alone, which {', '.join(wrong)} is not; use "
+                "StateInequality or StateEquality"
             )
 
     def _check_values(self, values: Tensor) -> None:

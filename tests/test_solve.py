@@ -10,7 +10,6 @@ import torch
 from dynamics import LinearDynamics, Pendulum
 from mbrl import pendulum_swing_up
 from planners import (
-    StateLimits,
     ICEM,
     LQR,
     MPC,
@@ -21,6 +20,7 @@ from planners import (
     QuadraticCost,
     Solution,
     SolveError,
+    StateLimits,
     Status,
     Unrolled,
     solve,

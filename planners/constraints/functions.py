@@ -1,5 +1,6 @@
 """Constraints from plain functions."""
 
+import abc
 from collections.abc import Callable
 
 from torch import Tensor
@@ -7,14 +8,8 @@ from torch import Tensor
 from planners.constraints.base import Constraint, Slack
 
 
-class Inequality(Constraint):
-    """``fn(x, u, t) <= 0``, row by row.
-
-    Args:
-        function: ``fn(x, u, t) -> (*batch, k)``, written for any batch.
-        name: what messages call it.
-        soft: the price of violating it; None makes it hard.
-    """
+class _FunctionConstraint(Constraint, abc.ABC):
+    """Rows from a function of states, controls and steps."""
 
     def __init__(
         self,
@@ -31,20 +26,24 @@ class Inequality(Constraint):
         return self.function(x, u, t)  # type: ignore[arg-type]
 
 
-class Equality(Inequality):
+class Inequality(_FunctionConstraint):
+    """``fn(x, u, t) <= 0``, row by row.
+
+    Args:
+        function: ``fn(x, u, t) -> (*batch, k)``, written for any batch.
+        name: what messages call it.
+        soft: the price of violating it; None makes it hard.
+    """
+
+
+class Equality(_FunctionConstraint):
     """``fn(x, u, t) == 0``, row by row; arguments as of :class:`Inequality`."""
 
     equality = True
 
 
-class StateInequality(Constraint):
-    """``fn(x) <= 0``, row by row: an obstacle, for instance. For stages and for the last state.
-
-    Args:
-        function: ``fn(x) -> (*batch, k)``, written for any batch.
-        name: what messages call it.
-        soft: the price of violating it; None makes it hard.
-    """
+class _StateFunctionConstraint(Constraint, abc.ABC):
+    """Rows from a function of states."""
 
     of_state = True
 
@@ -57,7 +56,17 @@ class StateInequality(Constraint):
         return self.function(x)
 
 
-class StateEquality(StateInequality):
+class StateInequality(_StateFunctionConstraint):
+    """``fn(x) <= 0``, row by row: an obstacle, for instance. For stages and for the last state.
+
+    Args:
+        function: ``fn(x) -> (*batch, k)``, written for any batch.
+        name: what messages call it.
+        soft: the price of violating it; None makes it hard.
+    """
+
+
+class StateEquality(_StateFunctionConstraint):
     """``fn(x) == 0``, row by row; arguments as of :class:`StateInequality`."""
 
     equality = True

@@ -1,5 +1,6 @@
 r"""Affine constraints: :math:`C x + D u \le d`, limits of states, a goal for the last state."""
 
+import abc
 from collections.abc import Sequence
 
 import torch
@@ -10,19 +11,8 @@ from planners.constraints.base import Constraint, Slack
 Values = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 
 
-class LinearInequality(Constraint):
-    r"""Rows :math:`C x + D u - d \le 0`.
-
-    Args:
-        C: ``(k, n)``.
-        D: ``(k, m)``; without it the rows depend on the state alone.
-        d: ``(k,)`` or a number; zero by default.
-        name: what messages call it.
-        soft: the price of violating it; None makes it hard.
-
-    Raises:
-        ValueError: shapes do not fit or a number is not finite.
-    """
+class _LinearConstraint(Constraint, abc.ABC):
+    """Rows ``C x + D u - d``."""
 
     is_affine = True
     C: Tensor
@@ -56,7 +46,22 @@ class LinearInequality(Constraint):
         return rows if self.D is None or u is None else rows + _product(self.D, u, "D")
 
 
-class LinearEquality(LinearInequality):
+class LinearInequality(_LinearConstraint):
+    r"""Rows :math:`C x + D u - d \le 0`.
+
+    Args:
+        C: ``(k, n)``.
+        D: ``(k, m)``; without it the rows depend on the state alone.
+        d: ``(k,)`` or a number; zero by default.
+        name: what messages call it.
+        soft: the price of violating it; None makes it hard.
+
+    Raises:
+        ValueError: shapes do not fit or a number is not finite.
+    """
+
+
+class LinearEquality(_LinearConstraint):
     r"""Rows :math:`C x + D u - d = 0`; arguments as of :class:`LinearInequality`."""
 
     equality = True
