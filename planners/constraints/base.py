@@ -54,13 +54,11 @@ class Constraint(nn.Module, abc.ABC):
         soft: the price of violating it; None makes it hard.
 
     Attributes:
-        equality: whether the rows must be zero, and not only not positive.
         of_state: whether the rows depend on the state alone. Such a constraint may be one on the last state too, and does not
             count at the first, which no plan changes.
         is_affine: whether the rows are affine in (x, u), so that the constraint is convex.
     """
 
-    equality: bool = False
     of_state: bool = False
     is_affine: bool = False
 
@@ -70,6 +68,11 @@ class Constraint(nn.Module, abc.ABC):
             raise TypeError(f"soft must be a Slack such as Slack(linear=10.0), or None, got {soft!r}")
         self.name = type(self).__name__ if name is None else name
         self.soft = soft
+
+    @property
+    @abc.abstractmethod
+    def equality(self) -> bool:
+        """Whether the rows must be zero, and not only not positive; a class says so by an attribute."""
 
     @abc.abstractmethod
     def value(self, x: Tensor, u: Tensor | None, t: int | Tensor | None) -> Tensor:

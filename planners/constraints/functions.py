@@ -35,11 +35,13 @@ class Inequality(_FunctionConstraint):
         soft: the price of violating it; None makes it hard.
     """
 
+    equality = False  # type: ignore[override]
+
 
 class Equality(_FunctionConstraint):
     """``fn(x, u, t) == 0``, row by row; arguments as of :class:`Inequality`."""
 
-    equality = True
+    equality = True  # type: ignore[override]
 
 
 class _StateFunctionConstraint(Constraint, abc.ABC):
@@ -65,8 +67,10 @@ class StateInequality(_StateFunctionConstraint):
         soft: the price of violating it; None makes it hard.
     """
 
+    equality = False  # type: ignore[override]
+
 
 class StateEquality(_StateFunctionConstraint):
     """``fn(x) == 0``, row by row; arguments as of :class:`StateInequality`."""
 
-    equality = True
+    equality = True  # type: ignore[override]

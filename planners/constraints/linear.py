@@ -60,11 +60,13 @@ class LinearInequality(_LinearConstraint):
         ValueError: shapes do not fit or a number is not finite.
     """
 
+    equality = False  # type: ignore[override]
+
 
 class LinearEquality(_LinearConstraint):
     r"""Rows :math:`C x + D u - d = 0`; arguments as of :class:`LinearInequality`."""
 
-    equality = True
+    equality = True  # type: ignore[override]
 
 
 class StateLimits(Constraint):
@@ -81,6 +83,7 @@ class StateLimits(Constraint):
         ValueError: a lower limit is above the upper one, or no limit is finite.
     """
 
+    equality = False  # type: ignore[override]
     of_state = True
     is_affine = True
     lower: Tensor
@@ -129,7 +132,7 @@ class TerminalState(Constraint):
         soft: the price of missing it; None makes it hard.
     """
 
-    equality = True
+    equality = True  # type: ignore[override]
     of_state = True
     is_affine = True
     goal: Tensor
