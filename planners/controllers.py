@@ -6,14 +6,14 @@ A local optimum of a trajectory optimizer is such a controller with :math:`\Sigm
 Koltun 2013, section 3).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dynamics import Dynamics, Linearization
-from dynamics.derivatives import gradient_and_hessian, jacobian
+from dynamics import Dynamics
+from planners.expansion import expand_problem, project_psd
 from planners.problem import Problem
 from planners.riccati import LinearQuadratic, backward_pass
 from planners.solution import Solution
@@ -91,95 +91,32 @@ def linear_gaussian_controller(solution: Solution, *, temperature: float = 1.0) 
 
 @torch.no_grad()
 def expand_about(problem: Problem, xs: Tensor, us: Tensor, t0: int = 0) -> LinearQuadratic:
-    """The linear-quadratic model of a problem about a plan, in tangent-space displacements from it.
+    """The linear-quadratic model of a problem about a plan, in tangent-space displacements from it, made convex.
 
     The joint cost Hessian of each step is projected onto positive semidefinite matrices, plus a small multiple of the
     identity for the controls, so that the backward pass always has a minimum; for the same reason the model is in double
-    precision.
+    precision. Costs are those of the present: the discount is that of the model.
 
     Args:
-        problem: dynamics, cost and terminal value; limits and termination are not part of the model.
+        problem: dynamics, cost and terminal value; limits, constraints and termination are not part of the model.
         xs: states ``(*batch, T+1, n)``.
         us: controls ``(*batch, T, m)``.
         t0: step of the first control.
     """
-    steps = t0 + torch.arange(us.shape[-2], device=us.device)
-    linear = problem.dynamics.linearize(xs[..., :-1, :], us, steps)
-    gradient, hessian = _stage_expansion(problem, xs, us, steps, linear)
-    terminal_gradient, terminal_hessian = _terminal_expansion(problem, xs[..., -1, :])
-    hessian = project_psd(hessian.double())
-    n, m = problem.dynamics.tangent_dim, us.shape[-1]
+    e = expand_problem(replace(problem, discount=1.0), xs, us, t0)
+    d, m = e.p_T.shape[-1], us.shape[-1]
+    hessian = project_psd(e.H.double())
     scale = hessian.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1.0)[..., None, None]
     return LinearQuadratic(
-        A=linear.fx.double(),
-        B=linear.fu.double(),
-        b=torch.zeros_like(gradient[..., :n], dtype=torch.float64),
-        Q=hessian[..., :n, :n],
-        N=hessian[..., :n, n:],
-        R=hessian[..., n:, n:] + 1e-8 * scale * torch.eye(m, dtype=torch.float64, device=us.device),
-        q=gradient[..., :n].double(),
-        r=gradient[..., n:].double(),
-        P_T=project_psd(terminal_hessian.double()),
-        p_T=terminal_gradient.double(),
+        A=e.F[..., :d].double(),
+        B=e.F[..., d:].double(),
+        b=torch.zeros_like(e.gap, dtype=torch.float64),
+        Q=hessian[..., :d, :d],
+        N=hessian[..., :d, d:],
+        R=hessian[..., d:, d:] + 1e-8 * scale * torch.eye(m, dtype=torch.float64, device=us.device),
+        q=e.g[..., :d].double(),
+        r=e.g[..., d:].double(),
+        P_T=project_psd(e.P_T.double()),
+        p_T=e.p_T.double(),
         discount=problem.discount,
     )
-
-
-def project_psd(matrix: Tensor) -> Tensor:
-    """The nearest positive semidefinite matrix (Frobenius norm) to symmetric ``(*batch, k, k)``."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0.0).unsqueeze(-2)) @ vectors.mT
-
-
-def _stage_expansion(
-    problem: Problem, xs: Tensor, us: Tensor, steps: Tensor, linear: Linearization
-) -> tuple[Tensor, Tensor]:
-    """Gradient ``(*batch, T, k)`` and Hessian of the stage costs by displacements (dx, du).
-
-    On a manifold, and where the cost depends on the next state, the Hessian leaves out the curvature of what the cost is
-    composed with, as in Gauss-Newton.
-    """
-    x, x_next, dynamics, cost = xs[..., :-1, :], xs[..., 1:, :], problem.dynamics, problem.cost
-    n, m, d = xs.shape[-1], us.shape[-1], dynamics.tangent_dim
-    if not cost.needs_next_state:
-        e = cost.expand(x, us, steps)
-        gradient = torch.cat([e.x, e.u], dim=-1)
-        hessian = torch.cat([torch.cat([e.xx, e.xu], dim=-1), torch.cat([e.xu.mT, e.uu], dim=-1)], dim=-2)
-        if d == n:
-            return gradient, hessian
-    else:
-
-        def transition(z: Tensor) -> Tensor:
-            x, u, x_next = z.split([n, m, n], dim=-1)
-            return cost.transition(x, u, x_next, steps.unsqueeze(-1))
-
-        gradient, hessian = gradient_and_hessian(transition, torch.cat([x, us, x_next], dim=-1))
-    rows = [  # of the derivative of (x, u, x_next) by (dx, du)
-        torch.cat([_tangent_basis(dynamics, x), x.new_zeros(*x.shape, m)], dim=-1),
-        torch.cat([us.new_zeros(*us.shape, d), torch.eye(m).to(us).expand(*us.shape, m)], dim=-1),
-    ]
-    if cost.needs_next_state:
-        rows.append(_tangent_basis(dynamics, x_next) @ torch.cat([linear.fx, linear.fu], dim=-1))
-    return _pulled_back(gradient, hessian, torch.cat(rows, dim=-2))
-
-
-def _terminal_expansion(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient ``(*batch, k)`` and Hessian of terminal cost and terminal value by displacements dx."""
-    e = problem.cost.expand_terminal(x)
-    gradient, hessian = e.x, e.xx
-    if problem.terminal_value is not None:
-        value_gradient, value_hessian = gradient_and_hessian(problem.terminal_value, x)
-        gradient, hessian = gradient + value_gradient, hessian + value_hessian
-    if problem.dynamics.tangent_dim == x.shape[-1]:
-        return gradient, hessian
-    return _pulled_back(gradient, hessian, _tangent_basis(problem.dynamics, x))
-
-
-def _tangent_basis(dynamics: Dynamics, x: Tensor) -> Tensor:
-    """Derivative of retract(x, dx) by dx at zero, ``(*batch, n, tangent_dim)``."""
-    zero = x.new_zeros(*x.shape[:-1], dynamics.tangent_dim)
-    return jacobian(lambda dx: dynamics.retract(x.unsqueeze(-2), dx), zero, x.shape[-1])
-
-
-def _pulled_back(gradient: Tensor, hessian: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    return (basis.mT @ gradient.unsqueeze(-1)).squeeze(-1), basis.mT @ hessian @ basis

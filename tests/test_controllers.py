@@ -19,7 +19,8 @@ from planners import (
     TransitionCost,
     solve,
 )
-from planners.controllers import expand_about, project_psd
+from planners.controllers import expand_about
+from planners.expansion import project_psd
 
 F64 = torch.float64
 

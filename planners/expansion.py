@@ -1,0 +1,165 @@
+r"""The linear-quadratic model of a problem about a trajectory.
+
+In displacements :math:`z_t = (\delta x_t, \delta u_t)` of the tangent space,
+
+.. math::
+    \delta x_{t+1} = F_t z_t + d_t, \qquad
+    \ell_t(z) \approx \ell_t + g_t^\top z + \tfrac12 z^\top H_t z, \qquad
+    \ell_T(\delta x) \approx \ell_T + p_T^\top \delta x + \tfrac12 \delta x^\top P_T \delta x,
+
+with the gaps :math:`d_t = f(x_t, u_t) \ominus x_{t+1}` of a trajectory that does not obey the dynamics yet. Costs are discounted.
+What the dynamics curve is :func:`dynamics_curvature`: with the costates it completes H to the Hessian of the Lagrangian.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dynamics.derivatives import gradient_and_hessian, jacobian
+from planners.problem import Problem
+from planners.riccati import mv
+
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """A linear-quadratic model; d is the dimension of the tangent space, k = d + m.
+
+    Attributes:
+        F: Jacobian of the next state by (dx, du), ``(*batch, T, d, k)``.
+        gap: ``(*batch, T, d)``.
+        g: gradient of the discounted stage costs, ``(*batch, T, k)``.
+        H: their Hessian, ``(*batch, T, k, k)``.
+        p_T: gradient of terminal cost and value, ``(*batch, d)``.
+        P_T: their Hessian, ``(*batch, d, d)``.
+        g_next: gradient of the discounted stage costs by the next state where they depend on it, ``(*batch, T, d)``, or None.
+    """
+
+    F: Tensor
+    gap: Tensor
+    g: Tensor
+    H: Tensor
+    p_T: Tensor  # noqa: N815 (the symbols of the recursion)
+    P_T: Tensor
+    g_next: Tensor | None = None
+
+
+def expand_problem(problem: Problem, xs: Tensor, us: Tensor, t0: int = 0) -> Expansion:
+    """Expand dynamics and costs about a trajectory.
+
+    Args:
+        problem: dynamics, cost and terminal value; limits, constraints and termination are not part of the model.
+        xs: states ``(*batch, T+1, n)``; they need not be a rollout.
+        us: controls ``(*batch, T, m)``.
+        t0: step of the first control.
+    """
+    steps = t0 + torch.arange(us.shape[-2], device=us.device)
+    x, x_next = xs[..., :-1, :], xs[..., 1:, :]
+    linear = problem.dynamics.linearize(x, us, steps)
+    F = torch.cat([linear.fx, linear.fu], dim=-1)
+    gap = problem.dynamics.difference(linear.x_next, x_next)
+    g, H, g_next = _stage(problem, x, us, linear.x_next, F, steps)
+    p_T, P_T = _terminal(problem, xs[..., -1, :])
+    if problem.discount != 1.0:
+        weight = problem.discount ** torch.arange(us.shape[-2] + 1, dtype=us.dtype, device=us.device)
+        g, H = weight[:-1, None] * g, weight[:-1, None, None] * H
+        p_T, P_T = weight[-1] * p_T, weight[-1] * P_T
+        g_next = None if g_next is None else weight[:-1, None] * g_next
+    return Expansion(F, gap, g, H, p_T, P_T, g_next)
+
+
+def costates(expansion: Expansion) -> Tensor:
+    r"""The multipliers of the dynamics along a trajectory, ``(*batch, T+1, d)``.
+
+    .. math:: \lambda_T = p_T, \qquad \lambda_t = g_{x,t} + F_{x,t}^\top \lambda_{t+1} .
+
+    Row t is the gradient of the cost-to-go by x_t; the gradient by u_t is :math:`g_{u,t} + F_{u,t}^\top \lambda_{t+1}`.
+    """
+    d = expansion.p_T.shape[-1]
+    transposed = expansion.F[..., :d].mT.unbind(-3)
+    gradients = expansion.g[..., :d].unbind(-2)
+    found = [expansion.p_T]
+    for A_transposed, gradient in zip(reversed(transposed), reversed(gradients), strict=True):
+        found.append(gradient + mv(A_transposed, found[-1]))
+    return torch.stack(torch.broadcast_tensors(*reversed(found)), dim=-2)
+
+
+def control_gradient(expansion: Expansion, costate: Tensor) -> Tensor:
+    """Gradient of the total cost by the controls from the costates ``(*batch, T+1, d)``: ``(*batch, T, m)``."""
+    d = costate.shape[-1]
+    return expansion.g[..., d:] + mv(expansion.F[..., d:].mT, costate[..., 1:, :])
+
+
+def dynamics_curvature(
+    problem: Problem, expansion: Expansion, xs: Tensor, us: Tensor, costate: Tensor, t0: int = 0
+) -> Tensor:
+    """Costate-weighted second derivatives of the dynamics by (dx, du), ``(*batch, T, k, k)``.
+
+    Where stage costs depend on the next state, their gradient by it is a part of the weight.
+    """
+    steps = t0 + torch.arange(us.shape[-2], device=us.device)
+    weight = costate[..., 1:, :] if expansion.g_next is None else costate[..., 1:, :] + expansion.g_next
+    c = problem.dynamics.curvature(xs[..., :-1, :], us, weight, steps)
+    return torch.cat([torch.cat([c.xx, c.ux.mT], dim=-1), torch.cat([c.ux, c.uu], dim=-1)], dim=-2)
+
+
+def project_psd(matrix: Tensor) -> Tensor:
+    """The nearest positive semidefinite matrix (Frobenius norm) to symmetric ``(*batch, k, k)``."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min(0.0).unsqueeze(-2)) @ vectors.mT
+
+
+def _stage(
+    problem: Problem, x: Tensor, us: Tensor, x_next: Tensor, F: Tensor, steps: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradient ``(*batch, T, k)`` and Hessian of the stage costs by (dx, du), and the gradient by the next state.
+
+    Where the cost depends on the next state the Hessian leaves out what the dynamics curve, see :func:`dynamics_curvature`.
+    """
+    dynamics, cost = problem.dynamics, problem.cost
+    d, m = dynamics.tangent_dim, us.shape[-1]
+    rows = steps.unsqueeze(-1)
+    if not cost.needs_next_state:
+        if d == x.shape[-1]:
+            e = cost.expand(x, us, steps)
+            H = torch.cat([torch.cat([e.xx, e.xu], dim=-1), torch.cat([e.xu.mT, e.uu], dim=-1)], dim=-2)
+            return torch.cat([e.x, e.u], dim=-1), H, None
+
+        def stage(z: Tensor) -> Tensor:
+            return cost.stage(dynamics.retract(x.unsqueeze(-2), z[..., :d]), us.unsqueeze(-2) + z[..., d:], rows)
+
+        g, H = gradient_and_hessian(stage, us.new_zeros(*us.shape[:-1], d + m))
+        return g, H, None
+
+    def transition(z: Tensor) -> Tensor:
+        dx, du, dx_next = z.split([d, m, d], dim=-1)
+        moved, reached = dynamics.retract(x.unsqueeze(-2), dx), dynamics.retract(x_next.unsqueeze(-2), dx_next)
+        return cost.transition(moved, us.unsqueeze(-2) + du, reached, rows)
+
+    g, H = gradient_and_hessian(transition, us.new_zeros(*us.shape[:-1], d + m + d))
+    eye = torch.eye(d + m, dtype=us.dtype, device=us.device).expand(*us.shape[:-1], d + m, d + m)
+    basis = torch.cat([eye, F], dim=-2)
+    return mv(basis.mT, g), basis.mT @ H @ basis, g[..., d + m :]
+
+
+def _terminal(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient ``(*batch, d)`` and Hessian of terminal cost and terminal value by displacements dx."""
+    dynamics, value = problem.dynamics, problem.terminal_value
+    if dynamics.tangent_dim == x.shape[-1]:
+        e = problem.cost.expand_terminal(x)
+        if value is None:
+            return e.x, e.xx
+        gradient, hessian = gradient_and_hessian(value, x)
+        return e.x + gradient, e.xx + hessian
+
+    def last(dx: Tensor) -> Tensor:
+        reached = dynamics.retract(x.unsqueeze(-2), dx)
+        return problem.cost.terminal(reached) + (0.0 if value is None else value(reached))
+
+    return gradient_and_hessian(last, x.new_zeros(*x.shape[:-1], dynamics.tangent_dim))
+
+
+def tangent_basis(dynamics, x: Tensor) -> Tensor:
+    """Derivative of retract(x, dx) by dx at zero, ``(*batch, n, d)``."""
+    zero = x.new_zeros(*x.shape[:-1], dynamics.tangent_dim)
+    return jacobian(lambda dx: dynamics.retract(x.unsqueeze(-2), dx), zero, x.shape[-1])
