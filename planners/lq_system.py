@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from planners.batches import where_rows
 from planners.riccati import mv
 
 COMPLIANCE = 1e-8
@@ -185,7 +186,7 @@ class LQFactor:
             better = new < size
             if not bool(better.any()):
                 break
-            solution, left = _where(better, candidate, solution), _where(better, left_candidate, left)
+            solution, left = where_rows(better, candidate, solution), where_rows(better, left_candidate, left)
             slow = new > 0.5 * size
             size = torch.where(better, new, size)
             if bool((slow | ~better).all()):
@@ -235,12 +236,3 @@ def _size(right: LQRight) -> Tensor:
     ]
     sizes += [v.abs().amax(-1) if v.shape[-1] else v.new_zeros(v.shape[:-1]) for v in (right.q_T, right.h_T)]
     return torch.stack(torch.broadcast_tensors(*sizes)).amax(0).nan_to_num(nan=torch.inf)
-
-
-def _where(mask: Tensor, new, old):
-    """The fields of one of two values of a kind, by batch element."""
-    fields = {}
-    for name, value in vars(new).items():
-        rows = mask.reshape(*mask.shape, *[1] * (value.ndim - mask.ndim))
-        fields[name] = torch.where(rows, value, getattr(old, name))
-    return type(new)(**fields)

@@ -1,0 +1,43 @@
+"""Values made of batched tensors: one of two by batch element, some elements of one, and putting them back."""
+
+from dataclasses import fields
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+def where_rows(mask: Tensor, new: Value, old: Value) -> Value:
+    """The fields of one of two dataclass values, by batch element of the mask ``(*batch,)``; None where both have none."""
+
+    def chosen(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        if a is None or b is None:
+            return a if b is None else b
+        return torch.where(mask.reshape((*mask.shape, *[1] * (a.ndim - mask.ndim))), a, b)
+
+    return type(new)(**{f.name: chosen(getattr(new, f.name), getattr(old, f.name)) for f in fields(new)})  # type: ignore[arg-type]
+
+
+def take_rows(value: Value, index: Tensor) -> Value:
+    """A dataclass value of the elements ``index`` along the first axis of every field."""
+    return type(value)(
+        **{
+            f.name: None if (v := getattr(value, f.name)) is None else v.index_select(0, index)
+            for f in fields(value)  # type: ignore[arg-type]
+        }
+    )
+
+
+def put_rows(value: Value, index: Tensor, part: Value) -> Value:
+    """A dataclass value with the elements ``index`` replaced by those of a part; what it had none of stays None."""
+
+    def replaced(whole: Tensor | None, new: Tensor | None) -> Tensor | None:
+        if whole is None or new is None:
+            return whole
+        return whole.index_copy(0, index, new)
+
+    return type(value)(
+        **{f.name: replaced(getattr(value, f.name), getattr(part, f.name)) for f in fields(value)}  # type: ignore[arg-type]
+    )

@@ -1,0 +1,76 @@
+"""Where the solve of each problem stands."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """The iterates of a batch; without constraints the fields about them are None.
+
+    Attributes:
+        xs: states ``(*batch, T+1, n)``. us: controls ``(*batch, T, m)``.
+        merit: the augmented Lagrangian, without the price of gaps, ``(*batch,)``.
+        mu: regularization of the control Hessians. newton: whether exact second derivatives are trusted, of bool.
+        idle: steps in a row that did not decrease the merit by more than the arithmetic resolves.
+        y: multipliers of the stage rows ``(*batch, T, r)``. y_T: of the terminal rows ``(*batch, r_T)``.
+        rho: penalty. omega: optimality at which the multipliers are updated. infeasibility: of the last update.
+        K: gains, Quu: control Hessians, P: value Hessians about xs and us.
+        residual: relative projected gradient. iterations: taken so far. status: code; :data:`RUNNING` while it runs.
+    """
+
+    xs: Tensor
+    us: Tensor
+    merit: Tensor
+    mu: Tensor
+    newton: Tensor
+    idle: Tensor
+    iterations: Tensor
+    residual: Tensor
+    status: Tensor
+    K: Tensor
+    Quu: Tensor
+    P: Tensor
+    y: Tensor | None = None
+    y_T: Tensor | None = None  # noqa: N815 (the symbols of the equations)
+    rho: Tensor | None = None
+    omega: Tensor | None = None
+    infeasibility: Tensor | None = None
+
+    @property
+    def running(self) -> Tensor:
+        """Which problems are still being solved, ``(*batch,)`` of bool."""
+        return self.status == RUNNING
+
+
+RUNNING = -1
+
+
+def started(
+    xs: Tensor, us: Tensor, merit: Tensor, d: int, *, y: Tensor | None, y_T: Tensor | None, rho: Tensor | None
+) -> Iterate:
+    """The first iterate of trajectories ``(*batch, T+1, n)`` and ``(*batch, T, m)`` with multipliers and penalty."""
+    batch, T, m = us.shape[:-2], us.shape[-2], us.shape[-1]
+    zero, count = torch.zeros_like(merit), torch.zeros(batch, dtype=torch.long, device=us.device)
+    constrained = y is not None or y_T is not None
+    return Iterate(
+        xs=xs,
+        us=us,
+        merit=merit,
+        mu=zero,
+        newton=torch.ones(batch, dtype=torch.bool, device=us.device),
+        idle=count,
+        iterations=count,
+        residual=torch.full_like(zero, float("inf")),
+        status=torch.full_like(count, RUNNING),
+        K=us.new_zeros(*batch, T, m, d),
+        Quu=us.new_zeros(*batch, T, m, m),
+        P=us.new_zeros(*batch, T + 1, d, d),
+        y=y,
+        y_T=y_T,
+        rho=rho,
+        omega=torch.full_like(zero, 1e-2) if constrained else None,
+        infeasibility=torch.full_like(zero, float("inf")) if constrained else None,
+    )

@@ -1,0 +1,385 @@
+r"""The iterations of DDP: expand, solve backward, search a step forward, update multipliers.
+
+The constraints are part of the cost through an augmented Lagrangian (see :mod:`planners.constraints.rows`), whose multipliers
+and penalty each problem of the batch updates on its own as soon as its optimality reaches ``omega``. Problems that have
+finished are taken out of the batch where their problem lets itself be divided.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from planners.batches import put_rows, take_rows, where_rows
+from planners.constraints.rows import Rows, StageRows, TerminalRows
+from planners.ddp.backward import LocalPolicy, Model, backward_pass
+from planners.ddp.iterate import RUNNING, Iterate
+from planners.ddp.line_search import chosen_step, policy_rollout
+from planners.expansion import Expansion, control_gradient, costates, dynamics_curvature, expand_problem, project_psd
+from planners.problem import Problem
+from planners.solution import Status
+
+if TYPE_CHECKING:
+    from planners.ddp.planner import DDP
+
+ACCEPT = 1e-4
+"""Share of the expected decrease that a step has to achieve."""
+SHORT_STEPS = 0.5 ** torch.arange(1, 11, dtype=torch.float64)
+"""Tried at once where the full step fails."""
+IDLE = 4
+"""Steps in a row that gain nothing after which a solve has stalled."""
+REGULARIZATION = (1e-7, 1e7)
+"""Smallest and largest regularization, relative to the largest control Hessian."""
+MAX_PENALTY = 1e9
+
+
+@dataclass
+class Counts:
+    """What happened in a solve."""
+
+    evaluations: int = 0
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The expansion about an iterate with the rows of the constraints in it.
+
+    Attributes:
+        expansion: its gradients include the rows' multipliers.
+        costate: ``(*batch, T+1, d)``.
+        rows: the penalty's part of the stage Hessian ``(*batch, T, k, k)``, rows_T: of the terminal one; None without rows.
+        y_hat: multipliers the rows ask for now, y_hat_T: of the terminal rows.
+    """
+
+    expansion: Expansion
+    costate: Tensor
+    rows: Tensor | None
+    rows_T: Tensor | None  # noqa: N815 (the symbols of the equations)
+    y_hat: Tensor | None
+    y_hat_T: Tensor | None  # noqa: N815
+
+
+@dataclass(frozen=True, eq=False)
+class Solver:
+    """The steps of a solve, for all of a batch or a part of it.
+
+    Attributes:
+        config: the planner.
+        problem: without constraints and limits.
+        stage: the rows of the stage constraints, terminal: of the terminal constraints; None without.
+        limits: control limits ``(*batch, T, m)`` each, or None.
+        t0: step of the first control.
+        multiple: whether gaps between the states are open at first.
+        counts: what happened so far; shared with parts.
+    """
+
+    config: "DDP"
+    problem: Problem
+    stage: StageRows | None
+    terminal: TerminalRows | None
+    limits: tuple[Tensor, Tensor] | None
+    t0: int
+    multiple: bool
+    counts: Counts
+
+    def part(self, index: Tensor) -> "Solver":
+        """The solver of the problems ``index`` of a batch ``(B,)`` that divides."""
+        if self.limits is None:
+            return self
+        lower, upper = self.limits
+        return replace(self, limits=(lower.index_select(0, index), upper.index_select(0, index)))
+
+    def step(self, s: Iterate, *, search: bool = True) -> Iterate:
+        """One iteration for all problems; ``search=False`` only says where they stand, with the gains there."""
+        s, terms, gap = self._assessed(s)
+        policy, s = self._local_policy(s, terms, gap)
+        s = replace(s, K=policy.K, Quu=policy.Quu, P=policy.P)
+        if not search or not bool(s.running.any()):
+            return s
+        moved = self._searched(s, terms, policy, gap)
+        return where_rows(s.running, replace(moved, iterations=s.iterations + 1), s)
+
+    def merit(self, xs: Tensor, us: Tensor, s: Iterate) -> Tensor:
+        """The augmented Lagrangian of trajectories ``(*batch, A, ...)``, ``(*batch, A)``; infinite where it is not finite."""
+        value = self.problem.trajectory_cost(xs, us, t0=self.t0).to(us)
+        if s.rho is not None:
+            value = value + self._penalty(xs, us, s, axis=1)
+        self.counts.evaluations += value.numel()
+        finite = value.isfinite()
+        self.counts.nonfinite += value.numel() - int(finite.sum())
+        return torch.where(finite, value, torch.inf)
+
+    def _penalty(self, xs: Tensor, us: Tensor, s: Iterate, *, axis: int = 0) -> Tensor:
+        """Psi over all rows, for trajectories with ``axis`` more axes after the batch."""
+        total = us.new_zeros(())
+        for rows, y, core in ((self.stage, s.y, 2), (self.terminal, s.y_T, 1)):
+            if rows is not None and y is not None and s.rho is not None:
+                for _ in range(axis):
+                    y = y.unsqueeze(-core - 1)
+                rho = s.rho.reshape((*s.rho.shape, *[1] * (axis + core)))
+                psi = rows.prices.merit(rows.value(xs, us), y, rho)
+                total = total + (psi.sum(-1) if core == 2 else psi)
+        return total
+
+    def _assessed(self, s: Iterate) -> tuple[Iterate, Terms, Tensor | None]:
+        """Expand, decide which problems have finished, and update the multipliers of those whose turn it is."""
+        bare = expand_problem(self.problem, s.xs, s.us, self.t0)
+        values = self._row_values(s)
+        terms = self._terms(bare, s, values)
+        open_gap = bare.gap.abs().amax((-2, -1)) if self.multiple else torch.zeros_like(s.merit)
+        residual = self._projected_gradient(terms, s.us)
+        s = replace(s, residual=residual)
+        optimal = (residual <= self.config.tolerance_in(s.us)) & (open_gap <= self.config.tolerance_in(s.us))
+        if s.rho is None or s.omega is None or s.infeasibility is None:
+            finished = torch.where(optimal, int(Status.CONVERGED), s.status)
+            finished = torch.where(~optimal & (s.idle >= IDLE), int(Status.STALLED), finished)
+        else:
+            infeasible = self._infeasibility(terms, s)
+            met = infeasible <= self.config.constraint_tolerance
+            ready = (residual <= s.omega) | (s.idle >= IDLE)
+            finished = torch.where(optimal & met, int(Status.CONVERGED), s.status)
+            stalled = ~optimal & met & (s.idle >= IDLE) & (s.omega <= self.config.tolerance)
+            finished = torch.where(stalled, int(Status.STALLED), finished)
+            hopeless = ready & ~met & (s.rho >= MAX_PENALTY) & (infeasible > 0.25 * s.infeasibility)
+            finished = torch.where(hopeless, int(Status.INFEASIBLE), finished)
+            running = s.running
+            s = replace(s, status=torch.where(running, finished, s.status))
+            turn = running & ready & ~hopeless
+            if bool(turn.any()):
+                s = where_rows(turn, self._multipliers_updated(s, terms, infeasible), s)
+                terms = self._terms(bare, s, values)
+            return s, terms, bare.gap if self.multiple else None
+        s = replace(s, status=torch.where(s.running, finished, s.status))
+        return s, terms, bare.gap if self.multiple else None
+
+    def _multipliers_updated(self, s: Iterate, terms: Terms, infeasible: Tensor) -> Iterate:
+        """What the rows ask for becomes their multiplier; the penalty grows where the violation does not fall fast."""
+        rho, omega, before = s.rho, s.omega, s.infeasibility
+        if rho is None or omega is None or before is None:
+            return s
+        slow = infeasible > 0.25 * before
+        new = replace(
+            s,
+            y=terms.y_hat,
+            y_T=terms.y_hat_T,
+            rho=torch.where(slow, (rho * self.config.penalty_factor).clamp_max(MAX_PENALTY), rho),
+            omega=(0.1 * omega).clamp_min(self.config.tolerance),
+            infeasibility=infeasible,
+            idle=torch.zeros_like(s.idle),
+        )
+        change = self._penalty(s.xs, s.us, new) - self._penalty(s.xs, s.us, s)
+        return replace(new, merit=s.merit + change)
+
+    def _row_values(self, s: Iterate) -> list[tuple[Rows, Tensor, Tensor] | None]:
+        """Values and Jacobians of the rows of stages and of the last state."""
+        return [
+            None if rows is None else (rows, rows.value(s.xs, s.us), rows.jacobian(s.xs, s.us))
+            for rows in (self.stage, self.terminal)
+        ]
+
+    def _terms(self, bare: Expansion, s: Iterate, values: list[tuple[Rows, Tensor, Tensor] | None]) -> Terms:
+        g, p_T = bare.g, bare.p_T
+        found: list[tuple[Tensor | None, Tensor | None]] = []
+        for known, y, core in zip(values, (s.y, s.y_T), (2, 1), strict=True):
+            if known is None or y is None or s.rho is None:
+                found.append((None, None))
+                continue
+            rows, value, C = known
+            y_hat, slope = rows.prices.multiplier(value, y, s.rho.reshape((*s.rho.shape, *[1] * core)))
+            gradient = (C.mT @ y_hat.unsqueeze(-1)).squeeze(-1)
+            g, p_T = (g + gradient, p_T) if core == 2 else (g, p_T + gradient)
+            found.append((y_hat, C.mT @ (slope.unsqueeze(-1) * C)))
+        expansion = replace(bare, g=g, p_T=p_T)
+        (y_hat, rows), (y_hat_T, rows_T) = found
+        return Terms(expansion, costates(expansion), rows, rows_T, y_hat, y_hat_T)
+
+    def _infeasibility(self, terms: Terms, s: Iterate) -> Tensor:
+        """The largest violation or error of complementarity, ``(*batch,)``: the change of the multipliers over the penalty."""
+        sizes = [torch.zeros_like(s.merit)]
+        for y_hat, y, core in ((terms.y_hat, s.y, 2), (terms.y_hat_T, s.y_T, 1)):
+            if y_hat is not None and y is not None and y.numel():
+                sizes.append((y_hat - y).abs().amax(tuple(range(-core, 0))) / s.rho)
+        return torch.stack(sizes).amax(0)
+
+    def _projected_gradient(self, terms: Terms, us: Tensor) -> Tensor:
+        """The largest entry of u - clamp(u - gradient), relative to the terms that cancel in the gradient, ``(*batch,)``."""
+        gradient = control_gradient(terms.expansion, terms.costate)
+        d = terms.costate.shape[-1]
+        own = terms.expansion.g[..., d:].abs().amax((-2, -1))
+        scale = torch.maximum(own, (gradient - terms.expansion.g[..., d:]).abs().amax((-2, -1))).clamp_min(1.0)
+        if self.limits is not None:
+            lower, upper = self.limits
+            gradient = us - torch.minimum(torch.maximum(us - gradient, lower), upper)
+        return gradient.abs().amax((-2, -1)) / scale
+
+    def _local_policy(self, s: Iterate, terms: Terms, gap: Tensor | None) -> tuple[LocalPolicy, Iterate]:
+        """The backward pass; where it fails, first with the convexified Hessian, then with more regularization."""
+        e = terms.expansion
+        lower, upper = (None, None) if self.limits is None else (limit - s.us for limit in self.limits)
+        exact = s.newton & s.running if self.config.curvature == "exact" else torch.zeros_like(s.newton)
+        convex = _convexified(e.H), _convexified(e.P_T)
+        H, P_T = convex
+        if bool(exact.any()):
+            full = self._lagrangian_hessian(s, terms)
+            H = torch.where(exact[..., None, None, None], full[0], H)
+            P_T = torch.where(exact[..., None, None], full[1], P_T)
+        H, P_T = (_plus(a, b) for a, b in ((H, terms.rows), (P_T, terms.rows_T)))
+        model = Model(e.F, gap, e.g, H, e.p_T, P_T, lower, upper)
+        policy, mu = backward_pass(model, s.mu), s.mu
+        fallback = replace(model, H=_plus(convex[0], terms.rows), P_T=_plus(convex[1], terms.rows_T))
+        for attempt in range(20):
+            failed = ~policy.solved & s.running
+            if not bool(failed.any()):
+                break
+            if attempt > 0:
+                mu = torch.where(failed, self._raised(mu, policy.Quu), mu)
+            some = Model(**{name: None if v is None else v[failed] for name, v in vars(fallback).items()})
+            policy = _put_masked(policy, failed, backward_pass(some, mu[failed]))
+            exact = exact & ~failed
+        return policy, replace(s, mu=mu, newton=torch.where(s.running, exact, s.newton))
+
+    def _lagrangian_hessian(self, s: Iterate, terms: Terms) -> tuple[Tensor, Tensor]:
+        """The cost's Hessians with the curvature of dynamics and constraints."""
+        H = terms.expansion.H + dynamics_curvature(
+            self.problem, terms.expansion, s.xs, s.us, terms.costate, self.t0
+        )
+        P_T = terms.expansion.P_T
+        if self.stage is not None and terms.y_hat is not None and not self.stage.is_affine:
+            H = H + self.stage.curvature(s.xs, s.us, terms.y_hat)
+        if self.terminal is not None and terms.y_hat_T is not None and not self.terminal.is_affine:
+            P_T = P_T + self.terminal.curvature(s.xs, s.us, terms.y_hat_T)
+        return H, P_T
+
+    def _searched(self, s: Iterate, terms: Terms, policy: LocalPolicy, gap: Tensor | None) -> Iterate:
+        """The best of some step lengths; the iterate itself, with more regularization, where none decreases the merit."""
+        price = torch.zeros_like(s.merit)  # of the gaps, as an exact penalty
+        if gap is not None:
+            price = 2.0 * terms.costate.abs().amax((-2, -1)) * gap.abs().sum((-2, -1))
+        xs, us, merit, alpha, good = self._tried(s, policy, gap, price, torch.ones(1).to(s.us))
+        again = s.running & ~good
+        if bool(again.any()):
+            short = self._tried(s, policy, gap, price, SHORT_STEPS.to(s.us))
+            xs, us, merit, alpha, good = (
+                torch.where(again.reshape((*again.shape, *[1] * (old.ndim - again.ndim))), new, old)
+                for new, old in zip(short, (xs, us, merit, alpha, good), strict=True)
+            )
+        noise = self._noise(s.merit)
+        gained = good & (s.merit + price - merit - (1.0 - alpha) * price > noise)
+        lowered, raised = self._lowered(s.mu, policy.Quu), self._raised(s.mu, policy.Quu)
+        mu = torch.where(good & (alpha > 0.5), lowered, torch.where(good & (alpha > 0.1), s.mu, raised))
+        # after a short or failed step along an exact direction the convexified one is next, before any regularization
+        mu = torch.where(s.newton & ~(good & (alpha > 0.1)), s.mu, mu)
+        trusted = good & (alpha > 0.2)
+        newton = torch.where(s.newton, trusted, good & (alpha > 0.5)) if self.config.curvature == "exact" else s.newton
+        full = _largest(policy.Quu) * REGULARIZATION[1]
+        moved = replace(
+            s,
+            xs=_chosen(good, xs, s.xs),
+            us=_chosen(good, us, s.us),
+            merit=torch.where(good, merit, s.merit),
+            mu=torch.minimum(mu, full),
+            newton=newton,
+            idle=torch.where(gained, 0, s.idle + torch.where(good | (mu >= full), 1, 0)),
+        )
+        return moved
+
+    def _tried(self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, alphas: Tensor):
+        """The best of step lengths ``(A,)``: states, controls, merit, length, and whether it decreases the merit enough."""
+        xs, us = policy_rollout(self.problem.dynamics, s.xs, s.us, policy, alphas, self.limits, gap, self.t0)
+        merits = self.merit(xs, us, s)
+        before = (s.merit + price).unsqueeze(-1)
+        after = merits + (1.0 - alphas) * price.unsqueeze(-1)
+        expected = -(policy.slope.unsqueeze(-1) * alphas + policy.bend.unsqueeze(-1) * alphas.square())
+        expected = expected.clamp_min(0.0) + alphas * price.unsqueeze(-1)
+        good = before - after >= ACCEPT * expected - self._noise(s.merit).unsqueeze(-1)
+        good = good & after.isfinite()
+        index = torch.where(good, after, torch.inf).argmin(-1)
+        chosen = [chosen_step(values, index) for values in (xs, us, merits, good)]
+        return chosen[0], chosen[1], chosen[2], alphas[index], chosen[3]
+
+    def _noise(self, merit: Tensor) -> Tensor:
+        """Changes of the merit that the arithmetic does not resolve."""
+        return 16 * torch.finfo(merit.dtype).eps * merit.abs().clamp_min(1e-30)
+
+    def _raised(self, mu: Tensor, Quu: Tensor) -> Tensor:
+        return torch.maximum(10.0 * mu, 1e2 * REGULARIZATION[0] * _largest(Quu))
+
+    def _lowered(self, mu: Tensor, Quu: Tensor) -> Tensor:
+        lower = 0.1 * mu
+        return torch.where(lower < REGULARIZATION[0] * _largest(Quu), 0.0, lower)
+
+
+def run(solver: Solver, s: Iterate, max_iterations: int, out_of_time, divides) -> Iterate:
+    """Iterate until every problem has finished.
+
+    Args:
+        solver: of the whole batch.
+        s: the first iterate.
+        max_iterations: at most.
+        out_of_time: true once the solve should end.
+        divides: asked once, whether the problems of the batch can be solved apart from each other.
+    """
+    whole, index, everything = s, None, solver
+    ended = Status.ITERATION_LIMIT
+    for _ in range(max_iterations):
+        s = solver.step(s)
+        running = s.running
+        if not bool(running.any()):
+            break
+        if 2 * int(running.sum()) <= running.numel() and running.ndim == 1 and divides():
+            rows = running.nonzero().squeeze(-1)
+            whole, index = _merged(whole, index, s), rows if index is None else index[rows]
+            s, solver = take_rows(s, rows), everything.part(index)
+        if out_of_time():
+            ended = Status.TIME_LIMIT
+            break
+    if bool(s.running.any()):  # gains about where they have come to
+        s = solver.step(s, search=False)
+        s = replace(s, status=torch.where(s.running, int(ended), s.status))
+    return _merged(whole, index, s)
+
+
+def _merged(whole: Iterate, index: Tensor | None, part: Iterate) -> Iterate:
+    return part if index is None else put_rows(whole, index, part)
+
+
+def _convexified(H: Tensor) -> Tensor:
+    """Symmetric ``(*batch, k, k)`` with those that are not positive semidefinite replaced by the nearest that are."""
+    scale = H.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp_min(1e-30)
+    eye = torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
+    info = torch.linalg.cholesky_ex(H + 1e2 * torch.finfo(H.dtype).eps * scale[..., None, None] * eye).info
+    bad = (info != 0) & H.isfinite().all(-1).all(-1)
+    if not bool(bad.any()):
+        return H
+    with torch.no_grad():  # the derivative of a projection is not defined where eigenvalues coincide
+        correction = project_psd(H[bad]) - H[bad]
+    fixed = torch.zeros_like(H)
+    fixed[bad] = correction
+    return H + fixed
+
+
+def _largest(Quu: Tensor) -> Tensor:
+    return Quu.diagonal(dim1=-2, dim2=-1).abs().amax((-2, -1)).clamp_min(1e-30)
+
+
+def _plus(value: Tensor, addition: Tensor | None) -> Tensor:
+    return value if addition is None else value + addition
+
+
+def _chosen(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(mask.reshape((*mask.shape, *[1] * (new.ndim - mask.ndim))), new, old)
+
+
+def _put_masked(policy: LocalPolicy, mask: Tensor, part: LocalPolicy) -> LocalPolicy:
+    """A policy with the problems of a mask replaced."""
+    fields = {}
+    for name, value in vars(policy).items():
+        whole = value.clone()
+        whole[mask] = getattr(part, name)
+        fields[name] = whole
+    return LocalPolicy(**fields)
+
+
+__all__ = ["RUNNING", "Counts", "Solver", "run"]
