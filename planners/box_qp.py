@@ -49,6 +49,8 @@ def box_qp(
         start: where to start, ``(*batch, m)``; the clamped unconstrained minimizer by default.
         max_iterations: Newton steps at most; a few suffice where the set of active bounds does not change.
     """
+    if H.shape[-1] == 2 and start is None:
+        return _pair(H, g, lower, upper)
     L, info = torch.linalg.cholesky_ex(H)
     convex = info == 0
     L = torch.where(convex[..., None, None], L, _eye_like(H))
@@ -71,6 +73,38 @@ def box_qp(
         moved = _projected_step(H, g, x, -_solved(L, residual), gradient, lower, upper)
         x = torch.where((converged | ~convex).unsqueeze(-1), x, moved)
     return BoxQPSolution(x, free, L, convex, converged & convex)
+
+
+def _pair(H: Tensor, g: Tensor, lower: Tensor, upper: Tensor) -> BoxQPSolution:
+    """Two coordinates, in closed form: the minimum is the unconstrained one or lies on one of the four edges."""
+    a, b, c = H[..., 0, 0], H[..., 0, 1], H[..., 1, 1]
+    determinant = a * c - b * b
+    convex = (a > 0) & (determinant > torch.finfo(H.dtype).eps * a * c)
+    a, c = torch.where(a > 0, a, 1.0), torch.where(c > 0, c, 1.0)
+    determinant = torch.where(convex, determinant, 1.0)
+    g0, g1 = g.unbind(-1)
+    inner = torch.stack([b * g1 - c * g0, b * g0 - a * g1], dim=-1) / determinant.unsqueeze(-1)
+    inside = ((inner >= lower) & (inner <= upper)).all(-1)
+    if bool(inside.all()):
+        x = inner
+    else:
+        ends = torch.stack([lower, upper], dim=-2)  # of both coordinates
+        other0 = -(g0.unsqueeze(-1) + b.unsqueeze(-1) * ends[..., 1]) / a.unsqueeze(-1)
+        other1 = -(g1.unsqueeze(-1) + b.unsqueeze(-1) * ends[..., 0]) / c.unsqueeze(-1)
+        free = torch.cat([other1, other0], dim=-1)  # with x0 at its ends, then with x1 at its ends
+        free = _clamp(free, lower[..., [1, 1, 0, 0]], upper[..., [1, 1, 0, 0]])
+        fixed = torch.cat([ends[..., 0], ends[..., 1]], dim=-1)
+        x0 = torch.cat([fixed[..., :2], free[..., 2:]], dim=-1)
+        x1 = torch.cat([free[..., :2], fixed[..., 2:]], dim=-1)
+        points = torch.stack([x0, x1], dim=-1)
+        value = (points * (g.unsqueeze(-2) + 0.5 * (points @ H))).sum(-1).nan_to_num(nan=torch.inf)
+        index = value.argmin(-1)[..., None, None].expand(*value.shape[:-1], 1, 2)
+        x = torch.where(inside.unsqueeze(-1), inner, points.gather(-2, index).squeeze(-2))
+    gradient = g + mv(H, x)
+    clamped = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
+    clamped = (clamped | (x <= lower) | (x >= upper)) & ~inside.unsqueeze(-1)
+    L, _ = _factor_on(torch.where(convex[..., None, None], H, _eye_like(H)), ~clamped)
+    return BoxQPSolution(x, ~clamped, L, convex, convex)
 
 
 def _factor_on(H: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:

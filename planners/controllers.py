@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dynamics import Dynamics
-from planners.expansion import expand_problem, project_psd
+from planners.expansion import expand_problem
 from planners.problem import Problem
+from planners.psd import project_psd
 from planners.riccati import LinearQuadratic, backward_pass
 from planners.solution import Solution
 

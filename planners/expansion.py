@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dynamics import Dynamics
 from dynamics.derivatives import gradient_and_hessian, jacobian
 from planners.problem import Problem
+from planners.psd import convexified
 from planners.riccati import mv
 
 
@@ -103,10 +105,40 @@ def dynamics_curvature(
     return torch.cat([torch.cat([c.xx, c.ux.mT], dim=-1), torch.cat([c.ux, c.uu], dim=-1)], dim=-2)
 
 
-def project_psd(matrix: Tensor) -> Tensor:
-    """The nearest positive semidefinite matrix (Frobenius norm) to symmetric ``(*batch, k, k)``."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0.0).unsqueeze(-2)) @ vectors.mT
+def convex_hessians(
+    problem: Problem, expansion: Expansion, xs: Tensor, us: Tensor, t0: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Positive semidefinite models of the stage Hessians ``(*batch, T, k, k)`` and of the terminal one ``(*batch, d, d)``.
+
+    They are the cost's Gauss-Newton Hessians, see :meth:`planners.Cost.gauss_newton`; for costs of the next state, and with a
+    terminal value, the nearest positive semidefinite matrices.
+    """
+    cost, dynamics = problem.cost, problem.dynamics
+    on_manifold = dynamics.tangent_dim != xs.shape[-1]
+    weight = problem.discount ** torch.arange(us.shape[-2] + 1, dtype=us.dtype, device=us.device)
+    if cost.needs_next_state:
+        H = convexified(expansion.H)
+    else:
+        x, steps = xs[..., :-1, :], t0 + torch.arange(us.shape[-2], device=us.device)
+        H = weight[:-1, None, None] * cost.gauss_newton(x, us, steps)
+        if on_manifold:
+            H = _pulled_back(H, tangent_basis(dynamics, x))
+    if problem.terminal_value is not None:
+        return H, convexified(expansion.P_T)
+    P_T = weight[-1] * cost.gauss_newton_terminal(xs[..., -1, :])
+    if on_manifold:
+        P_T = _pulled_back(P_T, tangent_basis(dynamics, xs[..., -1, :]))
+    return H, P_T
+
+
+def _pulled_back(hessian: Tensor, basis: Tensor) -> Tensor:
+    """A Hessian by (x, u), or by x, as one by (dx, du), or dx."""
+    n, d, m = basis.shape[-2], basis.shape[-1], hessian.shape[-1] - basis.shape[-2]
+    if m:
+        controls = torch.eye(m, dtype=basis.dtype, device=basis.device).expand(*basis.shape[:-2], m, m)
+        upper = torch.cat([basis, basis.new_zeros(*basis.shape[:-2], n, m)], dim=-1)
+        basis = torch.cat([upper, torch.cat([basis.new_zeros(*basis.shape[:-2], m, d), controls], dim=-1)], dim=-2)
+    return basis.mT @ hessian @ basis
 
 
 def _stage(
@@ -159,7 +191,7 @@ def _terminal(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
     return gradient_and_hessian(last, x.new_zeros(*x.shape[:-1], dynamics.tangent_dim))
 
 
-def tangent_basis(dynamics, x: Tensor) -> Tensor:
+def tangent_basis(dynamics: Dynamics, x: Tensor) -> Tensor:
     """Derivative of retract(x, dx) by dx at zero, ``(*batch, n, d)``."""
     zero = x.new_zeros(*x.shape[:-1], dynamics.tangent_dim)
     return jacobian(lambda dx: dynamics.retract(x.unsqueeze(-2), dx), zero, x.shape[-1])

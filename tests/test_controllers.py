@@ -20,7 +20,7 @@ from planners import (
     solve,
 )
 from planners.controllers import expand_about
-from planners.expansion import project_psd
+from planners.psd import project_psd
 
 F64 = torch.float64
 

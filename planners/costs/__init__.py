@@ -2,7 +2,7 @@
 
 from planners.costs.base import Cost, StageExpansion, SumCost, TerminalExpansion
 from planners.costs.distance import GoalCost, SmoothAbsCost
-from planners.costs.functions import FunctionCost, TransitionCost
+from planners.costs.functions import FunctionCost, ResidualCost, TransitionCost
 from planners.costs.quadratic import QuadraticCost
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "FunctionCost",
     "GoalCost",
     "QuadraticCost",
+    "ResidualCost",
     "SmoothAbsCost",
     "StageExpansion",
     "SumCost",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamics.derivatives import gradient_and_hessian
+from planners.psd import convexified
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,19 @@ class Cost(nn.Module, abc.ABC):
         gradient, hessian = gradient_and_hessian(self.terminal, x)
         return TerminalExpansion(value=self.terminal(x), x=gradient, xx=hessian)
 
+    def gauss_newton(self, x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
+        """A positive semidefinite model of the Hessian of :meth:`stage` by (x, u), ``(*batch, n + m, n + m)``.
+
+        The nearest such matrix to the exact Hessian by default. A cost of squared residuals knows a better one, J'J, which does
+        not vanish where the residual's curvature cancels it, as that of 1 - cos(angle) does for a hanging pole.
+        """
+        e = self.expand(x, u, t)
+        return convexified(torch.cat([torch.cat([e.xx, e.xu], dim=-1), torch.cat([e.xu.mT, e.uu], dim=-1)], dim=-2))
+
+    def gauss_newton_terminal(self, x: Tensor) -> Tensor:
+        """The same for :meth:`terminal`, ``(*batch, n, n)``."""
+        return convexified(self.expand_terminal(x).xx)
+
     def __add__(self, other: "Cost") -> "SumCost":
         if not isinstance(other, Cost):
             return NotImplemented
@@ -164,6 +178,18 @@ class SumCost(Cost):
         parts = [cost.expand_terminal(x) for _, cost in self._terms()]
         names = [f.name for f in fields(TerminalExpansion)]
         return TerminalExpansion(**{name: self._sum([getattr(p, name) for p in parts]) for name in names})
+
+    def gauss_newton(self, x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
+        """Weighted sum of those of the summands; the default with a negative weight."""
+        if min(self.weights) < 0:
+            return super().gauss_newton(x, u, t)
+        return self._sum([cost.gauss_newton(x, u, t) for _, cost in self._terms()])
+
+    def gauss_newton_terminal(self, x: Tensor) -> Tensor:
+        """Weighted sum of those of the summands; the default with a negative weight."""
+        if min(self.weights) < 0:
+            return super().gauss_newton_terminal(x)
+        return self._sum([cost.gauss_newton_terminal(x) for _, cost in self._terms()])
 
     def with_reference(self, reference: Tensor, *, start: int = 0) -> "SumCost":
         """Replaces the reference of every summand that has one."""

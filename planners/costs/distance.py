@@ -33,6 +33,10 @@ class _DistanceCost(ReferenceCost):
     def distance(self, squared: Tensor) -> Tensor:
         """The distance to charge, from the squared one."""
 
+    @abc.abstractmethod
+    def slope(self, squared: Tensor) -> Tensor:
+        """The derivative of the distance by the squared one."""
+
     def stage(self, x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
         """Weighted distances plus weighted squared controls."""
         weights = fitted("state_weights", self.state_weights, x)
@@ -43,6 +47,21 @@ class _DistanceCost(ReferenceCost):
         """Weighted distances of the last state."""
         weights = fitted("terminal_weights", self.terminal_weights, x)
         return (weights * self.distance(self._squared(self.terminal_error(x)))).sum(-1)
+
+    def gauss_newton(self, x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
+        r"""The Hessian of the squares with the weights that the distances give them now: it bounds the exact one from above.
+
+        The squared distance of an angle is that of the points (sin e, cos e) and (0, 1), whose J'J is one.
+        """
+        weights = fitted("state_weights", self.state_weights, x)
+        state = 2.0 * weights * self.slope(self._squared(self.error(x, t)))
+        control = (2.0 * fitted("control_weights", self.control_weights, u)).expand_as(u)
+        return torch.diag_embed(torch.cat([state, control], dim=-1))
+
+    def gauss_newton_terminal(self, x: Tensor) -> Tensor:
+        """The same for the last state."""
+        weights = fitted("terminal_weights", self.terminal_weights, x)
+        return torch.diag_embed(2.0 * weights * self.slope(self._squared(self.terminal_error(x))))
 
     def _squared(self, error: Tensor) -> Tensor:
         if not self.angles:
@@ -81,6 +100,10 @@ class GoalCost(_DistanceCost):
         """The squared distance itself."""
         return squared
 
+    def slope(self, squared: Tensor) -> Tensor:
+        """One."""
+        return torch.ones_like(squared)
+
 
 class SmoothAbsCost(_DistanceCost):
     r"""Smooth absolute distance to a goal: :math:`\sum_i w_i (\sqrt{d_i^2 + p^2} - p) + \sum_j v_j u_j^2`.
@@ -116,6 +139,10 @@ class SmoothAbsCost(_DistanceCost):
         """The smooth absolute value."""
         # the difference of the root and p, without the cancellation near zero
         return squared / ((squared + self.smoothing**2).sqrt() + self.smoothing)
+
+    def slope(self, squared: Tensor) -> Tensor:
+        """Half the inverse of the root."""
+        return 0.5 / (squared + self.smoothing**2).sqrt()
 
 
 def _weights(name: str, value: Tensor | Sequence[float] | float) -> Tensor:

@@ -16,7 +16,14 @@ from planners.constraints.rows import Rows, StageRows, TerminalRows
 from planners.ddp.backward import LocalPolicy, Model, backward_pass
 from planners.ddp.iterate import RUNNING, Iterate
 from planners.ddp.line_search import chosen_step, policy_rollout
-from planners.expansion import Expansion, control_gradient, costates, dynamics_curvature, expand_problem, project_psd
+from planners.expansion import (
+    Expansion,
+    control_gradient,
+    convex_hessians,
+    costates,
+    dynamics_curvature,
+    expand_problem,
+)
 from planners.problem import Problem
 from planners.solution import Status
 
@@ -219,7 +226,7 @@ class Solver:
         e = terms.expansion
         lower, upper = (None, None) if self.limits is None else (limit - s.us for limit in self.limits)
         exact = s.newton & s.running if self.config.curvature == "exact" else torch.zeros_like(s.newton)
-        convex = _convexified(e.H), _convexified(e.P_T)
+        convex = convex_hessians(self.problem, e, s.xs, s.us, self.t0)
         H, P_T = convex
         if bool(exact.any()):
             full = self._lagrangian_hessian(s, terms)
@@ -343,21 +350,6 @@ def run(solver: Solver, s: Iterate, max_iterations: int, out_of_time, divides) -
 
 def _merged(whole: Iterate, index: Tensor | None, part: Iterate) -> Iterate:
     return part if index is None else put_rows(whole, index, part)
-
-
-def _convexified(H: Tensor) -> Tensor:
-    """Symmetric ``(*batch, k, k)`` with those that are not positive semidefinite replaced by the nearest that are."""
-    scale = H.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp_min(1e-30)
-    eye = torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
-    info = torch.linalg.cholesky_ex(H + 1e2 * torch.finfo(H.dtype).eps * scale[..., None, None] * eye).info
-    bad = (info != 0) & H.isfinite().all(-1).all(-1)
-    if not bool(bad.any()):
-        return H
-    with torch.no_grad():  # the derivative of a projection is not defined where eigenvalues coincide
-        correction = project_psd(H[bad]) - H[bad]
-    fixed = torch.zeros_like(H)
-    fixed[bad] = correction
-    return H + fixed
 
 
 def _largest(Quu: Tensor) -> Tensor:
