@@ -26,6 +26,9 @@ from planners.costs import (
     TerminalExpansion,
     TransitionCost,
 )
+from planners.ddp import DDP
+from planners.implicit import Implicit, InvalidGradientError
+from planners.kkt import Certificate
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
 from planners.problem import Problem
@@ -49,6 +52,7 @@ from planners.splines import ControlSpline
 
 __all__ = [
     "CEM",
+    "DDP",
     "ICEM",
     "LQR",
     "MPC",
@@ -57,6 +61,7 @@ __all__ = [
     "AsynchronousMemory",
     "AsynchronousReport",
     "CVaR",
+    "Certificate",
     "ColoredNoise",
     "Constraint",
     "ControlSpline",
@@ -66,7 +71,9 @@ __all__ = [
     "Expectation",
     "FunctionCost",
     "GoalCost",
+    "Implicit",
     "Inequality",
+    "InvalidGradientError",
     "KnotNoise",
     "LinearEquality",
     "LinearGaussianController",

@@ -92,6 +92,26 @@ def control_gradient(expansion: Expansion, costate: Tensor) -> Tensor:
     return expansion.g[..., d:] + mv(expansion.F[..., d:].mT, costate[..., 1:, :])
 
 
+def stationarity(us: Tensor, gradient: Tensor, own: Tensor, limits: tuple[Tensor, Tensor] | None) -> Tensor:
+    """How far controls are from making a gradient vanish within their limits, ``(*batch,)``.
+
+    The largest entry of the gradient, relative to the terms that cancel in it; of a control near its limit at most the way that
+    the gradient pushes it there.
+
+    Args:
+        us: controls ``(*batch, T, m)``.
+        gradient: of the total cost or Lagrangian, ``(*batch, T, m)``.
+        own: the part of the gradient that comes from the stage costs themselves; the rest comes through the dynamics.
+        limits: ``(*batch, T, m)`` each, or None.
+    """
+    scale = torch.maximum(own.abs().amax((-2, -1)), (gradient - own).abs().amax((-2, -1))).clamp_min(1.0)
+    error = gradient.abs() / scale[..., None, None]
+    if limits is not None:
+        way = (us - torch.minimum(torch.maximum(us - gradient, limits[0]), limits[1])).abs()
+        error = torch.minimum(error, way)
+    return error.amax((-2, -1))
+
+
 def dynamics_curvature(
     problem: Problem, expansion: Expansion, xs: Tensor, us: Tensor, costate: Tensor, t0: int = 0
 ) -> Tensor:

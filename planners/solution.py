@@ -88,7 +88,10 @@ class Solution:
         Quu: control Hessian of the state-action value, shaped like K; None without.
         violations: by how much the plan violates each constraint at most, by name, ``(*batch,)`` each; empty without
             constraints.
-        certificate: what the planner proves about the solution; None where it proves nothing.
+        multipliers: of the rows of the stage constraints ``(*batch, T, r)`` and of the terminal ones ``(*batch, r_T)``; None
+            where the planner has none.
+        certificate: what the optimality conditions say about the solution, a :class:`planners.Certificate`; None where the
+            planner does not evaluate them.
         warm_start: what the planner keeps for its next solve beside the controls.
     """
 
@@ -105,6 +108,7 @@ class Solution:
     P: Tensor | None = None
     Quu: Tensor | None = None
     violations: dict[str, Tensor] = field(default_factory=dict)
+    multipliers: tuple[Tensor, Tensor] | None = None
     certificate: Any = None
     warm_start: Any = None
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from planners.deadline import Deadline
+from planners.implicit import Implicit, with_derivatives
 from planners.problem import Problem
 from planners.solution import Solution, SolveError
 
@@ -36,6 +37,10 @@ class Planner(abc.ABC):
 
     def check(self, problem: Problem) -> None:  # noqa: B027 (most planners have nothing to add)
         """Raise ValueError if the problem cannot be solved by this planner for a reason beyond ``supports``."""
+
+    def differentiated(self, solution: Solution, x0: Tensor, gradient: Implicit) -> Solution:
+        """The solution with derivatives by the optimality conditions; ``x0`` as it was handed to :func:`solve`."""
+        return with_derivatives(solution, x0, gradient)
 
     @abc.abstractmethod
     def plan(self, problem: Problem, x0: Tensor, request: "Request") -> Solution:
@@ -74,7 +79,7 @@ def solve(
     time: float | None = None,
     previous_control: Tensor | None = None,
     init: Solution | None = None,
-    gradient: Unrolled | None = None,
+    gradient: Unrolled | Implicit | None = None,
     generator: torch.Generator | None = None,
     throw: bool = True,
     out_of_time: Callable[[], bool] | None = None,
@@ -90,7 +95,8 @@ def solve(
             another rate than the model's steps passes its own.
         previous_control: control before the first step ``(*batch, m)``, from which rate limits count.
         init: a previous solution to start from, read as a function of absolute time.
-        gradient: None returns tensors without a graph; ``Unrolled()`` differentiates the computation.
+        gradient: None returns tensors without a graph; ``Implicit()`` differentiates the optimality conditions of the solution,
+            ``Unrolled()`` the computation.
         generator: source of randomness of sampling planners; a fresh one with seed 0 by default, so equal calls agree.
         throw: raise if a problem has no usable plan.
         out_of_time: asked between iterations; the solve ends with the best plan so far once it is true.
@@ -127,15 +133,18 @@ def solve(
     if isinstance(out_of_time, Deadline):
         request = replace(request, share=out_of_time.share)
     start = perf_counter()
-    with torch.set_grad_enabled(gradient is not None):
+    with torch.set_grad_enabled(isinstance(gradient, Unrolled)):
         solution = replace(planner.plan(problem, x0, request), time=time)
     solution.stats["seconds"] = perf_counter() - start
     if throw and not bool(solution.usable.all()):
         raise SolveError(solution)
+    if isinstance(gradient, Implicit):
+        solution = planner.differentiated(solution, x0, gradient)
+        solution.stats["seconds"] = perf_counter() - start
     return solution
 
 
-def check_support(problem: Problem, planner: Planner, gradient: Unrolled | None = None) -> None:
+def check_support(problem: Problem, planner: Planner, gradient: Unrolled | Implicit | None = None) -> None:
     """Raise TypeError for another kind of object, ValueError unless the planner honors every field and the kind of gradient."""
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}; a task has one: task.problem()")
@@ -153,6 +162,8 @@ def check_support(problem: Problem, planner: Planner, gradient: Unrolled | None 
         accepted = ", ".join(kind.__name__ + "()" for kind in planner.gradients) or "no gradient"
         raise ValueError(f"{type(planner).__name__} offers {accepted}, got gradient={gradient!r}")
     planner.check(problem)
+    if isinstance(gradient, Implicit):
+        gradient.check(problem)
 
 
 def _check_kind(name: str, value: object, kind: type, example: str) -> None:

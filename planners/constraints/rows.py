@@ -91,7 +91,7 @@ class StageRows:
     def jacobian(self, xs: Tensor, us: Tensor) -> Tensor:
         """Derivative of the rows by (dx, du), ``(*batch, T, r, d + m)``."""
         f, z = self._displaced(xs, us)
-        return jacobian(f, z, self.size)
+        return jacobian(f, z, self.size) if self.size else z.new_zeros(*z.shape[:-1], 0, z.shape[-1])
 
     def curvature(self, xs: Tensor, us: Tensor, multipliers: Tensor) -> Tensor:
         """Hessian of the rows weighted by multipliers ``(*batch, T, r)``: ``(*batch, T, d + m, d + m)``."""
@@ -127,7 +127,7 @@ class TerminalRows:
     def jacobian(self, xs: Tensor, us: Tensor) -> Tensor:
         """Derivative of the rows by dx, ``(*batch, r, d)``."""
         f, z = self._displaced(xs)
-        return jacobian(f, z, self.size)
+        return jacobian(f, z, self.size) if self.size else z.new_zeros(*z.shape[:-1], 0, z.shape[-1])
 
     def curvature(self, xs: Tensor, us: Tensor, multipliers: Tensor) -> Tensor:
         """Hessian of the rows weighted by multipliers ``(*batch, r)``: ``(*batch, d, d)``."""
@@ -147,7 +147,8 @@ Rows = StageRows | TerminalRows
 
 
 def _stacked(constraints: tuple[Constraint, ...], x: Tensor, u: Tensor | None, t: Tensor | None) -> Tensor:
-    return torch.cat([constraint.value(x, u, t).to(x) for constraint in constraints], dim=-1)
+    rows = [constraint.value(x, u, t).to(x) for constraint in constraints]
+    return torch.cat(rows, dim=-1) if rows else x.new_zeros(*x.shape[:-1], 0)
 
 
 def _prices(constraints: tuple[Constraint, ...], values: list[Tensor], weight: Tensor, *, first: Tensor) -> Prices:

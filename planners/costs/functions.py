@@ -67,9 +67,7 @@ class ResidualCost(Cost):
         n = x.shape[-1]
         rows_t = t.unsqueeze(-1) if isinstance(t, Tensor) and t.ndim > 0 else t
         size = self.residual_function(x, u, t).shape[-1]
-        J = jacobian(
-            lambda z: self.residual_function(z[..., :n], z[..., n:], rows_t), torch.cat([x, u], dim=-1), size
-        )
+        J = jacobian(lambda z: self.residual_function(z[..., :n], z[..., n:], rows_t), torch.cat([x, u], dim=-1), size)
         return J.mT @ J
 
     def gauss_newton_terminal(self, x: Tensor) -> Tensor:

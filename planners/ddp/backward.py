@@ -57,6 +57,10 @@ class Model:
     lower: Tensor | None = None
     upper: Tensor | None = None
 
+    def where(self, mask: Tensor) -> "Model":
+        """The model of the problems of a mask ``(*batch,)``, in a batch ``(B,)``."""
+        return Model(**{name: None if value is None else value[mask] for name, value in vars(self).items()})  # type: ignore[arg-type]
+
 
 def backward_pass(model: Model, mu: Tensor) -> LocalPolicy:
     """The local policy about a trajectory.

@@ -29,7 +29,8 @@ def policy_rollout(
 
     Args:
         dynamics: f.
-        xs: states ``(*batch, T+1, n)`` and us: controls ``(*batch, T, m)`` that the policy is about.
+        xs: states ``(*batch, T+1, n)`` that the policy is about.
+        us: controls ``(*batch, T, m)``.
         policy: k and K.
         alphas: step lengths ``(A,)``.
         limits: of the controls, ``(*batch, T, m)`` each, or None.
@@ -65,5 +66,3 @@ def chosen_step(values: Tensor, index: Tensor) -> Tensor:
     where = index.reshape((*index.shape, *[1] * (values.ndim - axis)))
     where = where.expand(*index.shape, 1, *values.shape[axis + 1 :])
     return values.gather(axis, where).squeeze(axis)
-
-

@@ -5,6 +5,7 @@ and penalty each problem of the batch updates on its own as soon as its optimali
 finished are taken out of the batch where their problem lets itself be divided.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from planners.batches import put_rows, take_rows, where_rows
 from planners.constraints.rows import Rows, StageRows, TerminalRows
 from planners.ddp.backward import LocalPolicy, Model, backward_pass
-from planners.ddp.iterate import RUNNING, Iterate
+from planners.ddp.iterate import Iterate
 from planners.ddp.line_search import chosen_step, policy_rollout
 from planners.expansion import (
     Expansion,
@@ -23,6 +24,7 @@ from planners.expansion import (
     costates,
     dynamics_curvature,
     expand_problem,
+    stationarity,
 )
 from planners.problem import Problem
 from planners.solution import Status
@@ -91,6 +93,11 @@ class Solver:
     multiple: bool
     counts: Counts
 
+    @property
+    def constrained(self) -> bool:
+        """Whether there are rows of constraints."""
+        return self.stage is not None or self.terminal is not None
+
     def part(self, index: Tensor) -> "Solver":
         """The solver of the problems ``index`` of a batch ``(B,)`` that divides."""
         if self.limits is None:
@@ -136,9 +143,13 @@ class Solver:
         values = self._row_values(s)
         terms = self._terms(bare, s, values)
         open_gap = bare.gap.abs().amax((-2, -1)) if self.multiple else torch.zeros_like(s.merit)
-        residual = self._projected_gradient(terms, s.us)
+        gradient = control_gradient(terms.expansion, terms.costate)
+        own = terms.expansion.g[..., terms.costate.shape[-1] :]
+        residual = stationarity(s.us, gradient, own, self.limits)
         s = replace(s, residual=residual)
-        optimal = (residual <= self.config.tolerance_in(s.us)) & (open_gap <= self.config.tolerance_in(s.us))
+        optimal = (residual <= self.config.tolerance_in(s.us.dtype)) & (
+            open_gap <= self.config.tolerance_in(s.us.dtype)
+        )
         if s.rho is None or s.omega is None or s.infeasibility is None:
             finished = torch.where(optimal, int(Status.CONVERGED), s.status)
             finished = torch.where(~optimal & (s.idle >= IDLE), int(Status.STALLED), finished)
@@ -204,22 +215,11 @@ class Solver:
 
     def _infeasibility(self, terms: Terms, s: Iterate) -> Tensor:
         """The largest violation or error of complementarity, ``(*batch,)``: the change of the multipliers over the penalty."""
-        sizes = [torch.zeros_like(s.merit)]
+        sizes, rho = [torch.zeros_like(s.merit)], torch.ones_like(s.merit) if s.rho is None else s.rho
         for y_hat, y, core in ((terms.y_hat, s.y, 2), (terms.y_hat_T, s.y_T, 1)):
             if y_hat is not None and y is not None and y.numel():
-                sizes.append((y_hat - y).abs().amax(tuple(range(-core, 0))) / s.rho)
+                sizes.append((y_hat - y).abs().amax(tuple(range(-core, 0))) / rho)
         return torch.stack(sizes).amax(0)
-
-    def _projected_gradient(self, terms: Terms, us: Tensor) -> Tensor:
-        """The largest entry of u - clamp(u - gradient), relative to the terms that cancel in the gradient, ``(*batch,)``."""
-        gradient = control_gradient(terms.expansion, terms.costate)
-        d = terms.costate.shape[-1]
-        own = terms.expansion.g[..., d:].abs().amax((-2, -1))
-        scale = torch.maximum(own, (gradient - terms.expansion.g[..., d:]).abs().amax((-2, -1))).clamp_min(1.0)
-        if self.limits is not None:
-            lower, upper = self.limits
-            gradient = us - torch.minimum(torch.maximum(us - gradient, lower), upper)
-        return gradient.abs().amax((-2, -1)) / scale
 
     def _local_policy(self, s: Iterate, terms: Terms, gap: Tensor | None) -> tuple[LocalPolicy, Iterate]:
         """The backward pass; where it fails, first with the convexified Hessian, then with more regularization."""
@@ -242,16 +242,14 @@ class Solver:
                 break
             if attempt > 0:
                 mu = torch.where(failed, self._raised(mu, policy.Quu), mu)
-            some = Model(**{name: None if v is None else v[failed] for name, v in vars(fallback).items()})
+            some = fallback.where(failed)
             policy = _put_masked(policy, failed, backward_pass(some, mu[failed]))
             exact = exact & ~failed
         return policy, replace(s, mu=mu, newton=torch.where(s.running, exact, s.newton))
 
     def _lagrangian_hessian(self, s: Iterate, terms: Terms) -> tuple[Tensor, Tensor]:
         """The cost's Hessians with the curvature of dynamics and constraints."""
-        H = terms.expansion.H + dynamics_curvature(
-            self.problem, terms.expansion, s.xs, s.us, terms.costate, self.t0
-        )
+        H = terms.expansion.H + dynamics_curvature(self.problem, terms.expansion, s.xs, s.us, terms.costate, self.t0)
         P_T = terms.expansion.P_T
         if self.stage is not None and terms.y_hat is not None and not self.stage.is_affine:
             H = H + self.stage.curvature(s.xs, s.us, terms.y_hat)
@@ -318,7 +316,9 @@ class Solver:
         return torch.where(lower < REGULARIZATION[0] * _largest(Quu), 0.0, lower)
 
 
-def run(solver: Solver, s: Iterate, max_iterations: int, out_of_time, divides) -> Iterate:
+def run(
+    solver: Solver, s: Iterate, max_iterations: int, out_of_time: Callable[[], bool], *, divisible: bool
+) -> Iterate:
     """Iterate until every problem has finished.
 
     Args:
@@ -326,7 +326,7 @@ def run(solver: Solver, s: Iterate, max_iterations: int, out_of_time, divides) -
         s: the first iterate.
         max_iterations: at most.
         out_of_time: true once the solve should end.
-        divides: asked once, whether the problems of the batch can be solved apart from each other.
+        divisible: whether the batch is ``(B,)`` and its problems can be solved apart from each other.
     """
     whole, index, everything = s, None, solver
     ended = Status.ITERATION_LIMIT
@@ -335,7 +335,7 @@ def run(solver: Solver, s: Iterate, max_iterations: int, out_of_time, divides) -
         running = s.running
         if not bool(running.any()):
             break
-        if 2 * int(running.sum()) <= running.numel() and running.ndim == 1 and divides():
+        if divisible and 4 * int(running.sum()) <= 3 * running.numel():
             rows = running.nonzero().squeeze(-1)
             whole, index = _merged(whole, index, s), rows if index is None else index[rows]
             s, solver = take_rows(s, rows), everything.part(index)
@@ -372,6 +372,3 @@ def _put_masked(policy: LocalPolicy, mask: Tensor, part: LocalPolicy) -> LocalPo
         whole[mask] = getattr(part, name)
         fields[name] = whole
     return LocalPolicy(**fields)
-
-
-__all__ = ["RUNNING", "Counts", "Solver", "run"]

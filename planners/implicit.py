@@ -1,0 +1,226 @@
+r"""Derivatives of plans by the implicit function theorem.
+
+At a strict local minimum the optimality conditions :math:`F(z, \lambda, y; \theta) = 0` of a plan determine it as a function of
+whatever the problem depends on. For a loss with gradient r by the plan,
+
+.. math::
+    M (w, \nu, \pi, \xi) = (r, 0, 0, 0), \qquad
+    \frac{d \ell}{d \theta} = -(w, \nu, \pi, \xi)^\top \frac{\partial F}{\partial \theta},
+
+with M the symmetric matrix of the optimality conditions: the exact Hessian of the Lagrangian, the Jacobians of the dynamics, of
+the rows that hold as equalities and of the limits that pin a control. M is solved as one linear-quadratic problem
+(:mod:`planners.lq_system`); F is evaluated once with gradients at the fixed solution, so that autograd reaches every tensor the
+problem is made of, those in closures too. Amos et al. (2018) use the Hessian of the cost alone, which is right for linear
+dynamics only: ``curvature="gauss-newton"``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from planners.control_set import expanded
+from planners.kkt import Certificate, Conditions, Linearized, certified, polished
+from planners.lq_system import LQFactor, LQRight
+from planners.problem import Problem
+from planners.riccati import mv
+from planners.smoothing import smoothed
+from planners.solution import Solution
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Differentiate the converged optimality conditions.
+
+    Attributes:
+        curvature: second derivatives of dynamics and constraints in the conditions: ``"exact"``, by autograd;
+            ``"finite-difference"``, for dynamics that autograd does not pass through, such as MuJoCo's; ``"gauss-newton"``, none
+            of the dynamics, as in Amos et al. (2018), which is wrong by the order of the gradient itself on nonlinear dynamics.
+        invalid: what happens where the plan is not a strict local minimum to the tolerance: ``"raise"`` an error once a gradient
+            is asked for there, ``"zero"`` gradients, or ``"one-step"``: the derivative of one Newton step from there.
+        smoothing: weight of a logarithmic barrier in place of hard limits and inequalities. The plan is then that of the
+            smoothed problem, a smooth function of everything; zero for the problem itself.
+        tolerance: residual of the optimality conditions to which plans are refined before they are differentiated.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    curvature: Literal["exact", "finite-difference", "gauss-newton"] = "exact"
+    invalid: Literal["raise", "zero", "one-step"] = "raise"
+    smoothing: float = 0.0
+    tolerance: float = 1e-8
+
+    def __post_init__(self):
+        if self.curvature not in ("exact", "finite-difference", "gauss-newton"):
+            raise ValueError(
+                f"curvature must be 'exact', 'finite-difference' or 'gauss-newton', got {self.curvature!r}"
+            )
+        if self.invalid not in ("raise", "zero", "one-step"):
+            raise ValueError(f"invalid must be 'raise', 'zero' or 'one-step', got {self.invalid!r}")
+        if not 0.0 <= self.smoothing < float("inf"):
+            raise ValueError(f"smoothing must not be negative, got {self.smoothing}")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance}")
+
+    def check(self, problem: Problem) -> None:
+        """Raise ValueError if the dynamics do not have the derivatives asked for."""
+        if self.curvature == "exact" and problem.dynamics.derivatives != "autograd":
+            raise ValueError(
+                f"{type(problem.dynamics).__name__} has no exact second derivatives; choose "
+                "Implicit(curvature='finite-difference') or, without those of the dynamics, Implicit(curvature='gauss-newton')"
+            )
+
+    def tolerance_in(self, dtype: torch.dtype) -> float:
+        """The tolerance, not below what the arithmetic resolves."""
+        return max(self.tolerance, 1e3 * torch.finfo(dtype).eps)
+
+
+class InvalidGradientError(RuntimeError):
+    """A gradient was asked for where the plan does not determine one; ``certificate`` says why."""
+
+    def __init__(self, certificate: Certificate):
+        self.certificate = certificate
+        bad = ~certificate.optimal
+        stuck = int((certificate.residual > certificate.tolerance).sum())
+        super().__init__(
+            f"{int(bad.sum())} of {bad.numel()} plans have no valid gradient: {stuck} are not converged to "
+            f"{certificate.tolerance:.1g} (largest residual {float(certificate.residual.max()):.2g}), the others are not strict "
+            "minima; raise max_iterations, or choose Implicit(invalid='zero') or Implicit(invalid='one-step')"
+        )
+
+
+def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
+    """A solution, refined, whose states, controls and cost are functions of everything its problem depends on.
+
+    Args:
+        solution: of any planner; where it is near a local minimum Newton steps lead there.
+        x0: the initial states ``(*batch, n)`` that it was solved from, which may require a gradient.
+        how: the options.
+    """
+    problem, xs, us = solution.problem, solution.xs, solution.us
+    tolerance = how.tolerance_in(us.dtype)
+    with torch.no_grad():
+        conditions = Conditions(problem, xs, us, solution.t0, exact=how.curvature != "gauss-newton")
+        point = conditions.start(xs, us, solution.multipliers)
+        point, _ = polished(conditions, point, tolerance=tolerance)
+        if how.smoothing:
+            certificate, factor, at = smoothed(problem, conditions, point, how.smoothing, tolerance=tolerance)
+        else:
+            certificate, factor, at = certified(conditions, point, tolerance=tolerance)
+    adjoint = _Adjoint(factor, at, certificate, how.invalid)
+    dx, du = _ImplicitFunction.apply(adjoint, *_residual(at, x0))
+    xs, us = problem.dynamics.retract(at.point.xs, dx), at.point.us + du
+    with torch.enable_grad():
+        cost = problem.trajectory_cost(xs, us, t0=solution.t0)
+    cost = torch.where(solution.usable, cost, torch.inf)
+    return replace(
+        solution,
+        xs=xs,
+        us=us,
+        cost=cost,
+        violations=problem.violations(xs.detach(), us.detach(), t0=solution.t0),
+        multipliers=(point.y, point.y_T),
+        certificate=certificate,
+    )
+
+
+def _residual(at: Linearized, x0: Tensor) -> tuple[Tensor, ...]:
+    """The optimality conditions at a fixed point as functions of what the problem depends on.
+
+    Returns:
+        Gradients of the Lagrangian by the states ``(*batch, T+1, d)`` and by the controls ``(*batch, T, m)``; the error of the
+        initial state and of the dynamics, ``(*batch, T+1, d)``; stage rows, terminal rows; lower and upper limits.
+    """
+    c, point, costate = at.conditions, at.point, at.costate
+    problem, dynamics = c.bare, c.problem.dynamics
+    xs, us, T = point.xs, point.us, point.us.shape[-2]
+    steps = c.t0 + torch.arange(T, device=us.device)
+    with torch.enable_grad():
+        dx = us.new_zeros(*us.shape[:-2], T + 1, dynamics.tangent_dim).requires_grad_()
+        du = torch.zeros_like(us).requires_grad_()
+        moved, u = dynamics.retract(xs, dx), us + du
+        x, last = moved[..., :-1, :], moved[..., -1, :]
+        if dynamics.derivatives == "autograd":
+            x_next = dynamics(x, u, steps)
+            error = dynamics.difference(x_next, xs[..., 1:, :])
+            chain = (costate[..., 1:, :] * error).sum()
+        else:  # without a graph; its derivatives enter as numbers
+            x_next = dynamics.retract(xs[..., 1:, :], _linear(at, dx, du))
+            error = torch.zeros_like(costate[..., 1:, :])
+            chain = (costate[..., 1:, :] * _linear(at, dx, du)).sum()
+        weight = problem.discount ** torch.arange(T + 1, dtype=us.dtype, device=us.device)
+        total = (weight[:-1] * problem.cost.transition(x, u, x_next, steps)).sum()
+        final = problem.cost.terminal(last)
+        if problem.terminal_value is not None:
+            final = final + problem.terminal_value(last)
+        total = total + (weight[-1] * final).sum() + chain
+        value, value_T = c.stage.value(moved, u), c.terminal.value(moved, u)
+        total = total + (point.y * value).sum() + (point.y_T * value_T).sum()
+        gradient_x, gradient_u = torch.autograd.grad(total, (dx, du), create_graph=True, materialize_grads=True)
+        initial = dynamics.difference(x0, xs[..., 0, :].detach()).unsqueeze(-2)
+        error = torch.cat([initial, error], dim=-2)
+        lower, upper = (expanded("control_limits", v, tuple(us.shape)) for v in c.problem.limits_like(us))
+    return gradient_x, gradient_u, error, value, value_T, lower, upper
+
+
+def _linear(at: Linearized, dx: Tensor, du: Tensor) -> Tensor:
+    """The linearized next states' displacements, ``(*batch, T, d)``."""
+    return mv(at.expansion.F, torch.cat([dx[..., :-1, :], du], dim=-1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Adjoint:
+    """Solves the adjoint system of a plan."""
+
+    factor: LQFactor
+    at: Linearized
+    certificate: Certificate
+    invalid: str
+
+    def __call__(self, r_x: Tensor, r_u: Tensor) -> tuple[Tensor, ...]:
+        """Gradients by the parts of the residual from those by states ``(*batch, T+1, d)`` and controls ``(*batch, T, m)``."""
+        valid = self.certificate.optimal
+        asked = (r_x != 0).any(-1).any(-1) | (r_u != 0).any(-1).any(-1)
+        if self.invalid == "raise" and bool((asked & ~valid).any()):
+            raise InvalidGradientError(self.certificate)
+        if self.invalid == "zero":
+            keep = valid.to(r_x)[..., None, None]
+            r_x, r_u = torch.where(keep > 0, r_x, 0.0), torch.where(keep > 0, r_u, 0.0)
+        system = self.factor.system
+        right = LQRight(
+            q=torch.cat([-r_x[..., :-1, :], -r_u], dim=-1),
+            q_T=-r_x[..., -1, :],
+            b=torch.zeros_like(self.at.expansion.gap),
+            h=torch.zeros_like(self.at.value),
+            h_T=torch.zeros_like(self.at.value_T),
+        )
+        s = self.factor.solve(right)
+        d = r_x.shape[-1]
+        z = torch.cat([s.dx[..., :-1, :], s.du], dim=-1)
+        force = mv(system.H, z) + right.q + mv(system.F.mT, s.nu[..., 1:, :]) + mv(system.C.mT, s.y)
+        pinned = torch.where(system.free, 0.0, -force[..., d:])
+        c, us = self.at.conditions, self.at.point.us
+        below = us - self.at.gradient <= c.lower
+        grads = (-s.dx, -s.du, -s.nu, -s.y, -s.y_T, torch.where(below, pinned, 0.0), torch.where(below, 0.0, pinned))
+        if self.invalid == "zero":
+            grads = tuple(
+                torch.where(valid.reshape((*valid.shape, *[1] * (g.ndim - valid.ndim))), g, 0.0) for g in grads
+            )
+        return grads
+
+
+class _ImplicitFunction(torch.autograd.Function):
+    """Displacements of the plan, zero in value, whose derivatives are those of the solution of the optimality conditions."""
+
+    @staticmethod
+    def forward(ctx: Any, adjoint: Callable[..., tuple[Tensor, ...]], *residual: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.adjoint = adjoint
+        return torch.zeros_like(residual[0]), torch.zeros_like(residual[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.adjoint(*grads))
