@@ -230,7 +230,7 @@ class GaussianFilter(abc.ABC):
         nis = (nu * torch.cholesky_solve(nu.unsqueeze(-1), L).squeeze(-1)).sum(-1)
         observed = present.sum(-1)
         log_determinant = 2.0 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_likelihood = -0.5 * (nis + log_determinant + observed * math.log(2.0 * math.pi))
+        log_likelihood = -0.5 * (nis + log_determinant + math.log(2.0 * math.pi) * observed.to(nis))
         value = torch.where(present, nu, torch.full_like(nu, math.nan))
         innovation = Innovation(value, full, log_likelihood, nis, observed)
         return GaussianBelief(mean, self.moved(P, belief.mean, dx, mean), belief.step, innovation)
