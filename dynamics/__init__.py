@@ -6,6 +6,15 @@ from pathlib import Path
 from dynamics.analytic import LinearDynamics, MechanicalSystem, TorchDynamics
 from dynamics.audit import AuditReport, Finding, audit
 from dynamics.base import Curvature, Dynamics, Linearization
+from dynamics.estimation import (
+    ExtendedKalmanFilter,
+    FilteredSequence,
+    GaussianBelief,
+    GaussianFilter,
+    Innovation,
+    SmoothedSequence,
+    UnscentedKalmanFilter,
+)
 from dynamics.evaluation import EvaluationWindows, PredictionErrors, evaluate_predictions, evaluation_windows
 from dynamics.fitting import FitReport, fit
 from dynamics.formats import TrajectoryFormatError, read_logs, read_trajectories, write_trajectories
@@ -47,9 +56,14 @@ __all__ = [
     "Dynamics",
     "Ensemble",
     "EvaluationWindows",
+    "ExtendedKalmanFilter",
+    "FilteredSequence",
     "Finding",
     "FitError",
     "FitReport",
+    "GaussianBelief",
+    "GaussianFilter",
+    "Innovation",
     "Labels",
     "LearnedDynamics",
     "LinearDynamics",
@@ -65,12 +79,14 @@ __all__ = [
     "RandomizedWorlds",
     "RawLog",
     "Reacher",
+    "SmoothedSequence",
     "StochasticDynamics",
     "TorchDynamics",
     "Training",
     "Trajectory",
     "TrajectoryFormatError",
     "Transitions",
+    "UnscentedKalmanFilter",
     "Windows",
     "audit",
     "check_compatible",

@@ -183,7 +183,7 @@ class Dynamics(nn.Module, abc.ABC):
         f, x_next = self._displaced_step(x, u, t)
         z = x.new_zeros(*x.shape[:-1], self.tangent_dim + self.control_dim)
         if self.derivatives == "autograd":
-            with _graph_if_needed(x_next):
+            with graph_if_needed(x_next):
                 jacobian = derivatives.jacobian(f, z, self.tangent_dim)
         else:
             jacobian = derivatives.finite_difference_jacobian(f, z)
@@ -199,7 +199,7 @@ class Dynamics(nn.Module, abc.ABC):
             raise ValueError(f"costate must have last axis {self.tangent_dim}, got shape {tuple(costate.shape)}")
         costate = costate.expand(*x.shape[:-1], self.tangent_dim)
         if self.derivatives == "autograd":
-            with _graph_if_needed(x_next, costate):
+            with graph_if_needed(x_next, costate):
                 hessian = derivatives.weighted_hessian(f, z, costate)
         else:
             hessian = derivatives.finite_difference_weighted_hessian(f, z, costate)
@@ -227,7 +227,7 @@ class Dynamics(nn.Module, abc.ABC):
 
         z = x.new_zeros(*x.shape[:-1], self.tangent_dim)
         if self.derivatives == "autograd":
-            with _graph_if_needed(self.observe(x)):
+            with graph_if_needed(self.observe(x)):
                 return derivatives.jacobian(h, z, self.observation_dim)
         return derivatives.finite_difference_jacobian(h, z)
 
@@ -398,7 +398,7 @@ def surely_finite(values: Tensor) -> bool:
         return False
 
 
-def _graph_if_needed(*values: Tensor) -> torch.set_grad_enabled:
+def graph_if_needed(*values: Tensor) -> torch.set_grad_enabled:
     """Derivatives keep no graph where the values that they belong to have none."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and any(value.requires_grad for value in values))
 

@@ -12,7 +12,7 @@ from mbrl.envs import (
     record_env,
 )
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
-from mbrl.policies import Actor, SplineNoise, UniformNoise
+from mbrl.policies import Actor, EstimatedStateActor, EstimatedStateMemory, SplineNoise, UniformNoise
 from mbrl.recording import record
 from mbrl.runs import Run, RunError, RunGroup, RunRecord, add_evaluation, find_runs, group_runs, open_run, read_run
 from mbrl.simulated_plant import SimulatedPlant
@@ -34,6 +34,8 @@ __all__ = [
     "Actor",
     "ControlLoopError",
     "ControlLoopResult",
+    "EstimatedStateActor",
+    "EstimatedStateMemory",
     "Evaluation",
     "FrameStack",
     "MujocoVectorEnv",

@@ -24,6 +24,7 @@ TINY = {
         "--planner.max-iterations",
         "1",
     ],
+    "estimate_and_control.py": ["--seconds", "1.5", "--planner.num-samples", "10", "--planner.max-iterations", "1"],
     "fit_your_logs.py": ["--training.steps", "40"],
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
     "realtime_mpc.py": ["--seconds", "1.5", "--planner.num-samples", "12", "--planner.max-iterations", "1"],
@@ -153,6 +154,23 @@ def test_the_loop_runs_in_real_time(tmp_path):
     assert np.abs(log.controls).max() <= 10.0
     assert log.times[-1] >= 1.5
     assert (tmp_path / "out" / "log.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("kind", ["extended", "unscented"])
+def test_control_from_an_estimate_ends_with_a_picture(kind, tmp_path):
+    options = [*TINY["estimate_and_control.py"], "--filter", kind, "--out", "out"]
+    done = run("estimate_and_control.py", *options, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr  # the pendulum cannot stand for the last of 1.5 s
+    assert "of the states within two standard deviations" in done.stdout
+    assert "not upright over the last second" in done.stdout
+    assert (tmp_path / "out" / "estimates.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["extended", "unscented"])
+def test_the_pendulum_is_swung_up_from_noisy_angles(kind, tmp_path):
+    done = run("estimate_and_control.py", "--filter", kind, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ from mbrl.plots import (
     animate,
     figure_to_data_uri,
     html_report,
+    plot_estimates,
     plot_fit,
     plot_logged_states,
     plot_planning,
@@ -281,6 +282,48 @@ def test_planning_times_and_costs():
     assert [text.get_text() for text in times.get_legend().get_texts()] == ["median 30 ms", "control step 40 ms"]
     assert times.get_xlabel() == "planning time of a step [ms]"
     np.testing.assert_allclose(costs.lines[0].get_xdata(), [0.0, 0.04, 0.08])
+
+
+def test_estimates_beside_the_truth_and_what_was_measured():
+    """The truth and the measurements of an angle are drawn at the turn of the estimate; a velocity is not turned."""
+    means, stds = torch.tensor([[6.2, 7.0], [6.4, 7.0]]), torch.tensor([[0.1, 0.5], [0.1, 0.5]])
+    states = np.array([[-0.1, 7.1], [0.1, 7.1]])
+    figure = plot_estimates(
+        means,
+        stds,
+        dt=0.5,
+        names=["angle", "angle_velocity"],
+        units=["rad", "rad/s"],
+        states=states,
+        measurements={"angle": [math.nan, -0.1]},
+        angles=["angle"],
+    )
+    save_figure_of(figure)
+    angle, velocity = figure.axes
+    measured, mean, true = (line.get_ydata() for line in angle.lines)
+    np.testing.assert_allclose(measured, [math.nan, 2 * math.pi - 0.1])
+    np.testing.assert_allclose(mean, means[:, 0])
+    np.testing.assert_allclose(true, 2 * math.pi + states[:, 0])
+    np.testing.assert_allclose(velocity.lines[1].get_ydata(), states[:, 1])
+    band = velocity.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (6.0, 8.0)
+    assert [text.get_text() for text in angle.get_legend().get_texts()] == ["measured", "estimated, 95 %", "true"]
+    assert angle.get_ylabel() == "angle\n[rad]"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stds": np.ones((3, 2))}, r"stds must have shape \(2, 2\), time by names, got \(3, 2\)"),
+        ({"states": np.ones(2)}, "states must have shape"),
+        ({"measurements": {"speed": [1.0, 2.0]}}, "no state is called 'speed'; they are a, b"),
+        ({"measurements": {"a": [1.0]}}, r"measurements of a must have shape \(2,\), got \(1,\)"),
+        ({"angles": ["c"]}, "no state is called 'c'"),
+    ],
+)
+def test_estimates_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        plot_estimates(**{"means": np.ones((2, 2)), "stds": np.ones((2, 2)), "dt": 1.0, "names": ["a", "b"], **options})
 
 
 def test_names_are_not_formulas():

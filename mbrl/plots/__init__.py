@@ -1,6 +1,7 @@
 """Every picture, video and page of the library. Functions return matplotlib figures or frames; nothing is shown or kept."""
 
 from mbrl.plots.animation import animate
+from mbrl.plots.estimates import plot_estimates
 from mbrl.plots.fit_sections import audit_sections, fit_sections
 from mbrl.plots.fits import plot_fit, plot_predictions
 from mbrl.plots.learning_curves import plot_learning_curves
@@ -23,6 +24,7 @@ __all__ = [
     "figure_to_data_uri",
     "fit_sections",
     "html_report",
+    "plot_estimates",
     "plot_fit",
     "plot_learning_curves",
     "plot_logged_states",
