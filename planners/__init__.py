@@ -29,6 +29,7 @@ from planners.sampling import (
     SamplingPlanner,
     WhiteNoise,
 )
+from planners.shooting import GradientShooting
 from planners.simulated_time import SimulatedTime
 from planners.solution import Solution, SolveError, Status
 from planners.solve import Planner, Unrolled, solve
@@ -51,6 +52,7 @@ __all__ = [
     "Expectation",
     "FunctionCost",
     "GoalCost",
+    "GradientShooting",
     "KnotNoise",
     "LinearGaussianController",
     "MPCState",

@@ -21,11 +21,12 @@ class Status(enum.IntEnum):
 
     CONVERGED = 0
     ITERATION_LIMIT = 1
-    TIME_LIMIT = 2
-    NO_FINITE_PLAN = 3
-    NOT_CONVEX = 4
-    NOT_STABILIZABLE = 5
-    LIMITS_IN_CONFLICT = 6
+    STALLED = 2
+    TIME_LIMIT = 3
+    NO_FINITE_PLAN = 4
+    NOT_CONVEX = 5
+    NOT_STABILIZABLE = 6
+    LIMITS_IN_CONFLICT = 7
 
     @property
     def usable(self) -> bool:
@@ -41,11 +42,18 @@ class Status(enum.IntEnum):
 _REMEDIES = {
     Status.CONVERGED: "the planner's own criterion is met",
     Status.ITERATION_LIMIT: "all iterations are used; raise max_iterations for a better plan",
+    Status.STALLED: (
+        "no step lowers the cost any further, but the criterion is not met: rounding, or a kink or jump of the cost; raise "
+        "tolerance, smooth the cost or start elsewhere"
+    ),
     Status.TIME_LIMIT: "the time budget ended the solve early; lower the number of samples or the horizon",
     Status.NO_FINITE_PLAN: (
         "every candidate led to a state or cost that is not finite; check x0, shorten the horizon or narrow control_limits"
     ),
-    Status.NOT_CONVEX: "the cost is not convex in the controls; make R (or R + B'PB) positive definite",
+    Status.NOT_CONVEX: (
+        "the cost is not convex in the controls, and falls without bound; make R (or R + B'PB) positive definite, or give "
+        "control_limits"
+    ),
     Status.NOT_STABILIZABLE: (
         "no control keeps the infinite-horizon cost finite; check that (A, B) is stabilizable and that the cost sees every "
         "unstable direction, or lower the discount"
