@@ -102,6 +102,7 @@ class Progress:
 
     Attributes:
         best: the best points so far.
+        residual: largest component of the projected gradient there, ``(*batch,)``.
         active: which elements go on, ``(*batch,)``.
         status: codes of :class:`~planners.Status` for those that have ended, ``(*batch,)``.
         iterations: steps made, ``(*batch,)``.
@@ -109,7 +110,7 @@ class Progress:
 
     def __init__(self, start: Point, box: Box, rules: Rules):
         self._box, self._rules, self._first = box, rules, start.cost.detach()
-        self.best = start
+        self.best, self.residual = start, box.residual(start)
         self.iterations = torch.zeros_like(start.cost, dtype=torch.long)
         self.status = torch.full_like(self.iterations, int(Status.ITERATION_LIMIT))
         self.active = torch.ones_like(start.finite)
@@ -125,10 +126,12 @@ class Progress:
     def stepped(self, point: Point, where: Tensor) -> None:
         """Take note that the elements ``where`` have moved to a point."""
         where = where & self.active
-        residual, best = self._box.residual(point), self._box.residual(self.best)
-        lower = point.cost < self.best.cost - self.slack
-        similar = (point.cost <= self.best.cost + self.slack) & (residual < best)
-        self.best = select(where & point.finite & (lower | similar), point, self.best)
+        residual, slack = self._box.residual(point), self.slack
+        lower = point.cost < self.best.cost - slack
+        similar = (point.cost <= self.best.cost + slack) & (residual < self.residual)
+        better = where & point.finite & (lower | similar)
+        self.best = select(better, point, self.best)
+        self.residual = torch.where(better, residual, self.residual)
         self.iterations = self.iterations + where.long()
         self._check()
 
@@ -147,7 +150,7 @@ class Progress:
     def _check(self) -> None:
         rules, cost = self._rules, self.best.cost.detach()
         scale = torch.minimum(cost.abs(), self._first.abs()).clamp_min(1.0)
-        self.end(self._box.residual(self.best) <= rules.tolerance * scale, Status.CONVERGED)
+        self.end(self.residual <= rules.tolerance * scale, Status.CONVERGED)
         bottom = self._first - self._first.abs().clamp_min(1.0) / rules.epsilon**2
         self.end(cost < bottom, Status.NOT_CONVEX)
         self.end(self.iterations >= rules.max_iterations, Status.ITERATION_LIMIT)

@@ -9,8 +9,16 @@ their limit are bound, the others free,
     d_{\mathcal F} = -H_{\mathcal F} \, g_{\mathcal F}, \qquad d_{\mathcal B} = -\gamma \, g_{\mathcal B}, \qquad
     z(\alpha) = P(z + \alpha d)
 
-with H the two-loop recursion over the free parts of the last pairs s = z' - z, y = g' - g (those with s'y > 0), gamma = s'y / y'y
-of the newest, and P the projection. Along the arc z(alpha) a step is sought that satisfies the weak Wolfe conditions, by the
+with H the inverse BFGS matrix of the free parts of the last pairs s = z' - z, y = g' - g (those with s'y > 0), gamma = s'y / y'y
+of the newest, and P the projection. H g is what the two-loop recursion gives, computed in closed form (Byrd, Nocedal and Schnabel
+1994, theorem 2.2), whose few matrix products take all pairs of all elements at once:
+
+.. math:: H = \gamma I + \begin{pmatrix} S & \gamma Y \end{pmatrix}
+    \begin{pmatrix} R^{-\top} (D + \gamma Y^\top Y) R^{-1} & -R^{-\top} \\ -R^{-1} & 0 \end{pmatrix}
+    \begin{pmatrix} S^\top \\ \gamma Y^\top \end{pmatrix}, \qquad R_{ij} = s_i^\top y_j \; (i \le j), \quad
+    D = \operatorname{diag} R
+
+ Along the arc z(alpha) a step is sought that satisfies the weak Wolfe conditions, by the
 bracketing of Lewis and Overton (2013, "Nonsmooth optimization via quasi-Newton methods", algorithm 2.6), which also makes
 progress where J has kinks:
 
@@ -38,6 +46,8 @@ CURVATURE = 0.9
 """c_2, of the slope at the end of a step."""
 MAX_TRIALS = 20
 """Points that one line search tries."""
+BOTTOMLESS = 1e10
+"""A step so much longer than expected, along which the cost falls as steeply as at first: there is no bound below."""
 
 
 def lbfgs(objective: Objective, start: Point, box: Box, rules: Rules, *, memory: int) -> Progress:
@@ -63,6 +73,7 @@ def lbfgs(objective: Objective, start: Point, box: Box, rules: Rules, *, memory:
         settled = exhausted & (line.low_step > 0)  # it is lower there, if still steep
         new = select(accepted, trial, select(settled, line.low, point))
         failed = exhausted & ~settled
+        progress.end(settled & line.high_step.isinf() & (line.low_step > BOTTOMLESS), Status.NOT_CONVEX)
         fresh = ~pairs.known
         progress.stepped(new, accepted | settled)
         progress.end(failed & fresh, Status.STALLED)
@@ -78,11 +89,11 @@ def lbfgs(objective: Objective, start: Point, box: Box, rules: Rules, *, memory:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What L-BFGS remembers of its last steps.
+    """What L-BFGS remembers of its last steps, with variables flattened, N = K m.
 
     Attributes:
-        s: differences of variables ``(memory, *batch, K, m)``, the newest last, zero where there is none.
-        y: differences of gradients, likewise.
+        s: differences of variables ``(*batch, memory, N)``, the newest last, each of length 1; zero where there is none.
+        y: differences of gradients, in units of the length of s, likewise.
     """
 
     s: Tensor
@@ -91,53 +102,50 @@ class Pairs:
     @staticmethod
     def none(like: Tensor, memory: int) -> "Pairs":
         """No memory of variables ``(*batch, K, m)``."""
-        zero = like.new_zeros(memory, *like.shape)
+        *batch, K, m = like.shape
+        zero = like.new_zeros(*batch, memory, K * m)
         return Pairs(zero, zero)
 
     @property
     def known(self) -> Tensor:
         """Whether there is any pair, ``(*batch,)``."""
-        return (self.y[-1] != 0).any(-1).any(-1)
+        return (self.s[..., -1, :] != 0).any(-1)
 
     def without(self, where: Tensor) -> "Pairs":
         """The pairs, forgotten by the elements ``where``."""
         return Pairs(self.s.masked_fill(wide(where), 0.0), self.y.masked_fill(wide(where), 0.0))
 
     def joined(self, s: Tensor, y: Tensor, epsilon: float) -> "Pairs":
-        """The pairs and a new one, where its curvature is positive; the oldest one is dropped."""
-        where = wide(_is_curved(s, y, epsilon))
-        news, newy = (torch.cat([old[1:], new.unsqueeze(0)]) for old, new in ((self.s, s), (self.y, y)))
-        return Pairs(torch.where(where, news, self.s), torch.where(where, newy, self.y))
+        """The pairs and a new one ``(*batch, K, m)``, where its curvature is positive; the oldest one is dropped."""
+        s, y = s.flatten(-2).unsqueeze(-2), y.flatten(-2).unsqueeze(-2)
+        length, steepness = (torch.linalg.vector_norm(v, dim=-1, keepdim=True) for v in (s, y))
+        curved = (s * y).sum(-1, keepdim=True) > 10.0 * epsilon * length * steepness
+        length = torch.where(curved, length, 1.0)
+        news, newy = (torch.cat([old[..., 1:, :], new / length], dim=-2) for old, new in ((self.s, s), (self.y, y)))
+        return Pairs(torch.where(curved, news, self.s), torch.where(curved, newy, self.y))
 
-    def scale(self, default: Tensor, free: Tensor | None = None) -> Tensor:
-        """Gamma = s'y / y'y of the newest pair, of its ``free`` part if given, or the default; ``(*batch,)``."""
-        s, y = self.s[-1], self.y[-1]
-        if free is not None:
-            s, y = s * free, y * free
-        curved = _is_curved(s, y)
-        return torch.where(curved, dot(s, y) / torch.where(curved, dot(y, y), 1.0), default)
+    def scale(self, default: Tensor) -> Tensor:
+        """Gamma = s'y / y'y of the newest pair, or the default where there is none; ``(*batch,)``."""
+        s, y = self.s[..., -1, :], self.y[..., -1, :]
+        known = self.known
+        return torch.where(known, (s * y).sum(-1) / torch.where(known, y.square().sum(-1), 1.0), default)
 
     def times(self, g: Tensor, free: Tensor, default: Tensor) -> Tensor:
-        """H g on the free variables, by the two-loop recursion; ``(*batch, K, m)``."""
-        q, kept = g * free, []
-        for s, y in zip(self.s.flip(0), self.y.flip(0), strict=True):
-            s, y = s * free, y * free
-            curved = _is_curved(s, y)
-            rho = torch.where(curved, 1.0 / torch.where(curved, dot(s, y), 1.0), 0.0)
-            a = rho * dot(s, q)
-            q = q - wide(a) * y
-            kept.append((s, y, rho, a))
-        r = wide(self.scale(default, free)) * q
-        for s, y, rho, a in reversed(kept):
-            r = r + wide(a - rho * dot(y, r)) * s
-        return r
-
-
-def _is_curved(s: Tensor, y: Tensor, epsilon: float | None = None) -> Tensor:
-    """Whether the curvature along s is positive beyond rounding."""
-    s, y = s.detach(), y.detach()
-    epsilon = torch.finfo(s.dtype).eps if epsilon is None else epsilon
-    return dot(s, y) > 10.0 * epsilon * (dot(s, s) * dot(y, y)).sqrt()
+        """H g on the free variables, ``(*batch, K, m)``; the default times g where there is no pair."""
+        shape, mask = g.shape, free.flatten(-2).to(g)
+        s, y = self.s * mask.unsqueeze(-2), self.y * mask.unsqueeze(-2)
+        g = (g.flatten(-2) * mask).unsqueeze(-1)
+        sy, yy = s @ y.mT, y @ y.mT
+        d, d_yy = (v.diagonal(dim1=-2, dim2=-1) for v in (sy, yy))
+        curved = d > 10.0 * torch.finfo(d.dtype).eps * (s.square().sum(-1) * d_yy).detach().sqrt()
+        last = curved[..., -1]
+        gamma = wide(torch.where(last, d[..., -1] / torch.where(last, d_yy[..., -1], 1.0), self.scale(default)))
+        s, y = s * curved.unsqueeze(-1), y * curved.unsqueeze(-1)
+        D = torch.diag_embed(d * curved)
+        R = torch.triu(s @ y.mT, diagonal=1) + torch.diag_embed(torch.where(curved, d, 1.0))
+        a = torch.linalg.solve_triangular(R, s @ g, upper=True)
+        b = torch.linalg.solve_triangular(R.mT, (D + gamma * (y @ y.mT)) @ a - gamma * (y @ g), upper=False)
+        return (gamma * g + s.mT @ b - gamma * (y.mT @ a)).squeeze(-1).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)

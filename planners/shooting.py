@@ -108,7 +108,7 @@ class GradientShooting(Planner):
             progress = adam(objective, start, box, rules, learning_rate=self.learning_rate)
         else:
             progress = lbfgs(objective, start, box, rules, memory=self.memory)
-        return _finish(problem, x0, progress, objective, box, request)
+        return _finish(problem, x0, progress, objective, request)
 
     def _start(self, objective: "_Objective", space: SearchSpace, request: Request) -> Point:
         """Zero controls, or the previous plan where it leads to finite costs."""
@@ -135,16 +135,22 @@ class _Objective:
 
     def __call__(self, knots: Tensor, active: Tensor) -> Point:
         """Cost and gradient at knots ``(*batch, K, m)``."""
+        if self.space.weights is None:  # they are the controls of the steps
+            point = Point.of(knots, *control_gradient(self.problem, self.x0, knots, self.t0))
+        else:
+            point = Point.of(knots, *self._through_spline(knots))
+        self.stats["evaluations"] += int(active.sum())
+        self.stats["nonfinite"] += int((active & ~point.finite).sum())
+        return point
+
+    def _through_spline(self, knots: Tensor) -> tuple[Tensor, Tensor]:
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             displacement = torch.zeros_like(knots).requires_grad_()
             us = self.space.allowed(knots + displacement)[1]
         cost, by_us = control_gradient(self.problem, self.x0, us if differentiable else us.detach(), self.t0)
-        (gradient,) = torch.autograd.grad(us, displacement, by_us, create_graph=differentiable, materialize_grads=True)
-        point = Point.of(knots, cost, gradient)
-        self.stats["evaluations"] += int(active.sum())
-        self.stats["nonfinite"] += int((active & ~point.finite).sum())
-        return point
+        (gradient,) = torch.autograd.grad(us, displacement, by_us, create_graph=differentiable)
+        return cost, gradient
 
 
 def control_gradient(problem: Problem, x0: Tensor, us: Tensor, t0: int = 0) -> tuple[Tensor, Tensor]:
@@ -212,11 +218,11 @@ def _precision(problem: Problem, x0: Tensor) -> float:
 
 
 def _finish(
-    problem: Problem, x0: Tensor, progress: Progress, objective: _Objective, box: Box, request: Request
+    problem: Problem, x0: Tensor, progress: Progress, objective: _Objective, request: Request
 ) -> Solution:
     knots, us = objective.space.allowed(progress.best.z)
     xs = problem.dynamics.rollout(x0, us, request.t0)
-    residual, found = box.residual(progress.best), progress.best.finite
+    residual, found = progress.residual, progress.best.finite
     stats = {
         "iterations": int(progress.iterations.max()) if progress.iterations.numel() else 0,
         **objective.stats,

@@ -138,9 +138,8 @@ ALL_PLANNERS: dict[str, Planner] = {
     "MPPI": MPPI(),
     "MPPI, colored": MPPI(num_samples=50, max_iterations=3, noise=ColoredNoise(1.0), execute="best"),
     "gradient shooting": GradientShooting(),
-    "gradient shooting, knots": GradientShooting(knots=3, degree=1),
-    "gradient shooting, cubic knots": GradientShooting(knots=3, degree=3, memory=3),
-    "gradient shooting, Adam": GradientShooting(optimizer="adam", max_iterations=40, learning_rate=0.3),
+    "gradient shooting, knots": GradientShooting(knots=2, memory=3, tolerance=1e-7),
+    "gradient shooting, Adam": GradientShooting(optimizer="adam", max_iterations=10, learning_rate=0.3),
     "predictive sampling": PredictiveSampling(),
     "predictive sampling, white": PredictiveSampling(num_samples=1, max_iterations=3, noise=WhiteNoise()),
 }
