@@ -4,7 +4,7 @@ r"""Single shooting: descent on the controls, or on the knots of a control signa
     \frac{\partial J}{\partial u_t} = \ell_u + f_u^\top \lambda_{t+1}, \quad
     \lambda_t = \ell_x + f_x^\top \lambda_{t+1}, \quad \lambda_T = \ell_{T,x}
 
-Where the dynamics have derivatives by autograd, the gradient is the one of the rollout. Where theirs are finite differences, it is
+Where the dynamics have derivatives by autograd, the gradient is that of the rollout. Where theirs are finite differences, it is
 the recursion above (Bryson and Ho 1975, section 2.2), with the Jacobians of all steps from one batched call.
 
 The methods are :mod:`planners.lbfgs` and Adam of :mod:`planners.descent`. Both keep control limits by projection.

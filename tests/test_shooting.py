@@ -359,10 +359,10 @@ def test_the_pendulum_swings_up_to_a_stationary_point(backend):
     found = solve(problem, GradientShooting(), x0)
     assert (found.cost < solve(problem, ICEM(), x0).cost).all()
     lower, upper = problem.limits_like(found.us)
-    gradient = differences(problem, x0, found.us, 0)
+    gradient = differences(problem, x0, found.us.clamp(lower + 1e-5, upper - 1e-5), 0)  # MuJoCo's limits are kinks
     held = ((found.us == lower) & (gradient > 0)) | ((found.us == upper) & (gradient < 0))
     assert held.any(-1).any(-1).all()  # at times the motor is at its limit
-    assert gradient.masked_fill(held, 0.0).abs().max() < 1e-3  # differences across a limit and of rounding
+    assert gradient.masked_fill(held, 0.0).abs().max() < 1e-3
     if backend == "torch":
         assert statuses(found) == ["CONVERGED"] * 4
 
