@@ -45,6 +45,7 @@ from planners.sampling import (
     SamplingPlanner,
     WhiteNoise,
 )
+from planners.shooting import GradientShooting
 from planners.simulated_time import SimulatedTime
 from planners.solution import Solution, SolveError, Status
 from planners.solve import Planner, Unrolled, solve
@@ -71,6 +72,7 @@ __all__ = [
     "Expectation",
     "FunctionCost",
     "GoalCost",
+    "GradientShooting",
     "Implicit",
     "Inequality",
     "InvalidGradientError",

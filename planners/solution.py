@@ -21,8 +21,8 @@ class Status(enum.IntEnum):
 
     CONVERGED = 0
     ITERATION_LIMIT = 1
-    TIME_LIMIT = 2
-    STALLED = 3
+    STALLED = 2
+    TIME_LIMIT = 3
     NO_FINITE_PLAN = 4
     NOT_CONVEX = 5
     NOT_STABILIZABLE = 6
@@ -32,7 +32,7 @@ class Status(enum.IntEnum):
     @property
     def usable(self) -> bool:
         """Whether the plan may be executed."""
-        return self <= Status.STALLED
+        return self <= Status.TIME_LIMIT
 
     @property
     def remedy(self) -> str:
@@ -43,15 +43,18 @@ class Status(enum.IntEnum):
 _REMEDIES = {
     Status.CONVERGED: "the planner's own criterion is met",
     Status.ITERATION_LIMIT: "all iterations are used; raise max_iterations for a better plan",
-    Status.TIME_LIMIT: "the time budget ended the solve early; lower the number of samples or the horizon",
     Status.STALLED: (
-        "no step makes the cost smaller, but the optimality conditions are not met to the tolerance; the plan is as good as "
-        "the arithmetic allows, or the cost or the dynamics have a kink there"
+        "no step lowers the cost any further, but the criterion is not met: rounding, or a kink or jump of the cost; raise "
+        "tolerance, smooth the cost or start elsewhere"
     ),
+    Status.TIME_LIMIT: "the time budget ended the solve early; lower the number of samples or the horizon",
     Status.NO_FINITE_PLAN: (
         "every candidate led to a state or cost that is not finite; check x0, shorten the horizon or narrow control_limits"
     ),
-    Status.NOT_CONVEX: "the cost is not convex in the controls; make R (or R + B'PB) positive definite",
+    Status.NOT_CONVEX: (
+        "the cost is not convex in the controls, and falls without bound; make R (or R + B'PB) positive definite, or give "
+        "control_limits"
+    ),
     Status.NOT_STABILIZABLE: (
         "no control keeps the infinite-horizon cost finite; check that (A, B) is stabilizable and that the cost sees every "
         "unstable direction, or lower the discount"
@@ -115,7 +118,7 @@ class Solution:
     @property
     def usable(self) -> Tensor:
         """Which plans may be executed, ``(*batch,)`` of bool."""
-        return self.status <= int(Status.STALLED)
+        return self.status <= int(Status.TIME_LIMIT)
 
     def controls_at(self, times: Tensor) -> Tensor:
         """The plan as a function of absolute time, within the control limits, its ends held.
@@ -198,12 +201,17 @@ class SolveError(RuntimeError):
 
 def finished(problem: Problem, xs: Tensor, us: Tensor, cost: Tensor, status: Tensor, **fields: Any) -> Solution:
     """A solution in which plans that are not finite are marked and cost infinity; states after termination do not count."""
-    if surely_finite(xs) and surely_finite(us) and surely_finite(cost) and bool((status <= int(Status.STALLED)).all()):
+    if (
+        surely_finite(xs)
+        and surely_finite(us)
+        and surely_finite(cost)
+        and bool((status <= int(Status.TIME_LIMIT)).all())
+    ):
         return Solution(problem, xs, us, cost, status, **fields)
     finite = problem.finite_states(xs) & us.isfinite().all(-1).all(-1) & cost.isfinite()
     unfit = torch.full_like(status, int(Status.NO_FINITE_PLAN))
-    status = torch.where(finite | (status > int(Status.STALLED)), status, unfit)
-    cost = torch.where(status <= int(Status.STALLED), cost, torch.full_like(cost, float("inf")))
+    status = torch.where(finite | (status > int(Status.TIME_LIMIT)), status, unfit)
+    cost = torch.where(status <= int(Status.TIME_LIMIT), cost, torch.full_like(cost, float("inf")))
     us = torch.where(us.isfinite(), us, torch.zeros_like(us))
     return Solution(problem, xs, us, cost, status, **fields)
 

@@ -30,6 +30,7 @@ from planners import (
     LQR,
     MPPI,
     ColoredNoise,
+    GradientShooting,
     KnotNoise,
     Planner,
     PredictiveSampling,
@@ -136,6 +137,9 @@ ALL_PLANNERS: dict[str, Planner] = {
     "ICEM, knots": ICEM(num_samples=30, max_iterations=2, noise=KnotNoise(2)),
     "MPPI": MPPI(),
     "MPPI, colored": MPPI(num_samples=50, max_iterations=3, noise=ColoredNoise(1.0), execute="best"),
+    "gradient shooting": GradientShooting(),
+    "gradient shooting, knots": GradientShooting(knots=2, memory=3, tolerance=1e-7),
+    "gradient shooting, Adam": GradientShooting(optimizer="adam", max_iterations=10, learning_rate=0.3),
     "predictive sampling": PredictiveSampling(),
     "predictive sampling, white": PredictiveSampling(num_samples=1, max_iterations=3, noise=WhiteNoise()),
 }

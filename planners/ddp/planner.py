@@ -188,7 +188,7 @@ class DDP(Planner):
         for constraint in problem.all_constraints:
             if constraint.soft is None and constraint.name in violations:
                 broken = ~(violations[constraint.name] <= self.constraint_tolerance)
-                status = torch.where(broken & (status <= int(Status.STALLED)), int(Status.INFEASIBLE), status)
+                status = torch.where(broken & (status <= int(Status.TIME_LIMIT)), int(Status.INFEASIBLE), status)
         discount = problem.discount ** torch.arange(s.us.shape[-2] + 1, dtype=s.us.dtype, device=s.us.device)
         solution = finished(
             problem,

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from dynamics import StochasticDynamics
-from planners.control_set import expanded
 from planners.problem import Problem, check_shape
 from planners.risk import Expectation, Risk
 from planners.sampling.incumbent import Incumbent
@@ -150,7 +149,7 @@ class SamplingPlanner(Planner):
         """Run the loop; called through ``solve``."""
         generator = request.generator or torch.Generator(x0.device).manual_seed(0)
         space = SearchSpace.of(problem, x0, request, self.noise, generator)
-        plan = self._first_plan(space, request)
+        plan = space.middle if request.init is None else space.previous_plan(request.init)
         belief = self.start(plan, space, None if request.init is None else request.init.warm_start)
         best = Incumbent.unknown(plan)
         stats = _Counter()
@@ -203,15 +202,6 @@ class SamplingPlanner(Planner):
             ~outcomes.isfinite().all(-1), float("inf")
         )
         return _infinite_unless_finite(costs.to(candidates)), None
-
-    def _first_plan(self, space: SearchSpace, request: Request) -> Tensor:
-        """The knots of the previous plan or of the middle of the limits, ``(*batch, K, m)``."""
-        if request.init is None:
-            return space.middle
-        plan = space.previous_plan(request.init)
-        if plan.shape[-1] != space.lower.shape[-1]:  # one control would broadcast to all
-            raise ValueError(f"init has {plan.shape[-1]} controls, the problem {space.lower.shape[-1]}")
-        return space.clamp(expanded("the controls of init", plan, tuple(space.lower.shape)))
 
     def _proposals(self, problem: Problem, x0: Tensor, space: SearchSpace, t0: int) -> list[Tensor]:
         """The proposal's controls along the model, read at the knots, ``(*batch, num_proposals, K, m)``; none without one.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.control_set import ControlSet
+from planners.control_set import ControlSet, expanded
 from planners.problem import Problem
 from planners.sampling.noise import Noise
 from planners.solution import Solution
@@ -113,10 +113,18 @@ class SearchSpace:
         return ControlSpline(knots, self.grid.start, self.grid.interval, self.grid.degree)
 
     def previous_plan(self, solution: Solution) -> Tensor:
-        """A previous plan, of any planner, read at the knots: ``(*batch, K, m)``, or one for all of the batch."""
+        """A previous plan, of any planner, read at the knots and within the limits: ``(*batch, K, m)``.
+
+        Raises:
+            ValueError: it has another number of controls, or another batch.
+        """
         if solution.spline is not None:
-            return self.read(solution.spline)
-        return solution.controls_at(self.grid.times()).to(self.lower)
+            plan = self.read(solution.spline)
+        else:
+            plan = solution.controls_at(self.grid.times()).to(self.lower)
+        if plan.shape[-1] != self.lower.shape[-1]:  # one control would broadcast to all
+            raise ValueError(f"init has {plan.shape[-1]} controls, the problem {self.lower.shape[-1]}")
+        return self.clamp(expanded("the controls of init", plan, tuple(self.lower.shape)))
 
 
 def side_by_side(candidates: list[Tensor]) -> Tensor:
