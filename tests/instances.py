@@ -26,6 +26,7 @@ from mbrl import Task
 from mbrl.tasks import CONSTRUCTORS
 from planners import (
     CEM,
+    DDP,
     ICEM,
     LQR,
     MPPI,
@@ -128,6 +129,8 @@ ALL_MODELS: dict[str, Instance] = {
 
 ALL_PLANNERS: dict[str, Planner] = {
     "LQR": LQR(),
+    "DDP": DDP(),
+    "DDP, Gauss-Newton, multiple shooting": DDP(curvature="gauss-newton", shooting="multiple"),
     "random shooting": RandomShooting(num_samples=200),
     "random shooting, knots": RandomShooting(num_samples=50, max_iterations=2, noise=KnotNoise(2, degree=0)),
     "CEM": CEM(),

@@ -205,7 +205,7 @@ class DDP(Planner):
                 "iterations": int(s.iterations.max()) if s.iterations.numel() else 0,
                 "evaluations": solver.counts.evaluations,
                 "nonfinite": solver.counts.nonfinite,
-                "residual": float(s.residual.max()) if s.residual.numel() else 0.0,
+                "residual": float(s.residual.detach().max()) if s.residual.numel() else 0.0,
             },
         )
         multipliers = None
