@@ -42,6 +42,7 @@ from planners.sampling import (
     SamplingPlanner,
     WhiteNoise,
 )
+from planners.search import RRT, Graph, GridGraph, Path, shortest_path
 from planners.simulated_time import SimulatedTime
 from planners.solution import Solution, SolveError, Status
 from planners.solve import Planner, Unrolled, solve
@@ -53,6 +54,7 @@ __all__ = [
     "LQR",
     "MPC",
     "MPPI",
+    "RRT",
     "AsynchronousMPC",
     "AsynchronousMemory",
     "AsynchronousReport",
@@ -67,12 +69,15 @@ __all__ = [
     "FunctionCost",
     "GoalCost",
     "Inequality",
+    "Graph",
+    "GridGraph",
     "KnotNoise",
     "LinearEquality",
     "LinearGaussianController",
     "LinearInequality",
     "MPCState",
     "Noise",
+    "Path",
     "PlanExecutor",
     "Planner",
     "PredictiveSampling",
@@ -99,5 +104,6 @@ __all__ = [
     "Unrolled",
     "WhiteNoise",
     "WorstCase",
+    "shortest_path",
     "solve",
 ]
