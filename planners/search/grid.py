@@ -38,9 +38,9 @@ class GridGraph:
     """
 
     costs: Any
-    connectivity: int | None = None
+    connectivity: Any = None
     cell_size: float = 1.0
-    origin: Tensor | Sequence[float] | None = None
+    origin: Any = None
     obstacles: Any = None
     cut_corners: bool = False
 
@@ -56,7 +56,9 @@ class GridGraph:
         allowed = {2: (4, 8), 3: (6, 26)}[ndim]
         connectivity = allowed[1] if self.connectivity is None else self.connectivity
         if connectivity not in allowed:
-            raise ValueError(f"connectivity must be {allowed[0]} or {allowed[1]} in {ndim} dimensions, got {connectivity}")
+            raise ValueError(
+                f"connectivity must be {allowed[0]} or {allowed[1]} in {ndim} dimensions, got {connectivity}"
+            )
         if not 0 < self.cell_size < math.inf:
             raise ValueError(f"cell_size must be a positive number of meters, got {self.cell_size}")
         if self.obstacles is not None:
@@ -117,7 +119,9 @@ class GridGraph:
         cell = isinstance(node, tuple) and len(node) == len(self.shape) and all(type(i) is int for i in node)
         if not (cell and all(0 <= i < size for i, size in zip(node, self.shape, strict=True))):
             indices = " x ".join(f"0..{size - 1}" for size in self.shape)
-            raise ValueError(f"{name} must be a tuple of integers in {indices}, got {node!r}; see grid.cell_at(position)")
+            raise ValueError(
+                f"{name} must be a tuple of integers in {indices}, got {node!r}; see grid.cell_at(position)"
+            )
         if node not in self._costs:
             raise ValueError(f"{name} {node} is an obstacle; choose a free cell")
 
@@ -129,7 +133,9 @@ class GridGraph:
         """
         position = torch.as_tensor(position, dtype=torch.float64).detach().cpu()
         if position.shape != self.origin.shape or not bool(position.isfinite().all()):
-            raise ValueError(f"position must be finite, of shape {tuple(self.origin.shape)} [m], got {position.tolist()}")
+            raise ValueError(
+                f"position must be finite, of shape {tuple(self.origin.shape)} [m], got {position.tolist()}"
+            )
         cell = tuple(int(i) for i in torch.floor((position - self.origin) / self.cell_size + 0.5).tolist())
         if not all(0 <= i < size for i, size in zip(cell, self.shape, strict=True)):
             raise ValueError(f"position {position.tolist()} lies outside the grid, in cell {cell} of {self.shape}")

@@ -16,7 +16,6 @@ the way of a tried control is tested for being at the goal.
 """
 
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,9 +23,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dynamics import Dynamics
 from planners.control_set import ControlSet
 from planners.problem import Limits, Problem
+from planners.sampling.base import is_count
 from planners.search.search_space import TreeSpace, tree_space
 from planners.search.tree import Tree
 from planners.solution import Solution, Status, finished
@@ -84,7 +83,6 @@ class RRT(Planner):
             "infinite horizon",
         }
     )
-    __eq__, __hash__ = object.__eq__, object.__hash__  # the base compares no fields, and these hold tensors
 
     goal: Tensor | Sequence[float] | None = None
     goal_tolerance: float | Tensor | Sequence[float] = 0.1
@@ -96,10 +94,18 @@ class RRT(Planner):
     num_extensions: int = 16
     max_iterations: int = 500
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same object: fields may be tensors, and the base compares none."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """Of the object, as equality is."""
+        return object.__hash__(self)
+
     def __post_init__(self):
         for name in ("num_controls", "max_steps", "num_extensions", "max_iterations"):
             value = getattr(self, name)
-            if not (isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1):
+            if not (is_count(value) and value >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if not 0.0 <= self.goal_bias <= 1.0:
             raise ValueError(f"goal_bias must be a probability, got {self.goal_bias}")
@@ -154,11 +160,15 @@ class RRT(Planner):
         n = problem.dynamics.state_dim
         goal = self.goal if self.goal is not None else getattr(problem.cost, "goal", None)
         if goal is None:
-            raise ValueError(f"RRT needs a state to reach, and {type(problem.cost).__name__} has no goal: RRT(goal=...)")
+            raise ValueError(
+                f"RRT needs a state to reach, and {type(problem.cost).__name__} has no goal: RRT(goal=...)"
+            )
         goal = torch.as_tensor(goal)
         goal = goal if goal.is_floating_point() else goal.double()
         if goal.ndim > 1 or goal.shape[-1:] not in ((), (n,)):
-            raise ValueError(f"RRT needs one state of shape ({n},) to reach, got a goal of {tuple(goal.shape)}: RRT(goal=...)")
+            raise ValueError(
+                f"RRT needs one state of shape ({n},) to reach, got a goal of {tuple(goal.shape)}: RRT(goal=...)"
+            )
         return goal.detach().expand(n)
 
     @torch.no_grad()
@@ -167,7 +177,9 @@ class RRT(Planner):
         x0 = x0.detach()
         generator = request.generator or torch.Generator(x0.device).manual_seed(0)
         space = tree_space(problem, x0, request.t0, self, self._goal(problem))
-        stay = space.shares((STAY_CONTROLS,), generator)  # drawn first: one problem's search leaves the others' plans alone
+        stay = space.shares(
+            (STAY_CONTROLS,), generator
+        )  # drawn first: one problem's search leaves the others' plans alone
         start = _previous_controls(space, x0, request)
         H = min(self.max_steps, space.last)
         room = 1 + (0 if start is None else -(-start.shape[-2] // H)) + self.max_iterations * self.num_extensions
@@ -219,7 +231,9 @@ class RRT(Planner):
         alive = at_goal | distance.gather(-1, best).squeeze(-1).isfinite()
         alive &= tree.present("alive").gather(-1, near)
         states = _at(_pick(xs, best), end).squeeze(-2)
-        _add(space, tree, states, depth + end.squeeze(-1) + 1, near, _pick(us, best), end.squeeze(-1) + 1, alive, at_goal)
+        _add(
+            space, tree, states, depth + end.squeeze(-1) + 1, near, _pick(us, best), end.squeeze(-1) + 1, alive, at_goal
+        )
 
     def _nearest(self, space: TreeSpace, tree: Tree, drawn: Tensor) -> Tensor:
         """Indices ``(*batch, S)`` of the nodes nearest to states ``(*batch, S, n)``, of those that may be extended."""
@@ -283,9 +297,7 @@ def _previous_controls(space: TreeSpace, x0: Tensor, request: Request) -> Tensor
     shape = (*x0.shape[:-1], length, space.problem.dynamics.control_dim)
     if us.shape[-1:] != shape[-1:]:  # one control would broadcast to all
         raise ValueError(f"init has {us.shape[-1]} controls, the problem {shape[-1]}")
-    lower, upper = (
-        limit if limit.shape[-2] == 1 else limit[..., :length, :] for limit in space.limits
-    )
+    lower, upper = (limit if limit.shape[-2] == 1 else limit[..., :length, :] for limit in space.limits)
     values = space.problem.control_values
     controls = ControlSet(lower.expand(shape), upper.expand(shape), None if values is None else values.to(x0))
     return controls.admissible(us.expand(shape))
@@ -302,7 +314,9 @@ def _graft(space: TreeSpace, tree: Tree, us: Tensor, H: int) -> None:
         xs = space.rollout(x, part, depth.squeeze(-1))
         before = torch.cat([x.unsqueeze(-2), xs[..., :-1, :]], dim=-2)
         free = _until_the_first_false(space.free(before, part, xs, depth + steps))
-        first = torch.where(free & space.at_goal(xs), steps, length).amin(-1, keepdim=True)  # the first step at the goal
+        first = torch.where(free & space.at_goal(xs), steps, length).amin(
+            -1, keepdim=True
+        )  # the first step at the goal
         end = first.clamp_max(length - 1)
         alive = goes_on & free.gather(-1, end)
         controls = us.new_zeros(*batch, 1, H, m)
@@ -312,9 +326,7 @@ def _graft(space: TreeSpace, tree: Tree, us: Tensor, H: int) -> None:
         goes_on = alive & (first == length)
 
 
-def _finish(
-    space: TreeSpace, tree: Tree, x0: Tensor, stay: Tensor, ended: Status, stats: dict[str, Any]
-) -> Solution:
+def _finish(space: TreeSpace, tree: Tree, x0: Tensor, stay: Tensor, ended: Status, stats: dict[str, Any]) -> Solution:
     """The shortest branch to the goal, or the one that ends closest to it, completed to the horizon."""
     problem, depth, reached = space.problem, tree.present("depth"), tree.present("reached")
     rank = torch.where(reached, -1.0 / (1 + depth).to(x0), tree.present("distance"))
@@ -350,8 +362,8 @@ def _branches(tree: Tree, nodes: Tensor, lengths: Tensor, horizon: int | float) 
 
 
 def _completed(space: TreeSpace, us: Tensor, lengths: Tensor, x0: Tensor, stay: Tensor) -> Tensor:
-    """Controls ``(*batch, T, m)`` whose steps from ``lengths`` on are those that stay closest to the goal, one after the other."""
-    batch, T, m = us.shape[:-2], us.shape[-2], us.shape[-1]
+    """Controls ``(*batch, T, m)`` whose steps from ``lengths`` on stay as close to the goal as the next step can."""
+    batch, T = us.shape[:-2], us.shape[-2]
     if not lengths.numel() or int(lengths.min()) >= T:
         return us
     x, chosen = x0, []
