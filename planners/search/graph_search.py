@@ -5,7 +5,8 @@ r"""Shortest paths in graphs: A* (Hart, Nilsson and Raphael 1968), and Dijkstra'
 The open node with the smallest :math:`f(v) = g(v) + h(v)` is expanded next; g is the cost of the cheapest path to v so far, and
 h is a lower bound of the cost from v to the goal. The search ends when a goal is expanded, not when it is first seen. A node to
 which a cheaper path is found later is opened again, so that the result is optimal for every admissible h; where h is consistent,
-:math:`h(v) \le c(v, w) + h(w)`, no node is expanded twice. Of two nodes with the same f, the one closer to the goal comes first.
+:math:`h(v) \le c(v, w) + h(w)`, no node is expanded twice, but for rounding. Of two nodes with the same f, the one closer to
+the goal comes first.
 """
 
 import heapq

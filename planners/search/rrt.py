@@ -57,8 +57,8 @@ class RRT(Planner):
         goal_tolerance: how far each component may be from the goal, in its own unit: a number or ``(tangent_dim,)``; infinite
             for components that do not matter.
         region: (lower, upper) bound of the states that are drawn, each a number or ``(n,)``; tangent vectors at the goal where
-            states lie on a manifold. None for the box about x0 and goal, widened on each side by its longest side, and the
-            whole circle for angles.
+            states lie on a manifold. None for the box about x0 and goal, widened on each side by its longest side (the whole
+            circle for angles), and as much of what lies beyond it as the tree has reached; a region of your own is faster.
         weights: of the squared components in the distance of two states, a number or ``(tangent_dim,)``; None counts each
             component in half the width of the region.
         goal_bias: probability that the goal is drawn.
@@ -202,6 +202,8 @@ class RRT(Planner):
         """Add one node for each of several drawn states."""
         S, K, H = self.num_extensions, self.num_controls, tree.controls.shape[-2]
         batch, device = tree.depth.shape[:-1], tree.depth.device
+        if self.region is None:
+            space = space.including(tree.present("states"), tree.present("alive"))
         drawn = space.samples(S, self.goal_bias, generator)
         shares = space.shares((*batch, S, K), generator)
         duration = torch.randint(1, H + 1, (*batch, S, K), generator=generator, device=device)

@@ -4,7 +4,7 @@ The distance of two states is :math:`\sqrt{\sum_i w_i d_i^2}` with :math:`d = x_
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class TreeSpace:
         goal: ``(n,)``.
         tolerance: how far each component of the tangent vector to the goal may be from zero ``(tangent_dim,)``.
         weights: w ``(*batch, tangent_dim)``.
-        region: lower and upper bound of sampled states, ``(*batch, n)``, or of tangent vectors at the goal on a manifold.
+        region: lower and upper bound of what is drawn, as tangent vectors at the goal ``(*batch, tangent_dim)``.
         limits: lower and upper control limits ``(*batch, T, m)``; T = 1 where they are the same at every step.
         t0: step of the first control.
     """
@@ -67,10 +67,15 @@ class TreeSpace:
         lower, upper = (bound.unsqueeze(-2) for bound in self.region)
         shape = (*lower.shape[:-2], count, lower.shape[-1])
         drawn = lower + (upper - lower) * torch.rand(shape, generator=generator, dtype=lower.dtype, device=lower.device)
-        if _on_manifold(self.problem.dynamics):
-            drawn = self.problem.dynamics.retract(self.goal.expand(*shape[:-1], -1), drawn)
+        drawn = self.problem.dynamics.retract(self.goal.expand(*shape[:-1], -1), drawn)
         chosen = torch.rand((*shape[:-1], 1), generator=generator, dtype=lower.dtype, device=lower.device) < goal_bias
         return torch.where(chosen, self.goal, drawn)
+
+    def including(self, states: Tensor, alive: Tensor) -> "TreeSpace":
+        """The same space, its region extended to those states ``(*batch, N, n)`` that are alive ``(*batch, N)``."""
+        d = displacement(self.problem.dynamics, states, self.goal).masked_fill(~alive.unsqueeze(-1), 0.0)
+        lower, upper = self.region
+        return replace(self, region=(torch.minimum(lower, d.amin(-2)), torch.maximum(upper, d.amax(-2))))
 
     def shares(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Random numbers in [0, 1], ``(*shape, m)``, which :meth:`controls` makes into controls."""
@@ -147,9 +152,9 @@ def displacement(dynamics: Dynamics, x1: Tensor, x0: Tensor) -> Tensor:
     d = dynamics.difference(x1, x0)
     if not dynamics.angles or _on_manifold(dynamics):
         return d
-    is_angle = torch.zeros(d.shape[-1], dtype=torch.bool, device=d.device)
-    is_angle[list(dynamics.angles)] = True
-    return torch.where(is_angle, torch.remainder(d + math.pi, 2 * math.pi) - math.pi, d)
+    turn = d.new_zeros(d.shape[-1])
+    turn[list(dynamics.angles)] = 1.0 / (2.0 * math.pi)
+    return torch.addcmul(d, (d * turn).round_(), turn.sign(), value=-2.0 * math.pi)
 
 
 def tree_space(problem: Problem, x0: Tensor, t0: int, planner: Any, goal: Tensor) -> TreeSpace:
@@ -177,17 +182,18 @@ def tree_space(problem: Problem, x0: Tensor, t0: int, planner: Any, goal: Tensor
 
 def _region(dynamics: Dynamics, region: Any, x0: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
     if region is not None:
-        shape = (*x0.shape[:-1], dynamics.tangent_dim)
-        return tuple(torch.as_tensor(bound).to(x0).expand(shape) for bound in region)  # type: ignore[return-value]
+        center = 0.0 if _on_manifold(dynamics) else goal
+        lower, upper = (
+            (torch.as_tensor(bound).to(x0) - center).expand(*x0.shape[:-1], dynamics.tangent_dim) for bound in region
+        )
+        return lower, upper
     start = displacement(dynamics, x0, goal).nan_to_num(0.0, 0.0, 0.0)
     margin = start.abs().amax(-1, keepdim=True)
     margin = torch.where(margin > 0, margin, torch.ones_like(margin))
     lower, upper = start.clamp_max(0.0) - margin, start.clamp_min(0.0) + margin
-    if _on_manifold(dynamics):
-        return lower, upper
-    for i in dynamics.angles:
+    for i in () if _on_manifold(dynamics) else dynamics.angles:
         lower[..., i], upper[..., i] = -math.pi, math.pi
-    return goal + lower, goal + upper
+    return lower, upper
 
 
 def _limits(problem: Problem, x0: Tensor) -> tuple[Tensor, Tensor]:
