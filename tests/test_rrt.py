@@ -73,10 +73,11 @@ def swing_up(horizon=math.inf, **fields):
     return Problem(Pendulum(0.05), GoalCost([0.0, 0.0], 1.0, angles=[0]), horizon, **fields)
 
 
+UNICYCLE_RRT = RRT(goal_tolerance=[0.15, 0.15, 0.3], region=([-1.0, -2.0, -math.pi], [5.0, 2.0, math.pi]))
 HANGING = torch.tensor([math.pi, 0.0]).double()
 CASES = {
     "a point mass through a gap": (maze, START, MAZE_RRT),
-    "a unicycle among disks": (among_disks, torch.zeros(3).double(), RRT(goal_tolerance=[0.15, 0.15, 0.3])),
+    "a unicycle among disks": (among_disks, torch.zeros(3).double(), UNICYCLE_RRT),
     "a pendulum": (swing_up, HANGING, RRT(goal_tolerance=[0.1, 0.3], region=([-math.pi, -8.0], [math.pi, 8.0]))),
     "a pendulum, defaults": (swing_up, HANGING, RRT()),
 }
@@ -131,30 +132,29 @@ def test_equal_generators_give_equal_plans():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_plan_is_faster_than_bang_bang(seed):
-    """From rest to rest over a distance d with acceleration a takes at least 2 sqrt(d / a); the tolerance makes d smaller."""
+    """The time-optimal control accelerates to w and brakes to the goal's tolerance; a tree may take longer, never shorter."""
     problem = Problem(DoubleIntegrator(dt=0.05), GoalCost([4.0, 0.0], 1.0), math.inf, control_limits=(-1.0, 1.0))
     solution = solve(problem, RRT(goal_tolerance=[0.1, 0.1]), torch.zeros(2).double(), generator=generator(seed))
-    # to (4 - 0.1, v) with v = 0.1 at best: accelerate to w, brake to v, w^2 / 2 + (w^2 - v^2) / 2 = d
-    w = math.sqrt(3.9 + 0.1**2 / 2)
-    fastest = w + (w - 0.1)
-    assert solution.stats["steps"] * 0.05 >= fastest - 0.05
-    assert solution.stats["steps"] * 0.05 <= 5.0 * fastest
+    assert int(solution.status) == Status.CONVERGED
+    w = math.sqrt(3.9 + 0.1**2 / 2)  # w^2 / 2 + (w^2 - 0.1^2) / 2 = 4 - 0.1
+    assert solution.stats["steps"] * 0.05 >= w + (w - 0.1) - 1e-9
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_finite_horizon_is_kept_and_filled(seed):
+@pytest.mark.parametrize("name", ["a point mass through a gap", "a unicycle among disks"])
+def test_a_finite_horizon_is_kept_and_filled(name, seed):
     """A plan for a problem of T steps has T steps, and stays where it arrived."""
-    for make, x0, planner in (CASES["a point mass through a gap"], CASES["a unicycle among disks"]):
-        problem = make(150)
-        solution = solve(problem, planner, x0, generator=generator(seed))
-        check_plan(problem, planner, x0, solution)
-        assert int(solution.status) == Status.CONVERGED
-        assert solution.us.shape[-2] == 150
-        assert solution.stats["steps"] <= 150
-        tolerance = torch.as_tensor(planner.goal_tolerance).double()
-        arrived = solution.xs[solution.stats["steps"]]
-        assert bool((error_to_goal(problem, arrived) <= tolerance).all())
-        assert bool((error_to_goal(problem, solution.xs[-1]) <= tolerance + 0.1).all())
+    make, x0, planner = CASES[name]
+    problem = make(150)
+    solution = solve(problem, planner, x0, generator=generator(seed))
+    check_plan(problem, planner, x0, solution)
+    assert int(solution.status) == Status.CONVERGED
+    assert solution.us.shape[-2] == 150
+    assert solution.stats["steps"] <= 150
+    tolerance = torch.as_tensor(planner.goal_tolerance).double()
+    arrived = solution.xs[solution.stats["steps"]]
+    assert bool((error_to_goal(problem, arrived) <= tolerance).all())
+    assert bool((error_to_goal(problem, solution.xs[-1]) <= tolerance + 0.1).all())
 
 
 def test_no_branch_is_longer_than_the_horizon():
@@ -191,20 +191,20 @@ def test_start_at_the_goal():
         assert torch.equal(solution.us, torch.zeros(T, 2).double())  # at rest, nothing is better than nothing
 
 
-def test_a_batch_has_independent_trees():
+@pytest.mark.parametrize("horizon", [150, math.inf])
+def test_a_batch_has_independent_trees(horizon):
     """Each problem its own plan, in a batch of two axes; with infinite horizon the shorter ones stay at the goal."""
-    shift = torch.tensor([[0.0, 0.3, -0.3], [0.1, 0.2, -0.2]]).double().unsqueeze(-1)
+    shift = torch.tensor([[0.0, 0.3], [-0.1, -0.3]]).double().unsqueeze(-1)
     x0 = START + shift * torch.tensor([0.5, 1.0, 0.0, 0.0]).double()
-    for horizon in (150, math.inf):
-        problem = maze(horizon)
-        solution = solve(problem, MAZE_RRT, x0, generator=generator(0))
-        check_plan(problem, MAZE_RRT, x0, solution)
-        assert bool((solution.status == int(Status.CONVERGED)).all())
-        at_goal = (error_to_goal(problem, solution.xs) <= MAZE_TOLERANCE).all(-1)
-        assert bool(at_goal.any(-1).all())
-        first = at_goal.double().argmax(-1)
-        assert solution.stats["steps"] == int(first.max())
-        assert len(first.unique()) > 1
+    problem = maze(horizon)
+    solution = solve(problem, MAZE_RRT, x0, generator=generator(0))
+    check_plan(problem, MAZE_RRT, x0, solution)
+    assert bool((solution.status == int(Status.CONVERGED)).all())
+    at_goal = (error_to_goal(problem, solution.xs) <= MAZE_TOLERANCE).all(-1)
+    assert bool(at_goal.any(-1).all())
+    first = at_goal.double().argmax(-1)
+    assert solution.stats["steps"] == int(first.max())
+    assert len(first.unique()) > 1
 
 
 def test_single_precision():
@@ -249,7 +249,7 @@ def test_constraints_on_controls_and_states():
     step_limit = Inequality(lambda x, u, t: u[..., :1] - 0.02 * torch.as_tensor(t)[..., None], name="late")
     problem = maze(constraints=(power, slow, step_limit))
     planner = replace(MAZE_RRT, region=(-torch.tensor([3.0, 2, 1, 1]), torch.tensor([3.0, 2, 1, 1])))
-    for seed in SEEDS:
+    for seed in range(2):
         solution = solve(problem, planner, START, generator=generator(seed))
         check_plan(problem, planner, START, solution)
         assert int(solution.status) == Status.CONVERGED
@@ -277,8 +277,8 @@ def test_terminal_constraints():
 
 
 def test_a_crash_that_cannot_be_avoided():
-    """At 5 m/s, 0.5 m before a wall: no plan of 10 steps exists, and the error names the wall."""
-    x0 = torch.tensor([-0.75, 0.0, 5.0, 0.0]).double()
+    """At 3 m/s, 0.5 m before a wall: braking at 2 m/s^2 takes 2.25 m, and the error names the wall."""
+    x0 = torch.tensor([-0.75, 0.0, 3.0, 0.0]).double()
     problem = maze(10)
     solution = solve(problem, replace(MAZE_RRT, max_iterations=5), x0, throw=False)
     assert int(solution.status) == Status.INFEASIBLE
