@@ -29,6 +29,7 @@ from planners import (
     ICEM,
     LQR,
     MPPI,
+    RRT,
     ColoredNoise,
     KnotNoise,
     Planner,
@@ -137,6 +138,8 @@ ALL_PLANNERS: dict[str, Planner] = {
     "MPPI": MPPI(),
     "MPPI, colored": MPPI(num_samples=50, max_iterations=3, noise=ColoredNoise(1.0), execute="best"),
     "predictive sampling": PredictiveSampling(),
+    "RRT": RRT(max_iterations=3, num_extensions=4),
+    "RRT, one at a time": RRT(goal_bias=0.5, num_controls=4, max_steps=2, num_extensions=1, max_iterations=5),
     "predictive sampling, white": PredictiveSampling(num_samples=1, max_iterations=3, noise=WhiteNoise()),
 }
 
