@@ -41,7 +41,8 @@ class RRT(Planner):
 
     It takes problems with obstacles that no local optimizer finds its way around, and its plan is where a trajectory optimizer
     can start: ``solve(problem, optimizer, x0, init=solve(problem, RRT(), x0))``. The cost of the problem is reported and not
-    minimized. Each problem of a batch has a tree of its own.
+    minimized. Each problem of a batch has a tree of its own. Constraints hold at every step, those of the state alone at the last
+    state too, but not between steps: obstacles must be thicker than a step is long.
 
     With a finite horizon T no branch is longer, and the plan has T steps: after the goal is reached it stays as near as a
     greedy choice of controls can, within the constraints. With ``horizon=math.inf`` it has the length that was found (of the
@@ -177,13 +178,11 @@ class RRT(Planner):
         x0 = x0.detach()
         generator = request.generator or torch.Generator(x0.device).manual_seed(0)
         space = tree_space(problem, x0, request.t0, self, self._goal(problem))
-        stay = space.shares(
-            (STAY_CONTROLS,), generator
-        )  # drawn first: one problem's search leaves the others' plans alone
+        # drawn first, so that how long the search takes for one problem does not change the others' plans
+        stay = space.shares((STAY_CONTROLS,), generator)
         start = _previous_controls(space, x0, request)
         H = min(self.max_steps, space.last)
-        room = 1 + (0 if start is None else -(-start.shape[-2] // H)) + self.max_iterations * self.num_extensions
-        tree = Tree.empty(x0, room, (H, problem.dynamics.control_dim))
+        tree = Tree.empty(x0, 1 + self.num_extensions, (H, problem.dynamics.control_dim))
         _plant(space, tree, x0)
         if start is not None:
             _graft(space, tree, start, H)
@@ -209,39 +208,55 @@ class RRT(Planner):
         duration = torch.randint(1, H + 1, (*batch, S, K), generator=generator, device=device)
         near = self._nearest(space, tree, drawn)
         x, depth = _at(tree.present("states"), near), tree.present("depth").gather(-1, near)
-        steps = torch.arange(H, device=device)
-        us = space.controls(shares, depth.unsqueeze(-1) + steps)
-        x = x.unsqueeze(-2).expand(*us.shape[:-2], -1)
-        xs = space.rollout(x, us, depth.unsqueeze(-1))
-        before = torch.cat([x.unsqueeze(-2), xs[..., :-1, :]], dim=-2)
-        free = space.free(before, us, xs, depth[..., None, None] + steps)
-        free &= depth[..., None, None] + steps < space.last
-        free = _until_the_first_false(free)
+        us = space.controls(shares, depth.unsqueeze(-1) + torch.arange(H, device=device))
+        xs, free = _tried(space, x, us, depth)
         stats["evaluations"] += shares.shape[:-1].numel()
         stats["nonfinite"] += int((~xs[..., -1, :].isfinite().all(-1)).sum())
-        # where a control leads to the goal, the shortest way there; elsewhere the end that comes closest to the drawn state
-        reached = free & space.at_goal(xs)
-        score, k = torch.where(reached, steps, H).min(-1)
-        end = torch.minimum(duration, (space.last - depth).unsqueeze(-1)).clamp_min(1) - 1
-        possible = free.gather(-1, end.unsqueeze(-1)).squeeze(-1)
-        distance = space.distance(_at(xs, end.unsqueeze(-1)).squeeze(-2), drawn.unsqueeze(-2))
-        distance = torch.where(possible & distance.isfinite(), distance, math.inf)
-        hit = reached.any(-1)
-        at_goal = hit.any(-1)
-        best = torch.where(at_goal, score.argmin(-1), distance.argmin(-1)).unsqueeze(-1)
-        end = torch.where(hit, k, end).gather(-1, best)
-        alive = at_goal | distance.gather(-1, best).squeeze(-1).isfinite()
+        best, end, alive, reached = _chosen(space, xs, free, duration, depth, drawn)
         alive &= tree.present("alive").gather(-1, near)
-        states = _at(_pick(xs, best), end).squeeze(-2)
-        _add(
-            space, tree, states, depth + end.squeeze(-1) + 1, near, _pick(us, best), end.squeeze(-1) + 1, alive, at_goal
-        )
+        states, last = _at(_pick(xs, best), end).squeeze(-2), end.squeeze(-1)
+        _add(space, tree, states, depth + last + 1, near, _pick(us, best), last + 1, alive, reached)
 
     def _nearest(self, space: TreeSpace, tree: Tree, drawn: Tensor) -> Tensor:
         """Indices ``(*batch, S)`` of the nodes nearest to states ``(*batch, S, n)``, of those that may be extended."""
         usable = tree.present("alive") & (tree.present("depth") < space.last)
         distance = space.distance(tree.present("states").unsqueeze(-3), drawn.unsqueeze(-2))
         return distance.masked_fill(~usable.unsqueeze(-2), math.inf).argmin(-1)
+
+
+def _tried(space: TreeSpace, x: Tensor, us: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """States ``(*batch, S, K, H, n)`` under tried controls, and up to which of them nothing is in the way.
+
+    Args:
+        space: the space.
+        x: nodes ``(*batch, S, n)``.
+        us: controls ``(*batch, S, K, H, m)``.
+        depth: of the nodes ``(*batch, S)``.
+    """
+    start = x.unsqueeze(-2).expand(*us.shape[:-2], -1)
+    xs = space.rollout(start, us, depth.unsqueeze(-1))
+    before = torch.cat([start.unsqueeze(-2), xs[..., :-1, :]], dim=-2)
+    depths = depth[..., None, None] + torch.arange(us.shape[-2], device=us.device)
+    return xs, _until_the_first_false(space.free(before, us, xs, depths) & (depths < space.last))
+
+
+def _chosen(
+    space: TreeSpace, xs: Tensor, free: Tensor, duration: Tensor, depth: Tensor, drawn: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which control to take and up to which step, ``(*batch, S, 1)``, whether there is one, and whether it leads to the goal.
+
+    Where one leads to the goal, the one that is there first; elsewhere the one whose end comes closest to the drawn state.
+    """
+    steps, H = torch.arange(xs.shape[-2], device=xs.device), xs.shape[-2]
+    first, at = torch.where(free & space.at_goal(xs), steps, H).min(-1)
+    end = torch.minimum(duration, (space.last - depth).unsqueeze(-1)).clamp_min(1) - 1
+    possible = free.gather(-1, end.unsqueeze(-1)).squeeze(-1)
+    distance = space.distance(_at(xs, end.unsqueeze(-1)).squeeze(-2), drawn.unsqueeze(-2))
+    distance = torch.where(possible & distance.isfinite(), distance, math.inf)
+    reached = (first < H).any(-1)
+    best = torch.where(reached, first.argmin(-1), distance.argmin(-1)).unsqueeze(-1)
+    end = torch.where(first < H, at, end).gather(-1, best)
+    return best, end, reached | distance.gather(-1, best).squeeze(-1).isfinite(), reached
 
 
 def _at(sequence: Tensor, index: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class Tree:
-    """Nodes in tensors with room for all that may be added, so that growing copies nothing.
+    """Nodes in tensors with room for more.
 
-    A node that is not alive fills a place only: nothing could be added there for that problem of the batch.
+    Where the room runs out it is doubled, so that copying takes no longer than adding. A node that is not alive fills a place
+    only: nothing could be added there for that problem of the batch.
 
     Attributes:
         states: ``(*batch, N, n)``.
@@ -37,24 +38,26 @@ class Tree:
     @staticmethod
     def empty(like: Tensor, room: int, segment: tuple[int, int]) -> "Tree":
         """Room for nodes with states like ``(*batch, n)``, reached by segments of up to ``(H, m)`` controls."""
-        batch, n = like.shape[:-1], like.shape[-1]
-        whole = {"dtype": torch.long, "device": like.device}
-        flags = {"dtype": torch.bool, "device": like.device}
+        shape, n = (*like.shape[:-1], room), like.shape[-1]
         return Tree(
-            states=like.new_zeros(*batch, room, n),
-            distance=like.new_full((*batch, room), float("inf")),
-            depth=torch.zeros(*batch, room, **whole),
-            parent=torch.full((*batch, room), -1, **whole),
-            steps=torch.zeros(*batch, room, **whole),
-            controls=like.new_zeros(*batch, room, *segment),
-            alive=torch.zeros(*batch, room, **flags),
-            reached=torch.zeros(*batch, room, **flags),
+            states=like.new_zeros(*shape, n),
+            distance=like.new_zeros(shape),
+            depth=like.new_zeros(shape, dtype=torch.long),
+            parent=like.new_zeros(shape, dtype=torch.long),
+            steps=like.new_zeros(shape, dtype=torch.long),
+            controls=like.new_zeros(*shape, *segment),
+            alive=like.new_zeros(shape, dtype=torch.bool),
+            reached=like.new_zeros(shape, dtype=torch.bool),
         )
 
     def add(self, **values: Tensor) -> None:
         """Add nodes, all fields ``(*batch, S, ...)``."""
         axis = self.depth.ndim - 1
         added = values["depth"].shape[-1]
+        while self.size + added > self.depth.shape[-1]:
+            for name in values:
+                field = getattr(self, name)
+                setattr(self, name, torch.cat([field, torch.zeros_like(field)], dim=axis))
         for name, value in values.items():
             getattr(self, name).narrow(axis, self.size, added).copy_(value)
         self.size += added
