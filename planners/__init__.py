@@ -45,6 +45,7 @@ from planners.sampling import (
     SamplingPlanner,
     WhiteNoise,
 )
+from planners.search import RRT, Graph, GridGraph, Path, shortest_path
 from planners.shooting import GradientShooting
 from planners.simulated_time import SimulatedTime
 from planners.solution import Solution, SolveError, Status
@@ -58,6 +59,7 @@ __all__ = [
     "LQR",
     "MPC",
     "MPPI",
+    "RRT",
     "AsynchronousMPC",
     "AsynchronousMemory",
     "AsynchronousReport",
@@ -73,6 +75,8 @@ __all__ = [
     "FunctionCost",
     "GoalCost",
     "GradientShooting",
+    "Graph",
+    "GridGraph",
     "Implicit",
     "Inequality",
     "InvalidGradientError",
@@ -82,6 +86,7 @@ __all__ = [
     "LinearInequality",
     "MPCState",
     "Noise",
+    "Path",
     "PlanExecutor",
     "Planner",
     "PredictiveSampling",
@@ -108,5 +113,6 @@ __all__ = [
     "Unrolled",
     "WhiteNoise",
     "WorstCase",
+    "shortest_path",
     "solve",
 ]

@@ -30,6 +30,7 @@ from planners import (
     ICEM,
     LQR,
     MPPI,
+    RRT,
     ColoredNoise,
     GradientShooting,
     KnotNoise,
@@ -144,6 +145,8 @@ ALL_PLANNERS: dict[str, Planner] = {
     "gradient shooting, knots": GradientShooting(knots=2, memory=3, tolerance=1e-7),
     "gradient shooting, Adam": GradientShooting(optimizer="adam", max_iterations=10, learning_rate=0.3),
     "predictive sampling": PredictiveSampling(),
+    "RRT": RRT(max_iterations=3, num_extensions=4),
+    "RRT, one at a time": RRT(goal_bias=0.5, num_controls=4, max_steps=2, num_extensions=1, max_iterations=5),
     "predictive sampling, white": PredictiveSampling(num_samples=1, max_iterations=3, noise=WhiteNoise()),
 }
 

@@ -93,7 +93,7 @@ def test_planners_that_can_are_named():
     limited = problem(control_limits=(-1.0, 1.0), terminal_value=lambda x: x[..., 0])
     with pytest.raises(ValueError, match=r"^LQR cannot honor: control_limits, terminal_value; use .*ICEM"):
         solve(limited, LQR(), X0)
-    with pytest.raises(ValueError, match=r"^ICEM cannot honor: infinite horizon; use LQR$"):
+    with pytest.raises(ValueError, match=r"^ICEM cannot honor: infinite horizon; use LQR or RRT$"):
         solve(problem(math.inf), ICEM(), X0)
     with pytest.raises(
         ValueError,
@@ -107,7 +107,7 @@ def test_planners_of_users_are_not_recommended_and_hide_none():
         pass
 
     assert Mine in LQR.__subclasses__()
-    with pytest.raises(ValueError, match=r"^ICEM cannot honor: infinite horizon; use LQR$"):
+    with pytest.raises(ValueError, match=r"^ICEM cannot honor: infinite horizon; use LQR or RRT$"):
         solve(problem(math.inf), ICEM(), X0)
 
 
