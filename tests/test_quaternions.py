@@ -79,11 +79,11 @@ def test_derivatives_at_zero_are_those_of_the_series(generator):
     """exp(phi / 2) = (1 - |phi|^2 / 8, phi / 2) + O(phi^3), and log is its inverse."""
     zero = torch.zeros(3, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(quaternions.exponential, zero)
-    assert torch.equal(jacobian, 0.5 * torch.eye(4, dtype=torch.float64)[:, 1:])
+    torch.testing.assert_close(jacobian, 0.5 * torch.eye(4, dtype=torch.float64)[:, 1:], rtol=0, atol=0)
     for i in range(4):
         hessian = torch.autograd.functional.hessian(lambda phi, i=i: quaternions.exponential(phi)[i], zero)
         expected = -0.25 * torch.eye(3, dtype=torch.float64) if i == 0 else torch.zeros(3, 3, dtype=torch.float64)
-        assert torch.equal(hessian, expected)
+        torch.testing.assert_close(hessian, expected, rtol=0, atol=0)
     for q in attitudes(generator, 5):
         jacobian = torch.autograd.functional.jacobian(lambda phi, q=q: round_trip(phi, zero, q), zero)
         torch.testing.assert_close(jacobian, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-15)
