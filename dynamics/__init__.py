@@ -33,7 +33,18 @@ from dynamics.preparation import (
 from dynamics.randomization import RandomizedWorlds
 from dynamics.serialization import load, save
 from dynamics.stochastic import Prediction, StochasticDynamics
-from dynamics.systems import Acrobot, CartPole, DoubleIntegrator, Pendulum, Reacher
+from dynamics.systems import (
+    Acrobot,
+    Car,
+    CartPole,
+    DoubleIntegrator,
+    Pendulum,
+    PlanarQuadrotor,
+    Quadrotor,
+    Reacher,
+    TwoLinkArm,
+    Unicycle,
+)
 from dynamics.trajectories import (
     Labels,
     RawLog,
@@ -50,6 +61,7 @@ __all__ = [
     "MLP",
     "Acrobot",
     "AuditReport",
+    "Car",
     "CartPole",
     "Curvature",
     "DoubleIntegrator",
@@ -74,8 +86,10 @@ __all__ = [
     "MujocoDynamics",
     "Pendulum",
     "PhysicalParameter",
+    "PlanarQuadrotor",
     "Prediction",
     "PredictionErrors",
+    "Quadrotor",
     "RandomizedWorlds",
     "RawLog",
     "Reacher",
@@ -86,6 +100,8 @@ __all__ = [
     "Trajectory",
     "TrajectoryFormatError",
     "Transitions",
+    "TwoLinkArm",
+    "Unicycle",
     "UnscentedKalmanFilter",
     "Windows",
     "audit",

@@ -9,6 +9,7 @@ import torch
 
 from dynamics import (
     Acrobot,
+    Car,
     CartPole,
     DoubleIntegrator,
     Dynamics,
@@ -17,9 +18,13 @@ from dynamics import (
     LinearModel,
     MujocoDynamics,
     Pendulum,
+    PlanarQuadrotor,
+    Quadrotor,
     RandomizedWorlds,
     Reacher,
     TorchDynamics,
+    TwoLinkArm,
+    Unicycle,
 )
 from dynamics.learned.base import TransitionData
 from mbrl import Task
@@ -79,6 +84,13 @@ def worlds() -> RandomizedWorlds:
     return RandomizedWorlds(Pendulum(), **values)
 
 
+def attitudes() -> torch.Tensor:
+    """States of a quadrotor in motion."""
+    x = torch.randn(6, 13, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    x[:, 3:7] /= x[:, 3:7].norm(dim=-1, keepdim=True)
+    return x
+
+
 def learnable() -> TransitionData:
     """Noisy transitions of a smooth system with three states and two controls."""
     generator = torch.Generator().manual_seed(3)
@@ -109,6 +121,14 @@ ALL_SYSTEMS: dict[str, Instance] = {
     "acrobot semi-implicit": Instance(lambda: Acrobot(integrator="semi_implicit_euler")),
     "reacher": Instance(Reacher),
     "reacher semi-implicit": Instance(lambda: Reacher(integrator="semi_implicit_euler")),
+    "two-link arm": Instance(TwoLinkArm),
+    "two-link arm semi-implicit": Instance(lambda: TwoLinkArm(integrator="semi_implicit_euler")),
+    "planar quadrotor": Instance(PlanarQuadrotor),
+    "planar quadrotor semi-implicit": Instance(lambda: PlanarQuadrotor(integrator="semi_implicit_euler")),
+    "quadrotor": Instance(Quadrotor, {"x": attitudes()}),
+    "quadrotor at rest": Instance(Quadrotor, {"x": Quadrotor().hover_state(torch.zeros(1, 3)), "u": torch.ones(1, 4)}),
+    "car": Instance(Car),
+    "unicycle": Instance(Unicycle),
     "double integrator": Instance(DoubleIntegrator),
     "double integrator in space": Instance(lambda: DoubleIntegrator(3, integrator="semi_implicit_euler")),
     "linear": Instance(linear),

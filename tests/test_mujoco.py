@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics import Acrobot, CartPole, ModelField, MujocoDynamics, Pendulum, Reacher
+from dynamics import (
+    Acrobot,
+    CartPole,
+    ModelField,
+    MujocoDynamics,
+    Pendulum,
+    PlanarQuadrotor,
+    Reacher,
+    TwoLinkArm,
+)
 from dynamics.mujoco import stepping
 from mbrl.testing import check_dynamics
 
@@ -115,7 +124,7 @@ def test_steps_are_bit_identical_to_a_loop_over_mj_step(make, integrator):
     assert torch.equal(xs, expected)
 
 
-@pytest.mark.parametrize("system", [Pendulum(), CartPole(), Acrobot(), Reacher()])
+@pytest.mark.parametrize("system", [Pendulum(), CartPole(), Acrobot(), Reacher(), TwoLinkArm(), PlanarQuadrotor()])
 def test_agrees_with_the_same_system_in_torch(system):
     dynamics = MujocoDynamics(system.mjcf())
     assert dynamics.state_names == system.state_names

@@ -24,6 +24,7 @@ from dynamics import (
     Reacher,
     Training,
     Trajectory,
+    TwoLinkArm,
     fit,
     resample,
 )
@@ -425,8 +426,12 @@ def test_a_drawn_cart_pole_is_where_its_state_says():
 
 @pytest.mark.parametrize(
     ("system", "right_of_the_hinge"),
-    [(Pendulum(), [math.pi / 2, 0.0]), (Acrobot(), [math.pi / 4, math.pi / 4, 0.0, 0.0])],
-    ids=["pendulum", "acrobot"],
+    [
+        (Pendulum(), [math.pi / 2, 0.0]),
+        (Acrobot(), [math.pi / 4, math.pi / 4, 0.0, 0.0]),
+        (TwoLinkArm(), [math.pi / 4, math.pi / 4, 0.0, 0.0]),
+    ],
+    ids=["pendulum", "acrobot", "two-link arm"],
 )
 def test_drawn_rods_lean_to_positive_angles(system, right_of_the_hinge):
     states = torch.tensor([right_of_the_hinge, [-angle for angle in right_of_the_hinge]])

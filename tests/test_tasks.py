@@ -15,21 +15,27 @@ from planners import ICEM, MPC, GoalCost, QuadraticCost, TransitionCost
 
 BACKENDS = ("mujoco", "torch")
 SWING_UPS = ("PendulumSwingUp", "CartPoleSwingUp", "AcrobotSwingUp")
-LIMIT = {
-    "PendulumSwingUp": 2.0,
-    "CartPoleSwingUp": 10.0,
-    "AcrobotSwingUp": 10.0,
-    "Reacher": 1.0,
-    "HalfCheetah": 1.0,
-    "Hopper": 1.0,
-    "PointNavigation": 1.0,
+UPPER = {
+    "PendulumSwingUp": [2.0],
+    "CartPoleSwingUp": [10.0],
+    "AcrobotSwingUp": [10.0],
+    "Reacher": [1.0] * 2,
+    "HalfCheetah": [1.0] * 6,
+    "Hopper": [1.0] * 3,
+    "PointNavigation": [1.0] * 2,
+    "PlanarQuadrotorFlight": [5.0] * 2,
+    "CarParking": [0.5, 2.0],
 }
+LOWER = {name: [-limit for limit in limits] for name, limits in UPPER.items()} | {"PlanarQuadrotorFlight": [0.0] * 2}
+ON_TORCH_ALONE = {"CarParking"}
 SECONDS = {
     **dict.fromkeys(SWING_UPS, 10.0),
     "Reacher": 5.0,
     "HalfCheetah": 50.0,
     "Hopper": 8.0,
     "PointNavigation": 10.0,
+    "PlanarQuadrotorFlight": 5.0,
+    "CarParking": 15.0,
 }
 
 every_variant = pytest.mark.parametrize(("name", "options"), ALL_TASK_VARIANTS.values(), ids=ALL_TASK_VARIANTS)
@@ -162,7 +168,9 @@ def test_names_units_and_dimensions(name, options):
     task = ALL_TASKS[name](**options)
     n, m = task.dynamics.state_dim, task.dynamics.control_dim
     assert task.name == name
-    assert isinstance(task.dynamics, MujocoDynamics) == (options.get("backend") != "torch")
+    assert isinstance(task.dynamics, MujocoDynamics) == (
+        options.get("backend") != "torch" and name not in ON_TORCH_ALONE
+    )
     assert len(task.names["states"]) == len(task.units["states"]) == n
     assert len(task.names["controls"]) == len(task.units["controls"]) == m
     x = task.initial_state(3, torch.Generator().manual_seed(0))
@@ -206,8 +214,8 @@ def test_a_task_observes_with_the_sensors_of_its_plant():
 def test_limits(name, options):
     """The plants of MuJoCo clamp by themselves, at the task's limit and at no smaller one."""
     task = ALL_TASKS[name](**options)
-    (lower, upper), m = task.limits(), task.dynamics.control_dim
-    assert (lower.tolist(), upper.tolist()) == ([-LIMIT[name]] * m, [LIMIT[name]] * m)
+    lower, upper = task.limits()
+    assert (lower.tolist(), upper.tolist()) == (LOWER[name], UPPER[name])
     assert lower.dtype == torch.float64
     x = task.initial_state(1, torch.Generator().manual_seed(0))[0]
     clamped = torch.equal(task.dynamics(x, upper), task.dynamics(x, 3.0 * upper))
@@ -385,7 +393,7 @@ def test_a_problem_of_the_task(name, options):
     assert problem.cost is task.cost
     assert (problem.horizon, task.problem(horizon=7).horizon) == (task.horizon, 7)
     assert problem.features() == {"control_limits"} | ({"termination"} if task.termination is not None else set())
-    assert problem.control_limits == (-LIMIT[name], LIMIT[name])
+    assert problem.control_limits == task.control_limits
 
 
 def test_a_problem_has_everything_that_a_planner_must_know():

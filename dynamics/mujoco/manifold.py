@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dynamics import quaternions
+
 if TYPE_CHECKING:
     import mujoco
 
@@ -54,16 +56,15 @@ class StateManifold:
         if self.is_flat:
             return x1 - x0
         q1, q0 = x1[..., self._quaternions], x0[..., self._quaternions]
-        rotation = _rotation_vector(_product(q0 * q0.new_tensor([1.0, -1.0, -1.0, -1.0]), q1))
-        return self._tangent(x1[..., self._x_numbers] - x0[..., self._x_numbers], rotation)
+        numbers = x1[..., self._x_numbers] - x0[..., self._x_numbers]
+        return self._tangent(numbers, quaternions.displacement(q1, q0))
 
     def retract(self, x: Tensor, dx: Tensor) -> Tensor:
         """The state reached from x along the tangent vector dx, ``(*batch, n)``."""
         if self.is_flat:
             return x + dx
-        rotated = _product(x[..., self._quaternions], _half_turn(dx[..., self._rotations]))
         numbers = x[..., self._x_numbers] + dx[..., self._dx_numbers]
-        return self._ambient(numbers, rotated / rotated.norm(dim=-1, keepdim=True))
+        return self._ambient(numbers, quaternions.displaced(x[..., self._quaternions], dx[..., self._rotations]))
 
     def to_tangent(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The gradient by tangent vectors at x of a function with ``gradient`` by the numbers in x."""
@@ -85,9 +86,9 @@ class StateManifold:
         scaled = 2.0 * torch.cat([scalar, vector], dim=-1) / q.square().sum(-1, keepdim=True)
         return self._ambient(gradient[..., self._dx_numbers], scaled)
 
-    def _ambient(self, numbers: Tensor, quaternions: Tensor) -> Tensor:
-        numbers, quaternions = _same_batch(numbers, quaternions)
-        return torch.cat([numbers, quaternions.flatten(-2)], dim=-1)[..., self._x_order]
+    def _ambient(self, numbers: Tensor, rotated: Tensor) -> Tensor:
+        numbers, rotated = _same_batch(numbers, rotated)
+        return torch.cat([numbers, rotated.flatten(-2)], dim=-1)[..., self._x_order]
 
     def _tangent(self, numbers: Tensor, rotations: Tensor) -> Tensor:
         numbers, rotations = _same_batch(numbers, rotations)
@@ -101,36 +102,3 @@ def _others(size: int, taken: Tensor) -> Tensor:
 def _same_batch(numbers: Tensor, per_joint: Tensor) -> tuple[Tensor, Tensor]:
     batch = torch.broadcast_shapes(numbers.shape[:-1], per_joint.shape[:-2])
     return numbers.expand(*batch, -1), per_joint.expand(*batch, -1, -1)
-
-
-def _product(p: Tensor, q: Tensor) -> Tensor:
-    """Product of quaternions (w, x, y, z), ``(..., 4)``."""
-    p, q = torch.broadcast_tensors(p, q)
-    scalar = p[..., :1] * q[..., :1] - (p[..., 1:] * q[..., 1:]).sum(-1, keepdim=True)
-    vector = p[..., :1] * q[..., 1:] + q[..., :1] * p[..., 1:] + torch.linalg.cross(p[..., 1:], q[..., 1:])
-    return torch.cat([scalar, vector], dim=-1)
-
-
-_SMALL = 1e-6  # squared half angle below which three terms of the series are exact in float64, derivatives included
-
-
-def _half_turn(rotation: Tensor) -> Tensor:
-    """The quaternion of rotation vectors ``(..., 3)``, differentiable at zero."""
-    half = 0.5 * rotation
-    s = half.square().sum(-1, keepdim=True)
-    angle = torch.where(s < _SMALL, torch.ones_like(s), s).sqrt()
-    cos = torch.where(s < _SMALL, 1.0 - s / 2.0 + s**2 / 24.0, angle.cos())
-    sinc = torch.where(s < _SMALL, 1.0 - s / 6.0 + s**2 / 120.0, angle.sin() / angle)
-    return torch.cat([cos, sinc * half], dim=-1)
-
-
-def _rotation_vector(q: Tensor) -> Tensor:
-    """The shortest rotation vector of quaternions ``(..., 4)`` of any length, differentiable at the identity."""
-    q = torch.where(q[..., :1] < 0.0, -q, q)
-    w, vector = q[..., :1], q[..., 1:]
-    s = vector.square().sum(-1, keepdim=True)
-    small = s < _SMALL * w.square()
-    sin = torch.where(small, torch.ones_like(s), s).sqrt()
-    ratio = s / torch.where(small, w, torch.ones_like(w)).square()
-    series = (1.0 - ratio / 3.0 + ratio.square() / 5.0) / torch.where(small, w, torch.ones_like(w))
-    return 2.0 * torch.where(small, series, torch.atan2(sin, w) / sin) * vector

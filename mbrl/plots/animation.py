@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from dynamics import Acrobot, CartPole, Dynamics, Pendulum, Reacher
+from dynamics import Acrobot, CartPole, Dynamics, Pendulum, Reacher, TwoLinkArm
 from mbrl.plots.style import BLUE, GRAY, GREEN, INK, ORANGE, RED, axis_label, grid_of_axes, in_house_style, new_figure
 from mbrl.plots.video import states_at_frames
 
@@ -40,7 +40,7 @@ def animate(
     if x.shape[1] != dynamics.state_dim:
         raise ValueError(f"{type(dynamics).__name__} has {dynamics.state_dim} states, got columns {x.shape[1]}")
     seconds = np.arange(len(x)) / fps
-    if isinstance(dynamics, CartPole | Pendulum | Acrobot):
+    if isinstance(dynamics, CartPole | Pendulum | Acrobot | TwoLinkArm):
         figure, move = _mechanism(_joints(dynamics, x), seconds, on_cart=isinstance(dynamics, CartPole))
     elif isinstance(dynamics, Reacher):
         figure, move = _mechanism(_joints(dynamics, x), seconds, goals=x[:, 2:4])
@@ -56,7 +56,7 @@ def animate(
     return frames
 
 
-def _joints(dynamics: CartPole | Pendulum | Acrobot | Reacher, x: np.ndarray) -> np.ndarray:
+def _joints(dynamics: CartPole | Pendulum | Acrobot | TwoLinkArm | Reacher, x: np.ndarray) -> np.ndarray:
     """Hinges and tip of a chain of rods in the plane [m], ``(frames, points, 2)``."""
     values = dynamics.shared_values()
     if isinstance(dynamics, CartPole):

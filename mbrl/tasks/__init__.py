@@ -1,12 +1,14 @@
-"""Tasks: swing-ups, reaching and navigation, each on a MuJoCo and a torch backend, and gymnasium's runners."""
+"""Tasks: swing-ups, reaching, navigation, flight and parking, most of them on two backends, and gymnasium's runners."""
 
 from mbrl.tasks.acrobot import acrobot_swing_up
 from mbrl.tasks.base import Task, uniform_initial_state
+from mbrl.tasks.car_parking import car_parking
 from mbrl.tasks.cartpole import cart_pole_swing_up
 from mbrl.tasks.discretizing import discretized
 from mbrl.tasks.half_cheetah import half_cheetah
 from mbrl.tasks.hopper import hopper
 from mbrl.tasks.pendulum import pendulum_swing_up
+from mbrl.tasks.planar_quadrotor import planar_quadrotor_flight
 from mbrl.tasks.point_navigation import point_navigation
 from mbrl.tasks.reacher import reacher
 from mbrl.tasks.shaping import shaped
@@ -14,10 +16,12 @@ from mbrl.tasks.shaping import shaped
 # The library's own tasks by name; mbrl.envs registers mbrl/<name>-v0 for each.
 CONSTRUCTORS = {
     "AcrobotSwingUp": acrobot_swing_up,
+    "CarParking": car_parking,
     "CartPoleSwingUp": cart_pole_swing_up,
     "HalfCheetah": half_cheetah,
     "Hopper": hopper,
     "PendulumSwingUp": pendulum_swing_up,
+    "PlanarQuadrotorFlight": planar_quadrotor_flight,
     "PointNavigation": point_navigation,
     "Reacher": reacher,
 }
@@ -26,11 +30,13 @@ __all__ = [
     "CONSTRUCTORS",
     "Task",
     "acrobot_swing_up",
+    "car_parking",
     "cart_pole_swing_up",
     "discretized",
     "half_cheetah",
     "hopper",
     "pendulum_swing_up",
+    "planar_quadrotor_flight",
     "point_navigation",
     "reacher",
     "shaped",
