@@ -99,10 +99,10 @@ class DDP(Planner):
             xs, us = (v.reshape(math.prod(batch), *v.shape[len(batch) :]) for v in (xs, us))
         s, solver = self._started(problem, xs, us, request, batch if divisible else None)
         s = run(solver, s, self.max_iterations, request.out_of_time, divisible=divisible)
-        if solver.constrained:
-            s = self._projected(problem, s, request.t0)
         if divisible:
             s = Iterate(**{k: None if v is None else v.reshape(*batch, *v.shape[1:]) for k, v in vars(s).items()})
+        if solver.constrained:
+            s = self._projected(problem, s, request.t0)
         return self._solution(problem, s, solver, request)
 
     def _first_plan(self, problem: Problem, x0: Tensor, request: Request) -> tuple[Tensor, Tensor]:
