@@ -123,7 +123,11 @@ class DDP(Planner):
         us = torch.minimum(torch.maximum(us, lower), upper)
         if init is not None and self.shooting == "multiple":
             xs = shifted(init.xs.detach().to(x0), late, T + 1).expand(*shape[:-2], T + 1, x0.shape[-1])
-            return torch.cat([x0.unsqueeze(-2), xs[..., 1:, :]], dim=-2), us
+            xs = torch.cat([x0.unsqueeze(-2), xs[..., 1:, :]], dim=-2)
+            lost = ~xs.isfinite().all(-1).all(-1)
+            if bool(lost.any()):
+                xs = torch.where(lost[..., None, None], problem.dynamics.rollout(x0, us, request.t0), xs)
+            return xs, us
         xs = problem.dynamics.rollout(x0, us, request.t0)
         lost = ~problem.finite_states(xs)
         if init is not None and bool(lost.any()):  # the previous plan leads nowhere from here
