@@ -1,5 +1,6 @@
 """DDP against closed forms, convex programs, published optima and its own promises."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -115,7 +116,7 @@ def test_limited_linear_quadratic_problems_have_the_solution_of_the_convex_progr
 def test_the_bounded_regulator_of_the_benchmark(limit):
     reference = bounded_lqr(limit=limit)
     solution = solve(reference.problem, DDP(), reference.x0)
-    cost, residual = reference.evaluate(solution.us)
+    cost, _ = reference.evaluate(solution.us)
     assert np.allclose(cost[:2], reference.optimal_cost, rtol=1e-9)
     total = {1e4: 2073.60322239, 1.0: 2933.26757382}[limit]
     assert float(cost.sum()) == pytest.approx(total, rel=1e-9)
@@ -149,7 +150,7 @@ def test_the_cart_pole_swings_up():
     reference = swinging_cart_pole()
     for curvature in ("exact", "gauss-newton"):
         solution = solve(reference.problem, DDP(curvature=curvature, max_iterations=1000), reference.x0)
-        cost, residual = reference.evaluate(solution.us)
+        cost, _ = reference.evaluate(solution.us)
         assert float(cost) <= float(reference.optimal_cost) * (1 + 1e-6)
         assert bool(solution.certificate.optimal)
 
@@ -166,7 +167,9 @@ def test_the_car_is_parked():
             counts.append(solution.stats["iterations"])
             best = min(best, float(solution.cost))
             last = solution.xs[-1].abs()
-            assert float(last[0]) < 0.02 and float(last[1]) < 0.02 and float(last[2]) < 0.01
+            assert float(last[0]) < 0.02
+            assert float(last[1]) < 0.02
+            assert float(last[2]) < 0.01
     assert best <= 1.9053
     assert sorted(iterations["exact"])[4] < sorted(iterations["gauss-newton"])[4]
 
@@ -204,7 +207,7 @@ def test_the_merit_never_rises(monkeypatch):
 def test_more_iterations_are_never_worse():
     reference = balancing_cart_pole()
     costs = [float(solve(reference.problem, DDP(max_iterations=k), reference.x0).cost) for k in (1, 2, 4, 8, 16, 64)]
-    assert all(b <= a * (1 + 1e-12) for a, b in zip(costs, costs[1:], strict=False))
+    assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(costs))
 
 
 def test_convergence_is_of_second_order():
@@ -216,8 +219,9 @@ def test_convergence_is_of_second_order():
         sizes.append(float((found.us - solution.us).abs().max()))
         if sizes[-1] < 1e-9:
             break
-    near = [(a, b) for a, b in zip(sizes, sizes[1:], strict=False) if 1e-5 < a < 1e-1]
-    assert near and all(b <= 10 * a**1.7 for a, b in near), sizes
+    near = [(a, b) for a, b in itertools.pairwise(sizes) if 1e-5 < a < 1e-1]
+    assert near
+    assert all(b <= 10 * a**1.7 for a, b in near), sizes
 
 
 @pytest.mark.parametrize("limits", [None, (-3.0, 3.0)])
@@ -486,7 +490,8 @@ def test_unrolled_gradients_flow_through_iterations():
     x0 = draw(0, 3, 3).requires_grad_()
     solution = solve(unicycle_problem(), DDP(), x0, gradient=Unrolled())
     (gradient,) = torch.autograd.grad(solution.us.sum(), x0)
-    assert bool(gradient.isfinite().all()) and float(gradient.abs().max()) > 0
+    assert bool(gradient.isfinite().all())
+    assert float(gradient.abs().max()) > 0
 
 
 @pytest.mark.parametrize(
