@@ -98,7 +98,7 @@ class DDP(Planner):
         if divisible:
             xs, us = (v.reshape(math.prod(batch), *v.shape[len(batch) :]) for v in (xs, us))
         s, solver = self._started(problem, xs, us, request, batch if divisible else None)
-        s = run(solver, s, self.max_iterations, request.out_of_time, divisible=divisible)
+        s = run(solver, s, self.max_iterations, request.out_of_time)
         if solver.constrained:
             s = self._projected(problem, s, request.t0)
         if divisible:
@@ -146,9 +146,9 @@ class DDP(Planner):
             limits = lower, upper
         bare = replace(problem, constraints=(), terminal_constraints=(), control_limits=None)
         config = self if problem.dynamics.derivatives == "autograd" else replace(self, curvature="gauss-newton")
-        solver = Solver(
-            config, bare, stage, terminal, limits, t0, self.shooting == "multiple" and init is not None, Counts()
-        )
+        multiple = self.shooting == "multiple" and init is not None
+        divisible = flattened is not None
+        solver = Solver(config, bare, stage, terminal, limits, t0, multiple, divisible, Counts())
         y = None if stage is None else us.new_zeros(*us.shape[:-1], stage.size)
         y_T = None if terminal is None else us.new_zeros(*us.shape[:-2], terminal.size)
         rho = us.new_full(us.shape[:-2], self.penalty) if solver.constrained else None

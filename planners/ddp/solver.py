@@ -71,6 +71,23 @@ class Terms:
 
 
 @dataclass(frozen=True, eq=False)
+class Trial:
+    """The outcome of a line search.
+
+    Attributes:
+        xs: states ``(*batch, T+1, n)``. us: controls ``(*batch, T, m)``.
+        merit: ``(*batch,)``. alpha: step length.
+        good: whether the merit decreases enough, of bool.
+    """
+
+    xs: Tensor
+    us: Tensor
+    merit: Tensor
+    alpha: Tensor
+    good: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Solver:
     """The steps of a solve, for all of a batch or a part of it.
 
@@ -81,6 +98,7 @@ class Solver:
         limits: control limits ``(*batch, T, m)`` each, or None.
         t0: step of the first control.
         multiple: whether gaps between the states are open at first.
+        divisible: whether the batch is ``(B,)`` and its problems can be solved apart from each other.
         counts: what happened so far; shared with parts.
     """
 
@@ -91,6 +109,7 @@ class Solver:
     limits: tuple[Tensor, Tensor] | None
     t0: int
     multiple: bool
+    divisible: bool
     counts: Counts
 
     @property
@@ -262,14 +281,11 @@ class Solver:
         price = torch.zeros_like(s.merit)  # of the gaps, as an exact penalty
         if gap is not None:
             price = 2.0 * terms.costate.abs().amax((-2, -1)) * gap.abs().sum((-2, -1))
-        xs, us, merit, alpha, good = self._tried(s, policy, gap, price, torch.ones(1).to(s.us))
-        again = s.running & ~good
+        trial = self._tried(s, policy, gap, price, torch.ones(1).to(s.us))
+        again = s.running & ~trial.good
         if bool(again.any()):
-            short = self._tried(s, policy, gap, price, SHORT_STEPS.to(s.us))
-            xs, us, merit, alpha, good = (
-                torch.where(again.reshape((*again.shape, *[1] * (old.ndim - again.ndim))), new, old)
-                for new, old in zip(short, (xs, us, merit, alpha, good), strict=True)
-            )
+            trial = self._tried_shorter(s, policy, gap, price, again, trial)
+        xs, us, merit, alpha, good = trial.xs, trial.us, trial.merit, trial.alpha, trial.good
         noise = self._noise(s.merit)
         gained = good & (s.merit + price - merit - (1.0 - alpha) * price > noise)
         lowered, raised = self._lowered(s.mu, policy.Quu), self._raised(s.mu, policy.Quu)
@@ -290,8 +306,19 @@ class Solver:
         )
         return moved
 
-    def _tried(self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, alphas: Tensor):
-        """The best of step lengths ``(A,)``: states, controls, merit, length, and whether it decreases the merit enough."""
+    def _tried_shorter(
+        self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, again: Tensor, trial: Trial
+    ) -> Trial:
+        """Shorter steps for the problems of a mask, the others as they are; alone where the batch divides."""
+        alphas = SHORT_STEPS.to(s.us)
+        if not self.divisible:
+            return where_rows(again, self._tried(s, policy, gap, price, alphas), trial)
+        rows = again.nonzero().squeeze(-1)
+        some = take_rows(s, rows), take_rows(policy, rows), None if gap is None else gap[rows], price[rows]
+        return put_rows(trial, rows, self.part(rows)._tried(*some, alphas))
+
+    def _tried(self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, alphas: Tensor) -> Trial:
+        """The best of step lengths ``(A,)`` that decrease the merit enough."""
         xs, us = policy_rollout(self.problem.dynamics, s.xs, s.us, policy, alphas, self.limits, gap, self.t0)
         merits = self.merit(xs, us, s)
         before = (s.merit + price).unsqueeze(-1)
@@ -302,7 +329,7 @@ class Solver:
         good = good & after.isfinite()
         index = torch.where(good, after, torch.inf).argmin(-1)
         chosen = [chosen_step(values, index) for values in (xs, us, merits, good)]
-        return chosen[0], chosen[1], chosen[2], alphas[index], chosen[3]
+        return Trial(chosen[0], chosen[1], chosen[2], alphas[index], chosen[3])
 
     def _noise(self, merit: Tensor) -> Tensor:
         """Changes of the merit that the arithmetic does not resolve."""
@@ -316,9 +343,7 @@ class Solver:
         return torch.where(lower < REGULARIZATION[0] * _largest(Quu), 0.0, lower)
 
 
-def run(
-    solver: Solver, s: Iterate, max_iterations: int, out_of_time: Callable[[], bool], *, divisible: bool
-) -> Iterate:
+def run(solver: Solver, s: Iterate, max_iterations: int, out_of_time: Callable[[], bool]) -> Iterate:
     """Iterate until every problem has finished.
 
     Args:
@@ -326,7 +351,6 @@ def run(
         s: the first iterate.
         max_iterations: at most.
         out_of_time: true once the solve should end.
-        divisible: whether the batch is ``(B,)`` and its problems can be solved apart from each other.
     """
     whole, index, everything = s, None, solver
     ended = Status.ITERATION_LIMIT
@@ -335,7 +359,7 @@ def run(
         running = s.running
         if not bool(running.any()):
             break
-        if divisible and 4 * int(running.sum()) <= 3 * running.numel():
+        if solver.divisible and 4 * int(running.sum()) <= 3 * running.numel():
             rows = running.nonzero().squeeze(-1)
             whole, index = _merged(whole, index, s), rows if index is None else index[rows]
             s, solver = take_rows(s, rows), everything.part(index)
