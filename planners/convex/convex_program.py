@@ -251,10 +251,10 @@ def _expansion(lq: LinearQuadratic, batch: tuple[int, ...]) -> Expansion:
 
 
 def _flat_controls(controls: ControlSet, batch: tuple[int, ...]) -> ControlSet:
-    """Limits with their batch axes in one."""
+    """Limits with their batch axes in one, for the solver on the processor."""
     count = math.prod(batch)
     values = {}
     for name, core in (("lower", 2), ("upper", 2), ("fall", 2), ("rise", 2), ("previous", 1)):
         value = getattr(controls, name)
-        values[name] = None if value is None else value.reshape(count, *value.shape[value.ndim - core :])
+        values[name] = None if value is None else value.reshape(count, *value.shape[value.ndim - core :]).cpu()
     return replace(controls, **values)

@@ -149,9 +149,9 @@ def _displaced(
 
 
 def _flat(value: Tensor, core: int) -> Tensor:
-    """Batch axes in one, the last ``core`` kept."""
+    """Batch axes in one, the last ``core`` kept, for the solver on the processor."""
     split = value.ndim - core
-    return value.reshape(math.prod(value.shape[:split]), *value.shape[split:])
+    return value.reshape(math.prod(value.shape[:split]), *value.shape[split:]).cpu()
 
 
 def non_affine(constraints: Sequence[Constraint]) -> list[str]:

@@ -19,6 +19,7 @@ unique, the derivatives are those of the smallest change.
 """
 
 import enum
+import importlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -319,7 +320,7 @@ class _Layout:
 
 def _solved(matrices: _Matrices, *, report: _Report, tolerance: float, max_iterations: int, polish: bool) -> _Found:
     """Solve one program and say how it went."""
-    from clarabel import clarabel  # the module in which the package keeps its classes, for type checkers
+    clarabel: Any = importlib.import_module("clarabel")  # without type stubs
 
     settings = clarabel.DefaultSettings()
     settings.verbose, settings.max_iter, settings.max_threads = False, max_iterations, 1

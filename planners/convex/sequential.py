@@ -28,7 +28,7 @@ from torch import Tensor
 
 from planners.batches import take_rows
 from planners.constraints import Slack
-from planners.control_set import ControlSet
+from planners.control_set import ControlSet, expanded
 from planners.convex.control_program import AffineRows, ProgramBuilder
 from planners.convex.convex_program import _flat_controls, hard_violation, scale_of
 from planners.convex.linearized import constraint_curvature, linearized_constraints
@@ -99,7 +99,7 @@ class SequentialConvex(Planner):
             iterations += 1
             out_of_time = request.out_of_time()
         left = Status.TIME_LIMIT if out_of_time and iterations < self.max_iterations else Status.ITERATION_LIMIT
-        status = search.status.masked_fill(search.running, int(left)).reshape(x0.shape[:-1])
+        status = search.status.masked_fill(search.running, int(left)).reshape(x0.shape[:-1]).to(x0.device)
         return self._finish(problem, x0, controls.admissible(search.us), status, controls, request.t0, iterations)
 
     def _finish(
@@ -151,10 +151,10 @@ class _Search:
         self.radius = torch.full((count,), planner.trust_radius, dtype=like.dtype)
         self.penalty = torch.full((count,), planner.penalty, dtype=like.dtype)
         self.status = torch.full((count,), int(Status.ITERATION_LIMIT))
-        self.running = xs.isfinite().all(-1).all(-1).reshape(-1)
+        self.running = xs.isfinite().all(-1).all(-1).reshape(-1).cpu()
         self.status[~self.running] = int(Status.NO_FINITE_PLAN)
         if controls.previous is not None:
-            self.running &= ~controls.in_conflict(us).reshape(-1)
+            self.running &= ~controls.in_conflict(us).reshape(-1).cpu()
         self.multipliers: list[Tensor] = []  # of the dynamics, as costates, and of the rows of each constraint
 
     def advance(self) -> None:
@@ -163,21 +163,19 @@ class _Search:
         model, rows = self._model()
         dx, du, predicted, failed = self._step(model, rows, problems)
         before, missed = self._merit(self.xs, self.us)
-        us = self.us + du.reshape(self.us.shape)
-        moved = self.problem.dynamics.retract(self.xs, dx.reshape(*self.batch, *dx.shape[1:]))
+        us = self.us + du.reshape(self.us.shape).to(self.us)
+        moved = self.problem.dynamics.retract(self.xs, dx.reshape(*self.batch, *dx.shape[1:]).to(self.xs))
         rolled = self._rolled_out(model, moved, us)
-        candidates = [(*self._merit(x, u)[:1], x, u) for x, u in ((moved, us), rolled)]
-        better = (candidates[1][0] < candidates[0][0]).reshape(*self.batch, 1, 1)
-        xs, us = (
-            torch.where(better, second, first) for first, second in zip(*(c[1:] for c in candidates), strict=True)
-        )
-        after = torch.minimum(candidates[0][0], candidates[1][0])
+        costs = self._merit(moved, us)[0], self._merit(*rolled)[0]
+        after = torch.minimum(*costs)
+        better = (costs[1] < costs[0]).reshape(*self.batch, 1, 1).to(us.device)
+        xs, us = torch.where(better, rolled[0], moved), torch.where(better, rolled[1], us)
         scale = 1.0 + before.abs()
         ratio = ((before - after) / predicted).nan_to_num(nan=-1.0, neginf=-1.0)
         noise = 1e-13 * scale  # a decrease as small as rounding can be neither predicted nor measured
         taken = self.running & ~failed & ((ratio >= ACCEPTED) | ((before - after).abs() <= noise))
         self._resize(ratio, torch.maximum(dx.abs().amax((-2, -1)), du.abs().amax((-2, -1))))
-        chosen = taken.reshape(*self.batch, 1, 1)
+        chosen = taken.reshape(*self.batch, 1, 1).to(us.device)
         self.xs, self.us = torch.where(chosen, xs, self.xs), torch.where(chosen, us, self.us)
         resting = predicted <= self.planner.tolerance * scale
         self._end(resting, missed, failed)
@@ -185,10 +183,10 @@ class _Search:
     def _rolled_out(self, model: Expansion, xs: Tensor, us: Tensor) -> tuple[Tensor, Tensor]:
         """The controls, with feedback about the states of a step, through the dynamics: a step without gaps."""
         K, batch, dynamics = _gains(model), self.batch, self.problem.dynamics
-        K = K.reshape(*batch, *K.shape[1:])
+        K = K.reshape(*batch, *K.shape[1:]).to(us)
         if self.controls.rise is not None:  # feedback would break rate limits
             K = torch.zeros_like(K)
-        lower, upper = (v.reshape(us.shape) for v in (self.controls.lower, self.controls.upper))
+        lower, upper = (v.reshape(us.shape).to(us) for v in (self.controls.lower, self.controls.upper))
         x, states, controls = xs[..., 0, :], [xs[..., 0, :]], []
         for t in range(us.shape[-2]):
             u = us[..., t, :] + mv(K[..., t, :, :], dynamics.difference(x, xs[..., t, :]))
@@ -205,7 +203,7 @@ class _Search:
         P_T = model.P_T
         geometry = {"moved": dynamics.retract, "tangent_dim": dynamics.tangent_dim}
         if self.multipliers:
-            costate, *weights = (value.reshape(*self.batch, *value.shape[1:]) for value in self.multipliers)
+            costate, *weights = (value.reshape(*self.batch, *value.shape[1:]).to(self.us) for value in self.multipliers)
             if dynamics.derivatives == "autograd":
                 costate = torch.cat([torch.zeros_like(costate[..., :1, :]), costate], dim=-2)
                 H = H + dynamics_curvature(problem, model, self.xs, self.us, costate, self.t0)
@@ -234,7 +232,7 @@ class _Search:
             violation = chosen.d.abs() if one.equality else torch.relu(-chosen.d)
             price = (one.soft or PENALIZED)(violation)
             at_rest = at_rest + (weights.unsqueeze(-1) * price).sum((-2, -1))
-        about = self.us.reshape(-1, *self.us.shape[-2:])[problems]
+        about = self.us.reshape(-1, *self.us.shape[-2:]).cpu()[problems]
         limits = take_rows(self.controls, problems)
         program.add_control_limits(limits, about)
         radius = self.radius[problems, None, None]
@@ -266,24 +264,21 @@ class _Search:
 
     def _merit(self, xs: Tensor, us: Tensor) -> tuple[Tensor, Tensor]:
         """Penalized cost, infinite where it is not finite, and largest violation of dynamics and hard constraints, ``(B,)``."""
-        problem, steps = self.problem, self.t0 + torch.arange(us.shape[-2])
+        problem, steps = self.problem, self.t0 + torch.arange(us.shape[-2], device=us.device)
         gap = problem.dynamics.difference(problem.dynamics(xs[..., :-1, :], us, steps), xs[..., 1:, :])
         total, worst = gap.abs().sum((-2, -1)), gap.abs().amax((-2, -1))
-        for constraint in problem.all_constraints:
-            if constraint.soft is not None:
-                continue
+        violations = []
+        for constraint in problem.constraints:
             first = int(constraint.of_state)
-            parts = []
-            if constraint in problem.constraints:
-                parts.append(constraint.violation(xs[..., first:-1, :], us[..., first:, :], steps[first:]).flatten(-2))
-            if constraint in problem.terminal_constraints:
-                parts.append(constraint.violation(xs[..., -1, :]))
-            rows = torch.cat(parts, dim=-1)
-            if rows.shape[-1]:
-                total, worst = total + rows.sum(-1), torch.maximum(worst, rows.amax(-1))
+            if constraint.soft is None:
+                found = constraint.violation(xs[..., first:-1, :], us[..., first:, :], steps[first:])
+                violations.append(found.flatten(-2))
+        violations += [c.violation(xs[..., -1, :]) for c in problem.terminal_constraints if c.soft is None]
+        rows = torch.cat([*violations, torch.zeros_like(total).unsqueeze(-1)], dim=-1)
+        total, worst = total + rows.sum(-1), torch.maximum(worst, rows.amax(-1))
         cost = problem.trajectory_cost(xs, us, t0=self.t0)
-        merit = cost.reshape(-1) + self.penalty * total.reshape(-1)
-        worst = (worst / scale_of(xs)).reshape(-1)
+        merit = cost.reshape(-1).cpu() + self.penalty * total.reshape(-1).cpu()
+        worst = (worst / scale_of(xs)).reshape(-1).cpu()
         return merit.nan_to_num(nan=math.inf, neginf=math.inf), worst
 
     def _resize(self, ratio: Tensor, size: Tensor) -> None:
@@ -312,7 +307,7 @@ def _first_iterate(problem: Problem, x0: Tensor, controls: ControlSet, request: 
     us = torch.zeros_like(controls.lower)
     if request.init is not None:
         times = request.time + problem.dynamics.dt * torch.arange(us.shape[-2], dtype=torch.float64)
-        us = request.init.controls_at(times).to(us).expand(us.shape)
+        us = expanded("the controls of init", request.init.controls_at(times).to(us), tuple(us.shape))
     us = controls.admissible(us)
     xs = problem.dynamics.rollout(x0, us, request.t0)
     held = x0.unsqueeze(-2).expand(xs.shape)
@@ -339,11 +334,11 @@ def _gains(model: Expansion) -> Tensor:
 
 
 def _flattened(model: Expansion, batch: tuple[int, ...]) -> Expansion:
-    """An expansion with its batch axes in one."""
+    """An expansion with its batch axes in one, for the solver on the processor."""
     core = {"F": 3, "gap": 2, "g": 2, "H": 3, "p_T": 1, "P_T": 2}
 
     def flat(value: Tensor, ndim: int) -> Tensor:
         shape = value.shape[value.ndim - ndim :]
-        return value.expand(*batch, *shape).reshape(math.prod(batch), *shape)
+        return value.expand(*batch, *shape).reshape(math.prod(batch), *shape).cpu()
 
     return Expansion(**{name: flat(getattr(model, name), ndim) for name, ndim in core.items()})
