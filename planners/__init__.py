@@ -14,6 +14,7 @@ from planners.constraints import (
     TerminalState,
 )
 from planners.controllers import LinearGaussianController
+from planners.convex import ConvexProgram, OptimalityCertificate, SequentialConvex
 from planners.costs import (
     Cost,
     FunctionCost,
@@ -68,6 +69,7 @@ __all__ = [
     "ColoredNoise",
     "Constraint",
     "ControlSpline",
+    "ConvexProgram",
     "Cost",
     "EpistemicPenalty",
     "Equality",
@@ -86,6 +88,7 @@ __all__ = [
     "LinearInequality",
     "MPCState",
     "Noise",
+    "OptimalityCertificate",
     "Path",
     "PlanExecutor",
     "Planner",
@@ -96,6 +99,7 @@ __all__ = [
     "ResidualCost",
     "Risk",
     "SamplingPlanner",
+    "SequentialConvex",
     "SimulatedTime",
     "Slack",
     "SmoothAbsCost",

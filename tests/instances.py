@@ -37,11 +37,13 @@ from planners import (
     MPPI,
     RRT,
     ColoredNoise,
+    ConvexProgram,
     GradientShooting,
     KnotNoise,
     Planner,
     PredictiveSampling,
     RandomShooting,
+    SequentialConvex,
     WhiteNoise,
 )
 
@@ -152,6 +154,8 @@ ALL_PLANNERS: dict[str, Planner] = {
     "LQR": LQR(),
     "DDP": DDP(),
     "DDP, Gauss-Newton, multiple shooting": DDP(curvature="gauss-newton", shooting="multiple"),
+    "convex program": ConvexProgram(),
+    "sequential convex": SequentialConvex(),
     "random shooting": RandomShooting(num_samples=200),
     "random shooting, knots": RandomShooting(num_samples=50, max_iterations=2, noise=KnotNoise(2, degree=0)),
     "CEM": CEM(),
