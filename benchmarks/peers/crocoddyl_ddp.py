@@ -36,7 +36,7 @@ class CartPole(crocoddyl.ActionModelAbstract):
         around = (push * c + (CART + POLE) * GRAVITY * s) / (LENGTH * mass)
         speeds = x[2:] + DT * np.array([along, around])
         data.xnext = np.concatenate([x[:2] + DT * speeds, speeds]) if u is not None else x.copy()
-        data.r = self.weights * np.array([s, 1.0 - c, x[0], x[3], x[2], force])
+        data.r = self.weights * np.array([s, 1.0 - c, x[0], x[2], x[3], force])
         data.cost = 0.5 * float(data.r @ data.r)
 
     def calcDiff(self, data, x, u=None):  # noqa: N802 (the name that Crocoddyl calls)
@@ -59,7 +59,7 @@ class CartPole(crocoddyl.ActionModelAbstract):
         data.Fx = np.concatenate([np.eye(2, 4) + DT * speeds, speeds])
         data.Fu = np.concatenate([DT * DT * by_force, DT * by_force]).reshape(4, 1)
         residual = np.zeros((6, 4))
-        residual[0, 1], residual[1, 1], residual[2, 0], residual[3, 3], residual[4, 2] = c, s, 1.0, 1.0, 1.0
+        residual[0, 1], residual[1, 1], residual[2, 0], residual[3, 2], residual[4, 3] = c, s, 1.0, 1.0, 1.0
         residual *= self.weights[:, None]
         data.Lx, data.Lxx = residual.T @ data.r, residual.T @ residual
         data.Lu, data.Luu = np.array([self.weights[5] * data.r[5]]), np.array([[self.weights[5] ** 2]])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from planners.batches import mapped
 from planners.box_qp import box_qp
 from planners.riccati import mv
 
@@ -59,7 +60,7 @@ class Model:
 
     def where(self, mask: Tensor) -> "Model":
         """The model of the problems of a mask ``(*batch,)``, in a batch ``(B,)``."""
-        return Model(**{name: None if value is None else value[mask] for name, value in vars(self).items()})  # type: ignore[arg-type]
+        return mapped(self, lambda v: v[mask])
 
 
 def backward_pass(model: Model, mu: Tensor) -> LocalPolicy:

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from planners.batches import where_rows
+from planners.batches import mapped, where_rows
 from planners.constraints.rows import StageRows, TerminalRows
 from planners.control_set import expanded
 from planners.ddp.divisible import divides
@@ -102,7 +102,7 @@ class DDP(Planner):
         if solver.constrained:
             s = self._projected(problem, s, request.t0)
         if divisible:
-            s = Iterate(**{k: None if v is None else v.reshape(*batch, *v.shape[1:]) for k, v in vars(s).items()})
+            s = mapped(s, lambda v: v.reshape(*batch, *v.shape[1:]))
         return self._solution(problem, s, solver, request)
 
     def _first_plan(self, problem: Problem, x0: Tensor, request: Request) -> tuple[Tensor, Tensor]:
