@@ -127,11 +127,11 @@ class Solver:
     def step(self, s: Iterate, *, search: bool = True) -> Iterate:
         """One iteration for all problems; ``search=False`` only says where they stand, with the gains there."""
         s, terms, gap = self._assessed(s)
-        policy, s = self._local_policy(s, terms, gap)
+        policy, convex, s = self._local_policy(s, terms, gap)
         s = replace(s, K=policy.K, Quu=policy.Quu, P=policy.P)
         if not search or not bool(s.running.any()):
             return s
-        moved = self._searched(s, terms, policy, gap)
+        moved = self._searched(s, terms, policy, convex, gap)
         return where_rows(s.running, replace(moved, iterations=s.iterations + 1), s)
 
     def merit(self, xs: Tensor, us: Tensor, s: Iterate) -> Tensor:
@@ -240,8 +240,12 @@ class Solver:
                 sizes.append((y_hat - y).abs().amax(tuple(range(-core, 0))) / rho)
         return torch.stack(sizes).amax(0)
 
-    def _local_policy(self, s: Iterate, terms: Terms, gap: Tensor | None) -> tuple[LocalPolicy, Iterate]:
-        """The backward pass; where it fails, first with the convexified Hessian, then with more regularization."""
+    def _local_policy(self, s: Iterate, terms: Terms, gap: Tensor | None) -> tuple[LocalPolicy, Model, Iterate]:
+        """The backward pass; where it fails, first with the convexified Hessian, then with more regularization.
+
+        Returns:
+            The policy, the convexified model, and the iterate with its regularization and trust.
+        """
         e = terms.expansion
         lower, upper = (None, None) if self.limits is None else (limit - s.us for limit in self.limits)
         exact = s.newton & s.running if self.config.curvature == "exact" else torch.zeros_like(s.newton)
@@ -264,7 +268,7 @@ class Solver:
             some = fallback.where(failed)
             policy = _put_masked(policy, failed, backward_pass(some, mu[failed]))
             exact = exact & ~failed
-        return policy, replace(s, mu=mu, newton=torch.where(s.running, exact, s.newton))
+        return policy, fallback, replace(s, mu=mu, newton=torch.where(s.running, exact, s.newton))
 
     def _lagrangian_hessian(self, s: Iterate, terms: Terms) -> tuple[Tensor, Tensor]:
         """The cost's Hessians with the curvature of dynamics and constraints."""
@@ -276,7 +280,7 @@ class Solver:
             P_T = P_T + self.terminal.curvature(s.xs, s.us, terms.y_hat_T)
         return H, P_T
 
-    def _searched(self, s: Iterate, terms: Terms, policy: LocalPolicy, gap: Tensor | None) -> Iterate:
+    def _searched(self, s: Iterate, terms: Terms, policy: LocalPolicy, convex: Model, gap: Tensor | None) -> Iterate:
         """The best of some step lengths; the iterate itself, with more regularization, where none decreases the merit."""
         price = torch.zeros_like(s.merit)  # of the gaps, as an exact penalty
         if gap is not None:
@@ -285,6 +289,8 @@ class Solver:
         again = s.running & ~trial.good
         if bool(again.any()):
             trial = self._tried_shorter(s, policy, gap, price, again, trial)
+        if self.limits is not None and gap is None and not bool(s.iterations.any()):
+            trial = self._tried_saturating(s, convex, trial)
         xs, us, merit, alpha, good = trial.xs, trial.us, trial.merit, trial.alpha, trial.good
         noise = self._noise(s.merit)
         gained = good & (s.merit + price - merit - (1.0 - alpha) * price > noise)
@@ -316,6 +322,18 @@ class Solver:
         rows = again.nonzero().squeeze(-1)
         some = take_rows(s, rows), take_rows(policy, rows), None if gap is None else gap[rows], price[rows]
         return put_rows(trial, rows, self.part(rows)._tried(*some, alphas))
+
+    def _tried_saturating(self, s: Iterate, convex: Model, trial: Trial) -> Trial:
+        """The better of a trial and the feedback of the problem without limits, cut off at them.
+
+        The gains of clamped controls are zero. Along a first trajectory that runs away all controls are clamped, and nothing is
+        left that would bring it back.
+        """
+        policy = backward_pass(replace(convex, lower=None, upper=None), s.mu)
+        zero = torch.zeros_like(s.merit)
+        other = self._tried(s, replace(policy, slope=zero, bend=zero), None, zero, torch.ones(1).to(s.us))
+        best = torch.where(trial.good, trial.merit, s.merit)
+        return where_rows(other.good & policy.solved & (other.merit < best - self._noise(best)), other, trial)
 
     def _tried(self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, alphas: Tensor) -> Trial:
         """The best of step lengths ``(A,)`` that decrease the merit enough."""
