@@ -29,7 +29,7 @@ from planners.costs import (
 )
 from planners.ddp import DDP
 from planners.implicit import Implicit, InvalidGradientError
-from planners.kkt import Certificate
+from planners.kkt import Certificate, certify
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
 from planners.problem import Problem
@@ -117,6 +117,7 @@ __all__ = [
     "Unrolled",
     "WhiteNoise",
     "WorstCase",
+    "certify",
     "shortest_path",
     "solve",
 ]
