@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from planners.control_set import expanded
-from planners.kkt import Certificate, Conditions, Linearized, certified, polished
+from planners.kkt import Certificate, Conditions, Linearized, Point, certified, polished
 from planners.lq_system import LQFactor, LQRight
 from planners.problem import Problem
 from planners.riccati import mv
@@ -87,7 +87,7 @@ class InvalidGradientError(RuntimeError):
     def __init__(self, certificate: "Certificate | OptimalityCertificate"):
         self.certificate = certificate
         bad = ~certificate.optimal
-        stuck = int((certificate.residual > certificate.tolerance).sum())
+        stuck = int((~(certificate.residual <= certificate.tolerance)).sum())
         super().__init__(
             f"{int(bad.sum())} of {bad.numel()} plans have no valid gradient: {stuck} are not converged to "
             f"{certificate.tolerance:.1g} (largest residual {float(certificate.residual.max()):.2g}), the others are not strict "
@@ -113,12 +113,17 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
             certificate, factor, at = smoothed(problem, conditions, point, how.smoothing, tolerance=tolerance)
         else:
             certificate, factor, at = certified(conditions, point, tolerance=tolerance)
-    adjoint = _Adjoint(factor, at, certificate, how.invalid)
-    dx, du = _ImplicitFunction.apply(adjoint, *_residual(at, x0))
-    xs, us = problem.dynamics.retract(at.point.xs, dx), at.point.us + du
+    lost = ~(at.costate.isfinite().all(-1).all(-1) & at.point.xs.isfinite().all(-1).all(-1))
+    adjoint = _Adjoint(factor, at, certificate, how.invalid, lost)
+    # derivatives of a plan that is not finite would be NaN, and times zero still be NaN, in what all plans depend on
+    safe = at if not bool(lost.any()) else _without(at, lost)
+    x0 = torch.where(lost.unsqueeze(-1), safe.point.xs[..., 0, :], x0)
+    dx, du = _ImplicitFunction.apply(adjoint, *_residual(safe, x0))
+    xs, us = problem.dynamics.retract(safe.point.xs, dx), at.point.us + du
     with torch.enable_grad():
-        cost = problem.trajectory_cost(xs, us, t0=solution.t0)
-    cost = torch.where(solution.usable, cost, torch.inf)
+        cost = problem.trajectory_cost(xs, safe.point.us + du, t0=solution.t0)
+    xs = torch.where(lost[..., None, None], at.point.xs, xs)
+    cost = torch.where(solution.usable & ~lost, cost, torch.inf)
     return replace(
         solution,
         xs=xs,
@@ -128,6 +133,20 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
         multipliers=(point.y, point.y_T),
         certificate=certificate,
     )
+
+
+def _without(at: Linearized, lost: Tensor) -> Linearized:
+    """The conditions with the first other plan, or zeros, in place of plans ``(*batch,)`` of bool that are not finite."""
+    good = (~lost).flatten().nonzero()
+
+    def filled(value: Tensor) -> Tensor:
+        rows = value.reshape(lost.numel(), *value.shape[lost.ndim :])
+        other = rows[good[0, 0]] if len(good) else torch.zeros_like(rows[0])
+        return torch.where(lost.reshape((*lost.shape, *[1] * (value.ndim - lost.ndim))), other, value)
+
+    point = Point(**{name: filled(value) for name, value in vars(at.point).items()})
+    expansion = replace(at.expansion, F=filled(at.expansion.F))
+    return replace(at, point=point, costate=filled(at.costate), expansion=expansion)
 
 
 def _residual(at: Linearized, x0: Tensor) -> tuple[Tensor, ...]:
@@ -176,18 +195,20 @@ def _linear(at: Linearized, dx: Tensor, du: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Adjoint:
-    """Solves the adjoint system of a plan."""
+    """Solves the adjoint system of a plan; those that are ``lost`` are not finite."""
 
     factor: LQFactor
     at: Linearized
     certificate: Certificate
     invalid: str
+    lost: Tensor
 
     def __call__(self, r_x: Tensor, r_u: Tensor) -> tuple[Tensor, ...]:
         """Gradients by the parts of the residual from those by states ``(*batch, T+1, d)`` and controls ``(*batch, T, m)``."""
         valid = self.certificate.optimal
         asked = (r_x != 0).any(-1).any(-1) | (r_u != 0).any(-1).any(-1)
-        if self.invalid == "raise" and bool((asked & ~valid).any()):
+        without = {"raise": ~valid, "zero": torch.zeros_like(valid), "one-step": self.lost}[self.invalid]
+        if bool((asked & without).any()):
             raise InvalidGradientError(self.certificate)
         if self.invalid == "zero":
             keep = valid.to(r_x)[..., None, None]
@@ -208,11 +229,8 @@ class _Adjoint:
         c, us = self.at.conditions, self.at.point.us
         below = us - self.at.gradient <= c.lower
         grads = (-s.dx, -s.du, -s.nu, -s.y, -s.y_T, torch.where(below, pinned, 0.0), torch.where(below, 0.0, pinned))
-        if self.invalid == "zero":
-            grads = tuple(
-                torch.where(valid.reshape((*valid.shape, *[1] * (g.ndim - valid.ndim))), g, 0.0) for g in grads
-            )
-        return grads
+        keep = (valid if self.invalid == "zero" else valid | asked) & ~self.lost
+        return tuple(torch.where(keep.reshape((*keep.shape, *[1] * (g.ndim - keep.ndim))), g, 0.0) for g in grads)
 
 
 class _ImplicitFunction(torch.autograd.Function):

@@ -99,10 +99,10 @@ class DDP(Planner):
             xs, us = (v.reshape(math.prod(batch), *v.shape[len(batch) :]) for v in (xs, us))
         s, solver = self._started(problem, xs, us, request, batch if divisible else None)
         s = run(solver, s, self.max_iterations, request.out_of_time)
-        if solver.constrained:
-            s = self._projected(problem, s, request.t0)
         if divisible:
             s = mapped(s, lambda v: v.reshape(*batch, *v.shape[1:]))
+        if solver.constrained:
+            s = self._projected(problem, s, request.t0)
         return self._solution(problem, s, solver, request)
 
     def _first_plan(self, problem: Problem, x0: Tensor, request: Request) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,11 @@ class DDP(Planner):
         us = torch.minimum(torch.maximum(us, lower), upper)
         if init is not None and self.shooting == "multiple":
             xs = shifted(init.xs.detach().to(x0), late, T + 1).expand(*shape[:-2], T + 1, x0.shape[-1])
-            return torch.cat([x0.unsqueeze(-2), xs[..., 1:, :]], dim=-2), us
+            xs = torch.cat([x0.unsqueeze(-2), xs[..., 1:, :]], dim=-2)
+            lost = ~xs.isfinite().all(-1).all(-1)
+            if bool(lost.any()):
+                xs = torch.where(lost[..., None, None], problem.dynamics.rollout(x0, us, request.t0), xs)
+            return xs, us
         xs = problem.dynamics.rollout(x0, us, request.t0)
         lost = ~problem.finite_states(xs)
         if init is not None and bool(lost.any()):  # the previous plan leads nowhere from here

@@ -39,7 +39,7 @@ SHORT_STEPS = 0.5 ** torch.arange(1, 11, dtype=torch.float64)
 IDLE = 4
 """Steps in a row that gain nothing after which a solve has stalled."""
 REGULARIZATION = (1e-7, 1e7)
-"""Smallest and largest regularization, relative to the largest control Hessian."""
+"""Smallest and largest regularization, relative to :func:`_scale`."""
 MAX_PENALTY = 1e9
 
 
@@ -248,7 +248,9 @@ class Solver:
         """
         e = terms.expansion
         lower, upper = (None, None) if self.limits is None else (limit - s.us for limit in self.limits)
-        exact = s.newton & s.running if self.config.curvature == "exact" else torch.zeros_like(s.newton)
+        # gains and value Hessians that are returned are exact wherever they are convex
+        live, mu = s.status < int(Status.NO_FINITE_PLAN), torch.where(s.running, s.mu, 0.0)
+        exact = (s.newton | ~s.running) & live if self.config.curvature == "exact" else torch.zeros_like(s.newton)
         convex = convex_hessians(self.problem, e, s.xs, s.us, self.t0)
         H, P_T = convex
         if bool(exact.any()):
@@ -257,14 +259,15 @@ class Solver:
             P_T = torch.where(exact[..., None, None], full[1], P_T)
         H, P_T = (_plus(a, b) for a, b in ((H, terms.rows), (P_T, terms.rows_T)))
         model = Model(e.F, gap, e.g, H, e.p_T, P_T, lower, upper)
-        policy, mu = backward_pass(model, s.mu), s.mu
+        policy = backward_pass(model, mu)
         fallback = replace(model, H=_plus(convex[0], terms.rows), P_T=_plus(convex[1], terms.rows_T))
+        scale = _scale(policy, terms)
         for attempt in range(20):
-            failed = ~policy.solved & s.running
+            failed = ~policy.solved & live
             if not bool(failed.any()):
                 break
             if attempt > 0:
-                mu = torch.where(failed, self._raised(mu, policy.Quu), mu)
+                mu = torch.where(failed, self._raised(mu, scale), mu)
             some = fallback.where(failed)
             policy = _put_masked(policy, failed, backward_pass(some, mu[failed]))
             exact = exact & ~failed
@@ -294,13 +297,14 @@ class Solver:
         xs, us, merit, alpha, good = trial.xs, trial.us, trial.merit, trial.alpha, trial.good
         noise = self._noise(s.merit)
         gained = good & (s.merit + price - merit - (1.0 - alpha) * price > noise)
-        lowered, raised = self._lowered(s.mu, policy.Quu), self._raised(s.mu, policy.Quu)
+        scale = _scale(policy, terms)
+        lowered, raised = self._lowered(s.mu, scale), self._raised(s.mu, scale)
         mu = torch.where(good & (alpha > 0.5), lowered, torch.where(good & (alpha > 0.1), s.mu, raised))
         # after a short or failed step along an exact direction the convexified one is next, before any regularization
         mu = torch.where(s.newton & ~(good & (alpha > 0.1)), s.mu, mu)
         trusted = good & (alpha > 0.2)
         newton = torch.where(s.newton, trusted, good & (alpha > 0.5)) if self.config.curvature == "exact" else s.newton
-        full = _largest(policy.Quu) * REGULARIZATION[1]
+        full = scale * REGULARIZATION[1]
         moved = replace(
             s,
             xs=_chosen(good, xs, s.xs),
@@ -353,12 +357,12 @@ class Solver:
         """Changes of the merit that the arithmetic does not resolve."""
         return 16 * torch.finfo(merit.dtype).eps * merit.abs().clamp_min(1e-30)
 
-    def _raised(self, mu: Tensor, Quu: Tensor) -> Tensor:
-        return torch.maximum(10.0 * mu, 1e2 * REGULARIZATION[0] * _largest(Quu))
+    def _raised(self, mu: Tensor, scale: Tensor) -> Tensor:
+        return torch.maximum(10.0 * mu, 1e2 * REGULARIZATION[0] * scale)
 
-    def _lowered(self, mu: Tensor, Quu: Tensor) -> Tensor:
+    def _lowered(self, mu: Tensor, scale: Tensor) -> Tensor:
         lower = 0.1 * mu
-        return torch.where(lower < REGULARIZATION[0] * _largest(Quu), 0.0, lower)
+        return torch.where(lower < REGULARIZATION[0] * scale, 0.0, lower)
 
 
 def run(solver: Solver, s: Iterate, max_iterations: int, out_of_time: Callable[[], bool]) -> Iterate:
@@ -394,8 +398,16 @@ def _merged(whole: Iterate, index: Tensor | None, part: Iterate) -> Iterate:
     return part if index is None else put_rows(whole, index, part)
 
 
-def _largest(Quu: Tensor) -> Tensor:
-    return Quu.diagonal(dim1=-2, dim2=-1).abs().amax((-2, -1)).clamp_min(1e-30)
+def _scale(policy: LocalPolicy, terms: Terms) -> Tensor:
+    """What regularization is relative to, ``(*batch,)``: the largest control Hessian, of the model or of the cost itself.
+
+    Where neither has any, as where a concave cost has been convexified or a linear one left alone, a share of the gradient.
+    """
+    d, e = terms.costate.shape[-1], terms.expansion
+    own = e.H[..., d:, d:].diagonal(dim1=-2, dim2=-1).abs().amax((-2, -1))
+    gradient = control_gradient(e, terms.costate).abs().amax((-2, -1))
+    largest = policy.Quu.diagonal(dim1=-2, dim2=-1).abs().amax((-2, -1))
+    return torch.maximum(torch.maximum(largest, own), 1e-6 * gradient).clamp_min(1e-30)
 
 
 def _plus(value: Tensor, addition: Tensor | None) -> Tensor:
