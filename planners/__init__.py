@@ -14,6 +14,7 @@ from planners.constraints import (
     TerminalState,
 )
 from planners.controllers import LinearGaussianController
+from planners.convex import ConvexProgram, OptimalityCertificate, SequentialConvex
 from planners.costs import (
     Cost,
     FunctionCost,
@@ -28,7 +29,7 @@ from planners.costs import (
 )
 from planners.ddp import DDP
 from planners.implicit import Implicit, InvalidGradientError
-from planners.kkt import Certificate
+from planners.kkt import Certificate, certify
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
 from planners.problem import Problem
@@ -68,6 +69,7 @@ __all__ = [
     "ColoredNoise",
     "Constraint",
     "ControlSpline",
+    "ConvexProgram",
     "Cost",
     "EpistemicPenalty",
     "Equality",
@@ -86,6 +88,7 @@ __all__ = [
     "LinearInequality",
     "MPCState",
     "Noise",
+    "OptimalityCertificate",
     "Path",
     "PlanExecutor",
     "Planner",
@@ -96,6 +99,7 @@ __all__ = [
     "ResidualCost",
     "Risk",
     "SamplingPlanner",
+    "SequentialConvex",
     "SimulatedTime",
     "Slack",
     "SmoothAbsCost",
@@ -113,6 +117,7 @@ __all__ = [
     "Unrolled",
     "WhiteNoise",
     "WorstCase",
+    "certify",
     "shortest_path",
     "solve",
 ]

@@ -16,7 +16,7 @@ dynamics only: ``curvature="gauss-newton"``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from planners.problem import Problem
 from planners.riccati import mv
 from planners.smoothing import smoothed
 from planners.solution import Solution
+
+if TYPE_CHECKING:
+    from planners.convex import OptimalityCertificate
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Implicit:
 class InvalidGradientError(RuntimeError):
     """A gradient was asked for where the plan does not determine one; ``certificate`` says why."""
 
-    def __init__(self, certificate: Certificate):
+    def __init__(self, certificate: "Certificate | OptimalityCertificate"):
         self.certificate = certificate
         bad = ~certificate.optimal
         stuck = int((~(certificate.residual <= certificate.tolerance)).sum())

@@ -19,6 +19,7 @@ from planners import (
     FunctionCost,
     Problem,
     QuadraticCost,
+    ResidualCost,
     Solution,
     StateInequality,
     StateLimits,
@@ -259,7 +260,10 @@ def balancing_cart_pole() -> ReferenceProblem:
 
 
 def swinging_cart_pole() -> ReferenceProblem:
-    """Swing the pole up from near hanging, in 50 steps, with terminal weights a hundred times those on the way."""
+    """Swing the pole up from near hanging, in 50 steps, with terminal weights a hundred times those on the way.
+
+    The optimal cost is that of the local optimum to which Gauss-Newton steps from controls of zero lead.
+    """
     return _cart_pole((100.0, 100.0, 1.0, 0.1, 0.01), [0.0, 3.14, 0.0, 0.0], 20099.99385, 363.769081546)
 
 
@@ -267,7 +271,7 @@ def _cart_pole(
     terminal_weights: tuple[float, ...], x0: list[float], initial: float, optimal: float
 ) -> ReferenceProblem:
     cart, pole, length, gravity, dt = 1.0, 0.1, 0.5, 9.81, 0.05
-    weights = (1.0, 1.0, 0.1, 0.001, 0.001)  # of sin, 1 - cos, position, angular speed and speed; squared
+    weights = (1.0, 1.0, 0.1, 0.001, 0.001)  # of sin, 1 - cos, position, speed and angular speed; squared
 
     def acceleration(x: Tensor, u: Tensor) -> Tensor:
         angle, turn, force = x[..., 1], x[..., 3], u[..., 0]
@@ -277,15 +281,15 @@ def _cart_pole(
         around = force * c / length + (cart + pole) * gravity * s / length - pole * c * s * turn**2
         return torch.stack([along, around / mass], dim=-1)
 
-    def residual(x: Tensor) -> Tensor:
+    def weighted(x: Tensor, w: tuple[float, ...]) -> Tensor:
         s, c = torch.sin(x[..., 1]), torch.cos(x[..., 1])
-        return torch.stack([s, 1.0 - c, x[..., 0], x[..., 3], x[..., 2]], dim=-1)
+        return torch.stack([s, 1.0 - c, x[..., 0], x[..., 2], x[..., 3]], dim=-1) * x.new_tensor(w)
 
     def stage(x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
-        return 0.5 * (residual(x) * residual(x).new_tensor(weights)).square().sum(-1) + 0.5 * u.square().sum(-1)
+        return torch.cat([weighted(x, weights), u], dim=-1)
 
     def terminal(x: Tensor) -> Tensor:
-        return 0.5 * (residual(x) * residual(x).new_tensor(terminal_weights)).square().sum(-1)
+        return weighted(x, terminal_weights)
 
     def numpy_step(x: Array, u: Array) -> Array:
         s, c, turn, force = np.sin(x[..., 1]), np.cos(x[..., 1]), x[..., 3], u[..., 0]
@@ -297,7 +301,7 @@ def _cart_pole(
 
     def half_square(x: Array, w: tuple[float, ...]) -> Array:
         s, c = np.sin(x[..., 1]), np.cos(x[..., 1])
-        parts = (w[0] * s, w[1] * (1.0 - c), w[2] * x[..., 0], w[3] * x[..., 3], w[4] * x[..., 2])
+        parts = (w[0] * s, w[1] * (1.0 - c), w[2] * x[..., 0], w[3] * x[..., 2], w[4] * x[..., 3])
         return 0.5 * (np.stack(parts, axis=-1) ** 2).sum(-1)
 
     formula = Formula(
@@ -306,7 +310,7 @@ def _cart_pole(
         terminal=lambda x: half_square(x, terminal_weights),
     )
     dynamics = TorchDynamics(acceleration, 4, 1, dt=dt, integrator="semi_implicit_euler", angles=[1])
-    problem = Problem(dynamics, FunctionCost(stage, terminal), 50)
+    problem = Problem(dynamics, ResidualCost(stage, terminal), 50)
     us0 = torch.zeros(50, 1, dtype=torch.float64)
     return ReferenceProblem(problem, formula, _double(*x0), us0, _known(initial), _known(optimal))
 
@@ -372,3 +376,113 @@ def raised_pendulum() -> ReferenceProblem:
     )
     us0 = torch.zeros(30, 1, dtype=torch.float64)
     return ReferenceProblem(problem, formula, _double(math.pi, 0.0), us0, _known(0.0), _known(30.1204624012691))
+
+
+# Pendulum and cart-pole of mpc.pytorch, env_dx, under their own costs (get_true_obj); sampled as in its notebooks
+
+
+def seen_pendulum(batch: int = 16, seed: int = 0) -> ReferenceProblem:
+    """Hold a pendulum upright within 20 steps of 0.05 s: x = (cos, sin, angular speed), torque within +-2.
+
+    The goal enters the cost with the square root of its weight, as there.
+    """
+    gravity, dt = 10.0, 0.05
+    random = np.random.default_rng(seed)
+    angle, speed = random.uniform(-0.5 * np.pi, 0.5 * np.pi, batch), random.uniform(-1.0, 1.0, batch)
+
+    def step(x: Tensor, u: Tensor) -> Tensor:
+        c, s, speed = x.unbind(-1)
+        speed = speed + dt * (1.5 * gravity * s + 3.0 * u[..., 0])
+        angle = torch.atan2(s, c) + dt * speed
+        return torch.stack([torch.cos(angle), torch.sin(angle), speed], dim=-1)
+
+    def numpy_step(x: Array, u: Array) -> Array:
+        c, s, speed = x[..., 0], x[..., 1], x[..., 2] + dt * (1.5 * gravity * x[..., 1] + 3.0 * u[..., 0])
+        return np.stack([*_turned(c, s, dt * speed), speed], axis=-1)
+
+    x0 = np.stack([np.cos(angle), np.sin(angle), speed], axis=-1)
+    return _seen(step, numpy_step, x0, [1.0, 1.0, 0.1], [1.0, 0.0, 0.0], 2.0)
+
+
+def seen_cart_pole(batch: int = 16, seed: int = 0) -> ReferenceProblem:
+    """Hold a pole upright within 20 steps of 0.05 s: x = (position, speed, cos, sin, angular speed), force within +-100."""
+    gravity, cart, pole, length, dt = 9.8, 1.0, 0.1, 0.5, 0.05
+    mass, random = cart + pole, np.random.default_rng(seed)
+    angle = random.uniform(-2.0 * np.pi, 2.0 * np.pi, batch)
+    turn, position, speed = random.uniform(-0.5, 0.5, (3, batch))
+
+    def step(x: Tensor, u: Tensor) -> Tensor:
+        position, speed, c, s, turn = x.unbind(-1)
+        push = (u[..., 0] + pole * length * turn**2 * s) / mass
+        around = (gravity * s - c * push) / (length * (4.0 / 3.0 - pole * c**2 / mass))
+        along = push - pole * length * around * c / mass
+        angle = torch.atan2(s, c) + dt * turn
+        moved = (position + dt * speed, speed + dt * along, torch.cos(angle), torch.sin(angle), turn + dt * around)
+        return torch.stack(moved, dim=-1)
+
+    def numpy_step(x: Array, u: Array) -> Array:
+        speed, c, s, turn = (x[..., i] for i in range(1, 5))
+        push = (u[..., 0] + pole * length * turn**2 * s) / mass
+        around = (gravity * s - c * push) / (length * (4.0 / 3.0 - pole * c**2 / mass))
+        along = push - pole * length * around * c / mass
+        return np.stack(
+            [x[..., 0] + dt * speed, speed + dt * along, *_turned(c, s, dt * turn), turn + dt * around], axis=-1
+        )
+
+    x0 = np.stack([position, speed, np.cos(angle), np.sin(angle), turn], axis=-1)
+    return _seen(step, numpy_step, x0, [0.1, 0.1, 1.0, 1.0, 0.1], [0.0, 0.0, 1.0, 0.0, 0.0], 100.0)
+
+
+def _turned(c: Array, s: Array, angle: Array) -> tuple[Array, Array]:
+    """Cosine and sine after a turn; without arctan2, which takes no complex numbers."""
+    return c * np.cos(angle) - s * np.sin(angle), s * np.cos(angle) + c * np.sin(angle)
+
+
+def _seen(
+    step: Callable[[Tensor, Tensor], Tensor],
+    numpy_step: Callable[[Array, Array], Array],
+    x0: Array,
+    weights: list[float],
+    goal: list[float],
+    limit: float,
+) -> ReferenceProblem:
+    w, T = np.array(weights), 20
+    linear, penalty = -np.sqrt(w) * np.array(goal), 0.001
+    formula = Formula(
+        step=numpy_step,
+        stage=lambda x, u: (0.5 * w * x**2 + linear * x).sum(-1) + 0.5 * penalty * (u**2).sum(-1),
+        terminal=lambda x: 0.0 * x.sum(-1),
+        lower=-limit,
+        upper=limit,
+    )
+    R = penalty * torch.ones(1, 1, dtype=torch.float64)
+    cost = QuadraticCost(torch.from_numpy(np.diag(w)), R, q=torch.from_numpy(linear))
+    problem = Problem(TorchDynamics(step, len(w), 1, dt=0.05), cost, T, control_limits=(-limit, limit))
+    return ReferenceProblem(problem, formula, torch.from_numpy(x0), torch.zeros(len(x0), T, 1, dtype=torch.float64))
+
+
+# Linear-quadratic problems of the sizes of Crocoddyl's benchmark
+
+
+def affine_lqr(n: int, m: int, T: int = 100, seed: int = 0) -> ReferenceProblem:
+    """A drawn linear-quadratic problem with a goal and a linear cost of the controls; A turns and shrinks by 0.9."""
+    random = np.random.default_rng(seed)
+    A = 0.9 * np.linalg.qr(random.standard_normal((n, n)))[0]
+    B, goal, r, x0 = (random.standard_normal(shape) for shape in ((n, m), n, m, n))
+    Q = random.standard_normal((n, n))
+    Q = Q @ Q.T / n + np.eye(n)
+    R = random.standard_normal((m, m))
+    R = R @ R.T / m + np.eye(m)
+
+    def half_square(x: Array) -> Array:
+        return 0.5 * (((x - goal) @ Q) * (x - goal)).sum(-1)
+
+    formula = Formula(
+        step=lambda x, u: x @ A.T + u @ B.T,
+        stage=lambda x, u: half_square(x) + 0.5 * ((u @ R) * u).sum(-1) + (u * r).sum(-1),
+        terminal=half_square,
+    )
+    Qt, Rt = torch.from_numpy(Q), torch.from_numpy(R)
+    cost = QuadraticCost(Qt, Rt, r=torch.from_numpy(r), Q_terminal=Qt, goal=torch.from_numpy(goal))
+    problem = Problem(LinearDynamics(A, B), cost, T)
+    return ReferenceProblem(problem, formula, torch.from_numpy(x0), torch.zeros(T, m, dtype=torch.float64))

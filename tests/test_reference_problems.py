@@ -6,13 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from oracles import optimality, optimum_by_slsqp
+from oracles import BoundedLinearQuadratic, optimality, optimum_by_slsqp
 from reference_problems import (
+    affine_lqr,
     balancing_cart_pole,
     bounded_lqr,
     car_parking,
     complex_step,
     raised_pendulum,
+    seen_cart_pole,
+    seen_pendulum,
     swinging_cart_pole,
     unicycle,
     unicycle_around_disc,
@@ -28,6 +31,9 @@ PROBLEMS = {
     "swinging": swinging_cart_pole,
     "around a disc": unicycle_around_disc,
     "raised pendulum": raised_pendulum,
+    "seen pendulum": seen_pendulum,
+    "seen cart-pole": seen_cart_pole,
+    "affine LQR": lambda: affine_lqr(12, 4),
 }
 INITIAL_COSTS = {  # as published, to half a unit of the last digit
     "car parking": (5.7086, 5e-5),
@@ -101,7 +107,7 @@ def test_the_long_unicycle_drives_straight_so_its_optimum_is_a_scalar_riccati_eq
     assert optimum == 25.0 * (1.0 + math.sqrt(5.0))
 
 
-@pytest.mark.parametrize("make", [unicycle_around_disc, raised_pendulum])
+@pytest.mark.parametrize("make", [unicycle_around_disc, pytest.param(raised_pendulum, marks=pytest.mark.slow)])
 def test_constrained_optima_are_scipys_and_meet_the_optimality_conditions(make):
     reference = make()
     x0, us0 = reference.x0.numpy(), reference.us0.numpy()
@@ -129,3 +135,36 @@ def test_slsqp_finds_the_published_optimum_of_the_unicycle():
     us = optimum_by_slsqp(reference.formula, reference.x0.numpy(), reference.us0.numpy())
     assert float(reference.formula.cost(reference.x0.numpy(), us)) == pytest.approx(249.560897931, abs=5e-10)
     np.testing.assert_allclose(us[0], [9.419478, -5.604502], atol=5e-7)
+
+
+def linear_quadratic(reference):
+    dynamics, limit = reference.problem.dynamics, reference.formula.upper
+    return BoundedLinearQuadratic(*(getattr(dynamics, name).numpy() for name in "ABb"), 20, limit)
+
+
+@pytest.mark.parametrize("limit", [1e4, 1.0])
+def test_the_bounded_lqr_has_its_published_optimum(limit):
+    reference = bounded_lqr(32, limit)
+    program = linear_quadratic(reference)
+    plans = np.stack([program.solve(x0, np.zeros(8)) for x0 in reference.x0.numpy()])
+    cost, residual = reference.evaluate(plans)
+    np.testing.assert_allclose(cost[:2], reference.optimal_cost, rtol=0, atol=1e-9)
+    assert cost.sum() == pytest.approx({1e4: 2073.60322239, 1.0: 2933.26757382}[limit], abs=5e-9)
+    first = {1e4: (-2.131651, 0.909898, 0.442298, -0.476020), 1.0: (-1.0, 0.953027, 0.159043, -0.813287)}[limit]
+    np.testing.assert_allclose(plans[0, 0], first, atol=5e-7)
+    if limit == 1.0:
+        assert np.mean(np.abs(plans) == 1.0) == pytest.approx(0.0703, abs=5e-5)
+    assert residual.max() < 1e-6  # of gradients up to 1e8 at the initial guess
+
+
+def test_its_gradients_are_those_of_finite_differences():
+    reference = bounded_lqr(3, 1.0)
+    program = linear_quadratic(reference)
+    random, h = np.random.default_rng(0), 1e-6
+    for x0 in reference.x0.numpy():
+        weights, direction = random.standard_normal((20, 4)), random.standard_normal(8)
+        by_x0, by_q = program.gradient(program.solve(x0, np.zeros(8)), weights)
+        change = program.solve(x0 + h * direction, np.zeros(8)) - program.solve(x0 - h * direction, np.zeros(8))
+        assert by_x0 @ direction == pytest.approx((weights * change).sum() / (2 * h), rel=1e-6)
+        change = program.solve(x0, h * direction) - program.solve(x0, -h * direction)
+        assert by_q @ direction == pytest.approx((weights * change).sum() / (2 * h), rel=1e-6)

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from planners.batches import where_rows
+from planners.batches import mapped, where_rows
 from planners.constraints.rows import StageRows, TerminalRows
 from planners.control_set import expanded
 from planners.ddp.divisible import divides
@@ -98,9 +98,9 @@ class DDP(Planner):
         if divisible:
             xs, us = (v.reshape(math.prod(batch), *v.shape[len(batch) :]) for v in (xs, us))
         s, solver = self._started(problem, xs, us, request, batch if divisible else None)
-        s = run(solver, s, self.max_iterations, request.out_of_time, divisible=divisible)
+        s = run(solver, s, self.max_iterations, request.out_of_time)
         if divisible:
-            s = Iterate(**{k: None if v is None else v.reshape(*batch, *v.shape[1:]) for k, v in vars(s).items()})
+            s = mapped(s, lambda v: v.reshape(*batch, *v.shape[1:]))
         if solver.constrained:
             s = self._projected(problem, s, request.t0)
         return self._solution(problem, s, solver, request)
@@ -150,9 +150,9 @@ class DDP(Planner):
             limits = lower, upper
         bare = replace(problem, constraints=(), terminal_constraints=(), control_limits=None)
         config = self if problem.dynamics.derivatives == "autograd" else replace(self, curvature="gauss-newton")
-        solver = Solver(
-            config, bare, stage, terminal, limits, t0, self.shooting == "multiple" and init is not None, Counts()
-        )
+        multiple = self.shooting == "multiple" and init is not None
+        divisible = flattened is not None
+        solver = Solver(config, bare, stage, terminal, limits, t0, multiple, divisible, Counts())
         y = None if stage is None else us.new_zeros(*us.shape[:-1], stage.size)
         y_T = None if terminal is None else us.new_zeros(*us.shape[:-2], terminal.size)
         rho = us.new_full(us.shape[:-2], self.penalty) if solver.constrained else None

@@ -71,6 +71,23 @@ class Terms:
 
 
 @dataclass(frozen=True, eq=False)
+class Trial:
+    """The outcome of a line search.
+
+    Attributes:
+        xs: states ``(*batch, T+1, n)``. us: controls ``(*batch, T, m)``.
+        merit: ``(*batch,)``. alpha: step length.
+        good: whether the merit decreases enough, of bool.
+    """
+
+    xs: Tensor
+    us: Tensor
+    merit: Tensor
+    alpha: Tensor
+    good: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Solver:
     """The steps of a solve, for all of a batch or a part of it.
 
@@ -81,6 +98,7 @@ class Solver:
         limits: control limits ``(*batch, T, m)`` each, or None.
         t0: step of the first control.
         multiple: whether gaps between the states are open at first.
+        divisible: whether the batch is ``(B,)`` and its problems can be solved apart from each other.
         counts: what happened so far; shared with parts.
     """
 
@@ -91,6 +109,7 @@ class Solver:
     limits: tuple[Tensor, Tensor] | None
     t0: int
     multiple: bool
+    divisible: bool
     counts: Counts
 
     @property
@@ -108,11 +127,11 @@ class Solver:
     def step(self, s: Iterate, *, search: bool = True) -> Iterate:
         """One iteration for all problems; ``search=False`` only says where they stand, with the gains there."""
         s, terms, gap = self._assessed(s)
-        policy, s = self._local_policy(s, terms, gap)
+        policy, convex, s = self._local_policy(s, terms, gap)
         s = replace(s, K=policy.K, Quu=policy.Quu, P=policy.P)
         if not search or not bool(s.running.any()):
             return s
-        moved = self._searched(s, terms, policy, gap)
+        moved = self._searched(s, terms, policy, convex, gap)
         return where_rows(s.running, replace(moved, iterations=s.iterations + 1), s)
 
     def merit(self, xs: Tensor, us: Tensor, s: Iterate) -> Tensor:
@@ -221,8 +240,12 @@ class Solver:
                 sizes.append((y_hat - y).abs().amax(tuple(range(-core, 0))) / rho)
         return torch.stack(sizes).amax(0)
 
-    def _local_policy(self, s: Iterate, terms: Terms, gap: Tensor | None) -> tuple[LocalPolicy, Iterate]:
-        """The backward pass; where it fails, first with the convexified Hessian, then with more regularization."""
+    def _local_policy(self, s: Iterate, terms: Terms, gap: Tensor | None) -> tuple[LocalPolicy, Model, Iterate]:
+        """The backward pass; where it fails, first with the convexified Hessian, then with more regularization.
+
+        Returns:
+            The policy, the convexified model, and the iterate with its regularization and trust.
+        """
         e = terms.expansion
         lower, upper = (None, None) if self.limits is None else (limit - s.us for limit in self.limits)
         # gains and value Hessians that are returned are exact wherever they are convex
@@ -248,7 +271,7 @@ class Solver:
             some = fallback.where(failed)
             policy = _put_masked(policy, failed, backward_pass(some, mu[failed]))
             exact = exact & ~failed
-        return policy, replace(s, mu=mu, newton=torch.where(s.running, exact, s.newton))
+        return policy, fallback, replace(s, mu=mu, newton=torch.where(s.running, exact, s.newton))
 
     def _lagrangian_hessian(self, s: Iterate, terms: Terms) -> tuple[Tensor, Tensor]:
         """The cost's Hessians with the curvature of dynamics and constraints."""
@@ -260,19 +283,18 @@ class Solver:
             P_T = P_T + self.terminal.curvature(s.xs, s.us, terms.y_hat_T)
         return H, P_T
 
-    def _searched(self, s: Iterate, terms: Terms, policy: LocalPolicy, gap: Tensor | None) -> Iterate:
+    def _searched(self, s: Iterate, terms: Terms, policy: LocalPolicy, convex: Model, gap: Tensor | None) -> Iterate:
         """The best of some step lengths; the iterate itself, with more regularization, where none decreases the merit."""
         price = torch.zeros_like(s.merit)  # of the gaps, as an exact penalty
         if gap is not None:
             price = 2.0 * terms.costate.abs().amax((-2, -1)) * gap.abs().sum((-2, -1))
-        xs, us, merit, alpha, good = self._tried(s, policy, gap, price, torch.ones(1).to(s.us))
-        again = s.running & ~good
+        trial = self._tried(s, policy, gap, price, torch.ones(1).to(s.us))
+        again = s.running & ~trial.good
         if bool(again.any()):
-            short = self._tried(s, policy, gap, price, SHORT_STEPS.to(s.us))
-            xs, us, merit, alpha, good = (
-                torch.where(again.reshape((*again.shape, *[1] * (old.ndim - again.ndim))), new, old)
-                for new, old in zip(short, (xs, us, merit, alpha, good), strict=True)
-            )
+            trial = self._tried_shorter(s, policy, gap, price, again, trial)
+        if self.limits is not None and gap is None and not bool(s.iterations.any()):
+            trial = self._tried_saturating(s, convex, trial)
+        xs, us, merit, alpha, good = trial.xs, trial.us, trial.merit, trial.alpha, trial.good
         noise = self._noise(s.merit)
         gained = good & (s.merit + price - merit - (1.0 - alpha) * price > noise)
         scale = _scale(policy, terms)
@@ -294,8 +316,31 @@ class Solver:
         )
         return moved
 
-    def _tried(self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, alphas: Tensor):
-        """The best of step lengths ``(A,)``: states, controls, merit, length, and whether it decreases the merit enough."""
+    def _tried_shorter(
+        self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, again: Tensor, trial: Trial
+    ) -> Trial:
+        """Shorter steps for the problems of a mask, the others as they are; alone where the batch divides."""
+        alphas = SHORT_STEPS.to(s.us)
+        if not self.divisible:
+            return where_rows(again, self._tried(s, policy, gap, price, alphas), trial)
+        rows = again.nonzero().squeeze(-1)
+        some = take_rows(s, rows), take_rows(policy, rows), None if gap is None else gap[rows], price[rows]
+        return put_rows(trial, rows, self.part(rows)._tried(*some, alphas))
+
+    def _tried_saturating(self, s: Iterate, convex: Model, trial: Trial) -> Trial:
+        """The better of a trial and the feedback of the problem without limits, cut off at them.
+
+        The gains of clamped controls are zero. Along a first trajectory that runs away all controls are clamped, and nothing is
+        left that would bring it back.
+        """
+        policy = backward_pass(replace(convex, lower=None, upper=None), s.mu)
+        zero = torch.zeros_like(s.merit)
+        other = self._tried(s, replace(policy, slope=zero, bend=zero), None, zero, torch.ones(1).to(s.us))
+        best = torch.where(trial.good, trial.merit, s.merit)
+        return where_rows(other.good & policy.solved & (other.merit < best - self._noise(best)), other, trial)
+
+    def _tried(self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, alphas: Tensor) -> Trial:
+        """The best of step lengths ``(A,)`` that decrease the merit enough."""
         xs, us = policy_rollout(self.problem.dynamics, s.xs, s.us, policy, alphas, self.limits, gap, self.t0)
         merits = self.merit(xs, us, s)
         before = (s.merit + price).unsqueeze(-1)
@@ -306,7 +351,7 @@ class Solver:
         good = good & after.isfinite()
         index = torch.where(good, after, torch.inf).argmin(-1)
         chosen = [chosen_step(values, index) for values in (xs, us, merits, good)]
-        return chosen[0], chosen[1], chosen[2], alphas[index], chosen[3]
+        return Trial(chosen[0], chosen[1], chosen[2], alphas[index], chosen[3])
 
     def _noise(self, merit: Tensor) -> Tensor:
         """Changes of the merit that the arithmetic does not resolve."""
@@ -320,9 +365,7 @@ class Solver:
         return torch.where(lower < REGULARIZATION[0] * scale, 0.0, lower)
 
 
-def run(
-    solver: Solver, s: Iterate, max_iterations: int, out_of_time: Callable[[], bool], *, divisible: bool
-) -> Iterate:
+def run(solver: Solver, s: Iterate, max_iterations: int, out_of_time: Callable[[], bool]) -> Iterate:
     """Iterate until every problem has finished.
 
     Args:
@@ -330,7 +373,6 @@ def run(
         s: the first iterate.
         max_iterations: at most.
         out_of_time: true once the solve should end.
-        divisible: whether the batch is ``(B,)`` and its problems can be solved apart from each other.
     """
     whole, index, everything = s, None, solver
     ended = Status.ITERATION_LIMIT
@@ -339,7 +381,7 @@ def run(
         running = s.running
         if not bool(running.any()):
             break
-        if divisible and 4 * int(running.sum()) <= 3 * running.numel():
+        if solver.divisible and 4 * int(running.sum()) <= 3 * running.numel():
             rows = running.nonzero().squeeze(-1)
             whole, index = _merged(whole, index, s), rows if index is None else index[rows]
             s, solver = take_rows(s, rows), everything.part(index)
