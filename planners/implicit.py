@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from planners.control_set import expanded
+from planners.expansion import convex_hessians
 from planners.kkt import Certificate, Conditions, Linearized, Point, certified, polished
 from planners.lq_system import LQFactor, LQRight
 from planners.problem import Problem
@@ -42,7 +43,8 @@ class Implicit:
             ``"finite-difference"``, for dynamics that autograd does not pass through, such as MuJoCo's; ``"gauss-newton"``, none
             of the dynamics, as in Amos et al. (2018), which is wrong by the order of the gradient itself on nonlinear dynamics.
         invalid: what happens where the plan is not a strict local minimum to the tolerance: ``"raise"`` an error once a gradient
-            is asked for there, ``"zero"`` gradients, or ``"one-step"``: the derivative of one Newton step from there.
+            is asked for there, ``"zero"`` gradients, or ``"one-step"``: the derivative of one Newton step from there, with
+            Gauss-Newton Hessians where the exact ones are not convex.
         smoothing: weight of a logarithmic barrier in place of hard limits and inequalities. The plan is then that of the
             smoothed problem, a smooth function of everything; zero for the problem itself.
         tolerance: residual of the optimality conditions to which plans are refined before they are differentiated.
@@ -113,6 +115,8 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
             certificate, factor, at = smoothed(problem, conditions, point, how.smoothing, tolerance=tolerance)
         else:
             certificate, factor, at = certified(conditions, point, tolerance=tolerance)
+    if how.invalid == "one-step" and not bool(factor.convex.all()):
+        factor = _convexified(factor, at)
     lost = ~(at.costate.isfinite().all(-1).all(-1) & at.point.xs.isfinite().all(-1).all(-1))
     adjoint = _Adjoint(factor, at, certificate, how.invalid, lost)
     # derivatives of a plan that is not finite would be NaN, and times zero still be NaN, in what all plans depend on
@@ -133,6 +137,16 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
         multipliers=(point.y, point.y_T),
         certificate=certificate,
     )
+
+
+def _convexified(factor: LQFactor, at: Linearized) -> LQFactor:
+    """The factorization with Gauss-Newton Hessians where it is not convex, and no step leads to a minimum."""
+    conditions, convex, system = at.conditions, factor.convex, factor.system
+    with torch.no_grad():
+        H, H_T = convex_hessians(conditions.bare, at.expansion, at.point.xs, at.point.us, conditions.t0)
+        H = torch.where(convex[..., None, None, None], system.H, H)
+        H_T = torch.where(convex[..., None, None], system.H_T, H_T)
+        return replace(system, H=H, H_T=H_T).factorized()
 
 
 def _without(at: Linearized, lost: Tensor) -> Linearized:
