@@ -66,7 +66,8 @@ def gradient_errors(
                 ends.append(float(loss(polished_plan(*make(*moved), base, how))))
             expected = (ends[0] - ends[1]) / (2 * step)
             found = float((gradient * direction).sum())
-            scale = max(abs(expected), 1e-2 * float(gradient.norm() * direction.norm()), 1e-6)
+            noise = 1e8 * torch.finfo(torch.float64).eps * abs(ends[0]) / step  # 1e3 roundings are 1e-5 of it
+            scale = max(abs(expected), 1e-2 * float(gradient.norm() * direction.norm()), noise)
             worst = max(worst, abs(found - expected) / scale)
         errors.append(worst)
     return errors, base
