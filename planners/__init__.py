@@ -31,6 +31,7 @@ from planners.implicit import Implicit, InvalidGradientError
 from planners.kkt import Certificate
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
+from planners.multi_start import Basin, MultiStart, multi_start
 from planners.problem import Problem
 from planners.risk import CVaR, EpistemicPenalty, Expectation, Risk, WorstCase
 from planners.sampling import (
@@ -63,6 +64,7 @@ __all__ = [
     "AsynchronousMPC",
     "AsynchronousMemory",
     "AsynchronousReport",
+    "Basin",
     "CVaR",
     "Certificate",
     "ColoredNoise",
@@ -85,6 +87,7 @@ __all__ = [
     "LinearGaussianController",
     "LinearInequality",
     "MPCState",
+    "MultiStart",
     "Noise",
     "Path",
     "PlanExecutor",
@@ -113,6 +116,7 @@ __all__ = [
     "Unrolled",
     "WhiteNoise",
     "WorstCase",
+    "multi_start",
     "shortest_path",
     "solve",
 ]

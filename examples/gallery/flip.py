@@ -1,0 +1,97 @@
+"""A quadrotor in space turns over once on its way to a place where it hovers: attitudes are unit quaternions."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics import MujocoDynamics, Quadrotor
+from gallery.guesses import largest_violation, states_guess
+from mbrl.plots import RenderingUnavailable, plot_paths, render_mujoco, save_figure, write_video
+from planners import DDP, Problem, ResidualCost, StateEquality, solve
+
+THRUST_LIMIT = 3.0  # of each rotor [N]; hovering takes 1.2
+START, GOAL = [0.0, 0.0, 1.0], [2.0, 0.0, 1.0]
+
+
+def run(folder: Path, tiny: bool) -> bool:
+    """Whether it turns over, ends at rest at the goal, and the plan is a strict local minimum within the rotors' limits."""
+    quadrotor, T = Quadrotor(dt=0.04), 20 if tiny else 50
+    hover = quadrotor.hover_control.double()
+    start, goal = (quadrotor.hover_state(torch.tensor(place, dtype=torch.float64)) for place in (START, GOAL))
+
+    def residual(x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
+        return torch.cat([math.sqrt(0.2) * (u - hover.to(u)), 0.1 * x[..., 10:]], dim=-1)
+
+    def at_rest(x: Tensor) -> Tensor:
+        """Twelve rows: q and -q are the same attitude, and the vector part of both is zero when it is level."""
+        return torch.cat([x[..., :3] - goal[:3].to(x), 2.0 * x[..., 4:7], x[..., 7:]], dim=-1)
+
+    problem = Problem(
+        quadrotor,
+        ResidualCost(residual),
+        T,
+        control_limits=(0.0, THRUST_LIMIT),
+        terminal_constraints=(StateEquality(at_rest, name="hover at the goal"),),
+    )
+    guess = states_guess(problem, turning_over(quadrotor, T), hover.expand(T, 4))
+    planner = DDP(shooting="multiple", max_iterations=4 if tiny else 200)
+    plan = solve(problem, planner, start, init=guess, throw=False)
+    turned = math.degrees(turn(plan.xs))
+    worst = largest_violation(plan)
+    print(f"{plan}\n{plan.certificate}\nlargest violation {worst:.1e}")
+    print(f"turned by {turned:.0f} degrees; thrusts from {float(plan.us.min()):.2f} to {float(plan.us.max()):.2f} N")
+
+    side = [0, 2]
+    title = f"a flip in {T * quadrotor.dt:g} s, seen from the side"
+    paths, labels = {"center": plan.xs[:, side]}, ("x [m]", "height [m]")
+    figure = plot_paths(
+        paths,
+        bodies=seen_from_the_side(quadrotor, plan.xs),
+        goal=[GOAL[0], GOAL[2]],
+        labels=labels,
+        title=title,
+        snapshots=17,
+    )
+    save_figure(figure, folder / "flip.png")
+    scene = MujocoDynamics(quadrotor.mjcf(thrust_limit=THRUST_LIMIT))
+    try:
+        write_video(folder / "flip.mp4", render_mujoco(scene, plan.xs, camera="side", dt=quadrotor.dt), 25.0)
+    except RenderingUnavailable as error:
+        print(f"no video: {error}")
+    return bool(plan.certificate.optimal) and worst <= 1e-6 and abs(turned - 360.0) < 1.0
+
+
+def turning_over(quadrotor: Quadrotor, T: int) -> Tensor:
+    """States ``(T+1, 13)`` that turn once about y on a low arc; they do not obey the dynamics."""
+    share = torch.arange(T + 1, dtype=torch.float64) / T
+    angle = 2.0 * math.pi * share.square() * (3.0 - 2.0 * share)
+    xs = torch.zeros(T + 1, 13, dtype=torch.float64)
+    xs[:, 0] = START[0] + (GOAL[0] - START[0]) * share
+    xs[:, 2] = START[2] + 0.6 * torch.sin(math.pi * share)
+    xs[:, 3], xs[:, 5] = torch.cos(0.5 * angle), torch.sin(0.5 * angle)
+    xs[:-1, 7:10], xs[:-1, 11] = xs[:, :3].diff(dim=0) / quadrotor.dt, angle.diff() / quadrotor.dt
+    return xs
+
+
+def turn(xs: Tensor) -> float:
+    """How far the body has turned about the y axis in all [rad], from the side its upward axis points to."""
+    qw, qx, qy, qz = xs[:, 3:7].unbind(-1)
+    lean = np.unwrap(torch.atan2(2.0 * (qx * qz + qw * qy), 1.0 - 2.0 * (qx**2 + qy**2)).numpy())
+    return float(lean[-1] - lean[0])
+
+
+def seen_from_the_side(quadrotor: Quadrotor, xs: Tensor) -> list[Tensor]:
+    """The arms along the body's x axis and their upper sides, as polygons in (x, z)."""
+    qw, qx, qy, qz = xs[:, 3:7].unbind(-1)
+    ahead = torch.stack([1.0 - 2.0 * (qy**2 + qz**2), 2.0 * (qx * qz - qw * qy)], dim=-1)
+    up = torch.stack([2.0 * (qx * qz + qw * qy), 1.0 - 2.0 * (qx**2 + qy**2)], dim=-1)
+    arm, center = float(quadrotor.arm_length), xs[:, [0, 2]]
+
+    def box(back: float, front: float, low: float, high: float) -> Tensor:
+        corners = [(back, low), (front, low), (front, high), (back, high)]
+        return torch.stack([center + arm * (a * ahead + b * up) for a, b in corners], dim=1)
+
+    return [box(-1.0, 1.0, -0.1, 0.1), box(-1.3, -0.7, 0.1, 0.22), box(0.7, 1.3, 0.1, 0.22)]

@@ -1,0 +1,174 @@
+"""Plans in a plane: paths, obstacles, and the bodies that move among them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl.plots.style import BLUE, CYCLE, GRAY, GREEN, INK, RED, in_house_style, new_figure
+from mbrl.plots.video import states_at_frames
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Points = np.ndarray | Tensor
+Obstacles = Callable[[Tensor], Tensor]
+RESOLUTION = 400  # cells along the longer side of a picture of obstacles
+STYLES = ("-", "--", "-.", ":")
+
+
+@in_house_style
+def plot_paths(
+    paths: Mapping[str, Points],
+    *,
+    obstacles: Obstacles | None = None,
+    bodies: Sequence[Points] = (),
+    snapshots: int = 12,
+    goal: Sequence[float] | None = None,
+    labels: tuple[str, str] = ("x [m]", "y [m]"),
+    title: str = "",
+) -> "Figure":
+    """Paths among obstacles in a plane.
+
+    Args:
+        paths: points ``(T+1, 2)`` [m] by name; the first one is drawn boldest.
+        obstacles: rows ``fn(points) -> (..., k)`` of points ``(..., 2)``, as of a :class:`planners.StateInequality`; where one is
+            positive is an obstacle.
+        bodies: polygons ``(T+1, corners, 2)`` that belong to the first path, see :func:`outlines`.
+        snapshots: how many of them are drawn, evenly in time.
+        goal: a point that is marked.
+        labels: of the axes.
+        title: above the picture.
+
+    Raises:
+        ValueError: there is no path, or one has another shape.
+    """
+    curves = _checked(paths)
+    parts = [_array(part) for part in bodies]
+    figure = new_figure(7.2, 5.4)
+    axes = figure.subplots()
+    _set_up(axes, [*curves.values(), *(part.reshape(-1, 2) for part in parts)], obstacles, goal, labels)
+    if parts:
+        count = len(parts[0])
+        chosen = np.unique(np.round(np.linspace(0, count - 1, min(snapshots, count))).astype(int))
+        for shade, index in zip(np.linspace(0.15, 0.6, len(chosen)), chosen, strict=True):
+            _add_polygons(axes, [part[index] for part in parts], shade)
+    for i, (name, curve) in enumerate(curves.items()):
+        width = 2.2 if i == 0 else 1.5
+        color, style = CYCLE[i % len(CYCLE)], STYLES[i % len(STYLES)]
+        axes.plot(*curve.T, color=color, linestyle=style, linewidth=width, label=name, zorder=4 - 0.1 * i)
+    first = next(iter(curves.values()))
+    axes.plot(*first[0], color=INK, marker="o", linestyle="", markersize=6, label="start", zorder=5)
+    axes.legend(loc="best")
+    axes.set_title(title)
+    return figure
+
+
+@in_house_style
+def animate_paths(
+    bodies: Sequence[Points],
+    *,
+    dt: float,
+    paths: Mapping[str, Points] | None = None,
+    obstacles: Obstacles | None = None,
+    goal: Sequence[float] | None = None,
+    labels: tuple[str, str] = ("x [m]", "y [m]"),
+    fps: float = 25.0,
+    width: int = 640,
+    height: int = 480,
+) -> np.ndarray:
+    """Frames of bodies that move in a plane, in real time.
+
+    Args:
+        bodies: polygons ``(T+1, corners, 2)`` [m] that move together, see :func:`outlines`.
+        dt: duration of a step [s].
+        paths: points ``(K, 2)`` by name, drawn in every frame.
+        obstacles: as of :func:`plot_paths`.
+        goal: a point that is marked.
+        labels: of the axes.
+        fps: frames per second.
+        width: of the frames [pixel].
+        height: of the frames [pixel].
+
+    Returns:
+        Frames ``(frames, height, width, 3)`` of uint8, for :func:`write_video`.
+
+    Raises:
+        ValueError: a body or a path has another shape, or is not finite.
+    """
+    parts = [_array(part) for part in bodies]
+    if not parts or any(part.ndim != 3 or part.shape[-1] != 2 or len(part) != len(parts[0]) for part in parts):
+        raise ValueError(f"bodies must be polygons (T+1, corners, 2), got {[part.shape for part in parts]}")
+    curves = _checked(paths) if paths else {}
+    moving = [states_at_frames(part.reshape(len(part), -1), dt, fps).reshape(-1, *part.shape[1:]) for part in parts]
+    figure = new_figure(width / 100, height / 100)
+    axes = figure.subplots()
+    _set_up(axes, [*curves.values(), *(part.reshape(-1, 2) for part in parts)], obstacles, goal, labels)
+    for i, (name, curve) in enumerate(curves.items()):
+        axes.plot(*curve.T, color=CYCLE[i % len(CYCLE)], linestyle=STYLES[i % len(STYLES)], label=name, zorder=3)
+    if curves:
+        axes.legend(loc="upper left")
+    patches = _add_polygons(axes, [part[0] for part in moving], 1.0)
+    frames = np.empty((len(moving[0]), height, width, 3), dtype=np.uint8)
+    for i in range(len(frames)):
+        for patch, part in zip(patches, moving, strict=True):
+            patch.set_xy(part[i])
+        axes.set_title(f"{i / fps:.2f} s")
+        figure.canvas.draw()
+        figure.set_layout_engine("none")  # laid out once, for the first frame
+        frames[i] = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    return frames
+
+
+def _set_up(
+    axes: "Axes",
+    points: Sequence[np.ndarray],
+    obstacles: Obstacles | None,
+    goal: Sequence[float] | None,
+    labels: tuple[str, str],
+) -> None:
+    """The frame about all points, obstacles and goal."""
+    everything = np.concatenate([*points, np.atleast_2d(goal)] if goal is not None else points)
+    lower, upper = everything.min(0), everything.max(0)
+    margin = 0.06 * max(float((upper - lower).max()), 1e-3)
+    lower, upper = lower - margin, upper + margin
+    axes.set_aspect("equal", adjustable="box")
+    axes.set(xlim=(lower[0], upper[0]), ylim=(lower[1], upper[1]), xlabel=labels[0], ylabel=labels[1])
+    if obstacles is not None:
+        cell = float((upper - lower).max()) / RESOLUTION
+        grid = [np.arange(lo, hi + cell, cell) for lo, hi in zip(lower, upper, strict=True)]
+        mesh = np.stack(np.meshgrid(*grid, indexing="xy"), axis=-1)
+        inside = obstacles(torch.from_numpy(mesh)).amax(-1).detach().numpy()
+        axes.contourf(*grid, inside, levels=[0.0, np.inf], colors=[GRAY], alpha=0.45, zorder=1)
+        axes.contour(*grid, inside, levels=[0.0], colors=[INK], linewidths=1.0, zorder=1)
+    if goal is not None:
+        axes.plot(*goal, color=GREEN, marker="*", linestyle="", markersize=14, label="goal", zorder=5)
+
+
+def _add_polygons(axes: "Axes", corners: Sequence[np.ndarray], alpha: float) -> list:
+    """The first part is the body, the others stand out from it."""
+    from matplotlib.patches import Polygon
+
+    patches = []
+    for i, part in enumerate(corners):
+        color = BLUE if i == 0 else RED
+        patch = Polygon(
+            part, closed=True, facecolor=color, edgecolor=INK, alpha=alpha, linewidth=0.8, zorder=2 + 0.01 * i
+        )
+        patches.append(axes.add_patch(patch))
+    return patches
+
+
+def _checked(paths: Mapping[str, Points]) -> dict[str, np.ndarray]:
+    curves = {name: _array(points) for name, points in paths.items()}
+    wrong = {name: curve.shape for name, curve in curves.items() if curve.ndim != 2 or curve.shape[1:] != (2,)}
+    if wrong or not curves:
+        raise ValueError(f"paths must be points (T+1, 2) by name, got {wrong or 'none'}")
+    return curves
+
+
+def _array(points: Points) -> np.ndarray:
+    return np.asarray(points.detach().cpu() if isinstance(points, Tensor) else points, dtype=float)
