@@ -186,7 +186,7 @@ def test_what_is_out_of_range_is_refused(arguments, message):
 def test_an_infinite_horizon_and_another_state_are_refused():
     linear = LinearDynamics(torch.eye(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64), dt=1.0)
     forever = Problem(linear, QuadraticCost(torch.eye(1), torch.eye(1)), math.inf)
-    with pytest.raises(ValueError, match="got horizon=math.inf"):
+    with pytest.raises(ValueError, match=r"got horizon=math\.inf"):
         multi_start(forever, LQR(), torch.zeros(1, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"x0 must be a floating-point tensor of shape \(\*batch, 1\)"):
         multi_start(double_well(), DDP(), torch.zeros(2, dtype=torch.float64))

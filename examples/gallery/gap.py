@@ -56,9 +56,8 @@ def run(folder: Path, tiny: bool) -> bool:
     plan = solve(problem, planner, x0, init=guess, throw=False)
     worst = largest_violation(plan)
     print(f"{plan}\n{plan.certificate}\nlargest violation {worst:.1e}")
-    print(
-        f"thrusts from {float(plan.us.min()):.2f} to {float(plan.us.max()):.2f} N, steepest {math.degrees(float(plan.xs[:, 2].abs().max())):.0f} degrees"
-    )
+    steepest = math.degrees(float(plan.xs[:, 2].abs().max()))
+    print(f"thrusts from {float(plan.us.min()):.2f} to {float(plan.us.max()):.2f} N, steepest {steepest:.0f} degrees")
 
     paths = {"flight": plan.xs[:, :2], "shortest path on the grid": way}
     parts, labels = outlines(quadrotor, plan.xs), ("x [m]", "height [m]")

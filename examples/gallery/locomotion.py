@@ -44,9 +44,7 @@ def _episode(folder: Path, task: mbrl.Task, problem: Problem, name: str, planner
     seconds = perf_counter() - start
     total = float(episode.rewards.sum())
     speed = float(episode.states[-1, 0] - episode.states[0, 0]) / (len(episode) * task.dynamics.dt)
-    print(
-        f"{name}: return {total:.1f} in {len(episode)} steps, {speed:.2f} m/s on average, {seconds / len(episode):.2f} s per plan"
-    )
+    print(f"{name}: return {total:.1f} in {steps} steps, {speed:.2f} m/s on average, {seconds / steps:.2f} s per plan")
     save_figure(plot_trajectory(episode, control_limits=(-1.0, 1.0)), folder / f"half_cheetah_{name}.png")
     write_task_video(folder / f"half_cheetah_{name}.mp4", task, episode)
     return total

@@ -76,7 +76,8 @@ def _arm(values: dict[str, float], x: np.ndarray) -> list[np.ndarray]:
 
 def _box(back: float, front: float, half_width: float, above: float = 0.0) -> np.ndarray:
     """Corners of a rectangle along the x axis, ``(4, 2)``."""
-    return np.array([[back, -half_width], [front, -half_width], [front, half_width], [back, half_width]]) + [0.0, above]
+    low, high = above - half_width, above + half_width
+    return np.array([[back, low], [front, low], [front, high], [back, high]])
 
 
 def _placed(part: np.ndarray, position: np.ndarray, angle: np.ndarray) -> np.ndarray:
