@@ -12,6 +12,7 @@ from mbrl.plots import animate_paths, outlines, plot_paths, save_figure, write_v
 from planners import DDP, GridGraph, Problem, ResidualCost, StateInequality, TerminalState, shortest_path, solve
 
 WALLS = torch.tensor([[0.0, 2.3, 0.15, 1.2], [0.0, -0.6, 0.15, 1.2]], dtype=torch.float64)  # center, half sizes [m]
+REGION = [-2.6, -0.7], [2.6, 2.3]  # what the pictures show
 START, GOAL = [-2.0, 0.0], [2.0, 0.0]
 MARGIN = 0.06  # half the thickness of the quadrotor [m]
 
@@ -62,9 +63,13 @@ def run(folder: Path, tiny: bool) -> bool:
     paths = {"flight": plan.xs[:, :2], "shortest path on the grid": way}
     parts, labels = outlines(quadrotor, plan.xs), ("x [m]", "height [m]")
     title = f"{T * quadrotor.dt:g} s, cost {float(plan.cost):.3f}"
-    figure = plot_paths(paths, obstacles=inside, bodies=parts, goal=GOAL, labels=labels, title=title, snapshots=15)
+    figure = plot_paths(
+        paths, obstacles=inside, bodies=parts, goal=GOAL, region=REGION, labels=labels, title=title, snapshots=15
+    )
     save_figure(figure, folder / "gap.png")
-    frames = animate_paths(parts, dt=quadrotor.dt, paths=paths, obstacles=inside, goal=GOAL, labels=labels)
+    frames = animate_paths(
+        parts, dt=quadrotor.dt, paths=paths, obstacles=inside, goal=GOAL, region=REGION, labels=labels
+    )
     write_video(folder / "gap.mp4", frames, 25.0)
     return bool(plan.certificate.optimal) and worst <= 1e-8
 

@@ -1,5 +1,6 @@
 """Plans in a plane: paths, obstacles, and the bodies that move among them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,13 @@ import torch
 from torch import Tensor
 
 from mbrl.plots.style import BLUE, CYCLE, GRAY, GREEN, INK, RED, in_house_style, new_figure
-from mbrl.plots.video import states_at_frames
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Points = np.ndarray | Tensor
+Region = tuple[Sequence[float], Sequence[float]]
 Obstacles = Callable[[Tensor], Tensor]
 RESOLUTION = 400  # cells along the longer side of a picture of obstacles
 STYLES = ("-", "--", "-.", ":")
@@ -28,6 +29,7 @@ def plot_paths(
     bodies: Sequence[Points] = (),
     snapshots: int = 12,
     goal: Sequence[float] | None = None,
+    region: Region | None = None,
     labels: tuple[str, str] = ("x [m]", "y [m]"),
     title: str = "",
 ) -> "Figure":
@@ -40,6 +42,7 @@ def plot_paths(
         bodies: polygons ``(T+1, corners, 2)`` that belong to the first path, see :func:`outlines`.
         snapshots: how many of them are drawn, evenly in time.
         goal: a point that is marked.
+        region: lower left and upper right corner of the picture; by default, what holds everything but the obstacles.
         labels: of the axes.
         title: above the picture.
 
@@ -50,7 +53,7 @@ def plot_paths(
     parts = [_array(part) for part in bodies]
     figure = new_figure(7.2, 5.4)
     axes = figure.subplots()
-    _set_up(axes, [*curves.values(), *(part.reshape(-1, 2) for part in parts)], obstacles, goal, labels)
+    _set_up(axes, [*curves.values(), *(part.reshape(-1, 2) for part in parts)], obstacles, goal, region, labels)
     if parts:
         count = len(parts[0])
         chosen = np.unique(np.round(np.linspace(0, count - 1, min(snapshots, count))).astype(int))
@@ -62,7 +65,7 @@ def plot_paths(
         axes.plot(*curve.T, color=color, linestyle=style, linewidth=width, label=name, zorder=4 - 0.1 * i)
     first = next(iter(curves.values()))
     axes.plot(*first[0], color=INK, marker="o", linestyle="", markersize=6, label="start", zorder=5)
-    axes.legend(loc="best")
+    _add_legend(figure, axes)
     axes.set_title(title)
     return figure
 
@@ -75,12 +78,13 @@ def animate_paths(
     paths: Mapping[str, Points] | None = None,
     obstacles: Obstacles | None = None,
     goal: Sequence[float] | None = None,
+    region: Region | None = None,
     labels: tuple[str, str] = ("x [m]", "y [m]"),
     fps: float = 25.0,
     width: int = 640,
     height: int = 480,
 ) -> np.ndarray:
-    """Frames of bodies that move in a plane, in real time.
+    """Frames of bodies that move in a plane, in real time; between two steps they move on straight lines.
 
     Args:
         bodies: polygons ``(T+1, corners, 2)`` [m] that move together, see :func:`outlines`.
@@ -88,6 +92,7 @@ def animate_paths(
         paths: points ``(K, 2)`` by name, drawn in every frame.
         obstacles: as of :func:`plot_paths`.
         goal: a point that is marked.
+        region: lower left and upper right corner of the picture; by default, what holds everything but the obstacles.
         labels: of the axes.
         fps: frames per second.
         width: of the frames [pixel].
@@ -103,14 +108,13 @@ def animate_paths(
     if not parts or any(part.ndim != 3 or part.shape[-1] != 2 or len(part) != len(parts[0]) for part in parts):
         raise ValueError(f"bodies must be polygons (T+1, corners, 2), got {[part.shape for part in parts]}")
     curves = _checked(paths) if paths else {}
-    moving = [states_at_frames(part.reshape(len(part), -1), dt, fps).reshape(-1, *part.shape[1:]) for part in parts]
+    moving = [_between(part, dt, fps) for part in parts]
     figure = new_figure(width / 100, height / 100)
     axes = figure.subplots()
-    _set_up(axes, [*curves.values(), *(part.reshape(-1, 2) for part in parts)], obstacles, goal, labels)
+    _set_up(axes, [*curves.values(), *(part.reshape(-1, 2) for part in parts)], obstacles, goal, region, labels)
     for i, (name, curve) in enumerate(curves.items()):
         axes.plot(*curve.T, color=CYCLE[i % len(CYCLE)], linestyle=STYLES[i % len(STYLES)], label=name, zorder=3)
-    if curves:
-        axes.legend(loc="upper left")
+    _add_legend(figure, axes)
     patches = _add_polygons(axes, [part[0] for part in moving], 1.0)
     frames = np.empty((len(moving[0]), height, width, 3), dtype=np.uint8)
     for i in range(len(frames)):
@@ -128,13 +132,17 @@ def _set_up(
     points: Sequence[np.ndarray],
     obstacles: Obstacles | None,
     goal: Sequence[float] | None,
+    region: Region | None,
     labels: tuple[str, str],
 ) -> None:
     """The frame about all points, obstacles and goal."""
-    everything = np.concatenate([*points, np.atleast_2d(goal)] if goal is not None else points)
-    lower, upper = everything.min(0), everything.max(0)
-    margin = 0.06 * max(float((upper - lower).max()), 1e-3)
-    lower, upper = lower - margin, upper + margin
+    if region is None:
+        everything = np.concatenate([*points, np.atleast_2d(goal)] if goal is not None else points)
+        lower, upper = everything.min(0), everything.max(0)
+        margin = 0.06 * max(float((upper - lower).max()), 1e-3)
+        lower, upper = lower - margin, upper + margin
+    else:
+        lower, upper = (np.asarray(corner, dtype=float) for corner in region)
     axes.set_aspect("equal", adjustable="box")
     axes.set(xlim=(lower[0], upper[0]), ylim=(lower[1], upper[1]), xlabel=labels[0], ylabel=labels[1])
     if obstacles is not None:
@@ -146,6 +154,13 @@ def _set_up(
         axes.contour(*grid, inside, levels=[0.0], colors=[INK], linewidths=1.0, zorder=1)
     if goal is not None:
         axes.plot(*goal, color=GREEN, marker="*", linestyle="", markersize=14, label="goal", zorder=5)
+
+
+def _add_legend(figure: "Figure", axes: "Axes") -> None:
+    """Below the picture, where it hides nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside lower center", ncols=len(handles))
 
 
 def _add_polygons(axes: "Axes", corners: Sequence[np.ndarray], alpha: float) -> list:
@@ -168,6 +183,19 @@ def _checked(paths: Mapping[str, Points]) -> dict[str, np.ndarray]:
     if wrong or not curves:
         raise ValueError(f"paths must be points (T+1, 2) by name, got {wrong or 'none'}")
     return curves
+
+
+def _between(part: np.ndarray, dt: float, fps: float) -> np.ndarray:
+    """Corners at each frame of a video in real time, on straight lines between the steps: ``(frames, corners, 2)``."""
+    if not np.isfinite(part).all():
+        raise ValueError("bodies must be finite; draw them up to the first state that is not")
+    if not (dt > 0 and fps > 0):
+        raise ValueError(f"dt and fps must be positive, got dt={dt}, fps={fps}")
+    count = math.floor((len(part) - 1) * dt * fps + 1e-9) + 1
+    at = np.arange(count) / (fps * dt)
+    below = np.minimum(at.astype(int), len(part) - 1)
+    above, share = np.minimum(below + 1, len(part) - 1), (at - below)[:, None, None]
+    return (1.0 - share) * part[below] + share * part[above]
 
 
 def _array(points: Points) -> np.ndarray:
