@@ -13,6 +13,7 @@ from planners import DDP, Problem, ResidualCost, StateEquality, StateInequality,
 
 CENTER, RADIUS = [0.75, 0.0], 0.22  # of the ball [m]
 TARGET = [0.6, 0.5]
+REGION = [-0.75, -1.1], [1.1, 0.65]  # what the pictures show
 MARGIN = 0.03  # half the thickness of a rod [m]
 TORQUE_LIMIT = 12.0  # [N m]
 
@@ -57,8 +58,10 @@ def run(folder: Path, tiny: bool) -> bool:
     tip = {"fingertip": arm.fingertip(plan.xs)}
     parts, labels = outlines(arm, plan.xs), ("x [m]", "height [m]")
     title = f"{T * arm.dt:g} s, cost {float(plan.cost):.2f}"
-    figure = plot_paths(tip, obstacles=inside, bodies=parts, goal=TARGET, labels=labels, title=title, snapshots=9)
+    figure = plot_paths(
+        tip, obstacles=inside, bodies=parts, goal=TARGET, region=REGION, labels=labels, title=title, snapshots=9
+    )
     save_figure(figure, folder / "arm.png")
-    frames = animate_paths(parts, dt=arm.dt, paths=tip, obstacles=inside, goal=TARGET, labels=labels)
+    frames = animate_paths(parts, dt=arm.dt, paths=tip, obstacles=inside, goal=TARGET, region=REGION, labels=labels)
     write_video(folder / "arm.mp4", frames, 25.0)
     return bool(plan.certificate.optimal) and worst <= 1e-8

@@ -57,7 +57,7 @@ def plot_paths(
     if parts:
         count = len(parts[0])
         chosen = np.unique(np.round(np.linspace(0, count - 1, min(snapshots, count))).astype(int))
-        for shade, index in zip(np.linspace(0.15, 0.6, len(chosen)), chosen, strict=True):
+        for shade, index in zip(np.linspace(0.2, 0.6, len(chosen)), chosen, strict=True):
             _add_polygons(axes, [part[index] for part in parts], shade)
     for i, (name, curve) in enumerate(curves.items()):
         width = 2.2 if i == 0 else 1.5
@@ -165,14 +165,16 @@ def _add_legend(figure: "Figure", axes: "Axes") -> None:
 
 def _add_polygons(axes: "Axes", corners: Sequence[np.ndarray], alpha: float) -> list:
     """The first part is the body, the others stand out from it."""
+    from matplotlib.colors import to_rgba
     from matplotlib.patches import Polygon
 
     patches = []
     for i, part in enumerate(corners):
-        color = BLUE if i == 0 else RED
-        patch = Polygon(
-            part, closed=True, facecolor=color, edgecolor=INK, alpha=alpha, linewidth=0.8, zorder=2 + 0.01 * i
-        )
+        fill, edge = (
+            to_rgba(BLUE if i == 0 else RED, alpha**2),
+            to_rgba(INK, alpha),
+        )  # outlines stay where bodies overlap
+        patch = Polygon(part, closed=True, facecolor=fill, edgecolor=edge, linewidth=0.8, zorder=2 + 0.01 * i)
         patches.append(axes.add_patch(patch))
     return patches
 
