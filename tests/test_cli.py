@@ -246,7 +246,11 @@ def test_a_plan_says_what_the_optimality_conditions_say_about_it(name, tmp_path,
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "converged"
 
 
-@pytest.mark.parametrize("name", [name for name in CONSTRUCTORS if name != "Hopper"])
+ENDING = ("Hopper", "PointNavigation")  # tasks with a termination
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CONSTRUCTORS if name not in ENDING])
 def test_ddp_plans_on_every_task_that_nothing_ends(name, tmp_path, mbrl_says):
     wanted = ["plan", name, "--horizon", 3, "--no-video", "--planner", "DDP", "--planner.max-iterations", 2]
     status, out, err = mbrl_says(*wanted, "--run", tmp_path / "run")
@@ -254,8 +258,9 @@ def test_ddp_plans_on_every_task_that_nothing_ends(name, tmp_path, mbrl_says):
     assert "certificate: " in out
 
 
-def test_ddp_says_what_can_plan_where_something_ends(tmp_path, mbrl_says):
-    status, _, err = mbrl_says("plan", "Hopper", "--planner", "DDP", "--no-video", "--run", tmp_path / "run")
+@pytest.mark.parametrize("name", ENDING)
+def test_ddp_says_what_can_plan_where_something_ends(name, tmp_path, mbrl_says):
+    status, _, err = mbrl_says("plan", name, "--planner", "DDP", "--no-video", "--run", tmp_path / "run")
     assert status != 0
     assert "DDP cannot honor: termination" in err
 

@@ -181,12 +181,14 @@ def test_control_from_an_estimate_ends_with_a_picture(kind, tmp_path):
     assert (tmp_path / "out" / "estimates.png").stat().st_size > 10_000
 
 
-def test_the_gallery_leaves_figures_and_videos(tmp_path):
-    done = run("trajectory_optimization.py", *TINY["trajectory_optimization.py"], "--run", "run", cwd=tmp_path)
-    assert done.returncode == 1, done.stdout + done.stderr  # a few iterations solve nothing
-    assert done.stdout.count("its promise") == len(GALLERY)
+@pytest.mark.parametrize("case", GALLERY)
+def test_a_case_of_the_gallery_leaves_figures_and_videos(case, tmp_path):
+    options = [*TINY["trajectory_optimization.py"], "--only", case, "--run", "run"]
+    done = run("trajectory_optimization.py", *options, cwd=tmp_path)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "NOT kept its promise" in done.stdout  # a few iterations solve nothing
     files = {file.name: file.stat().st_size for file in (tmp_path / "run").iterdir()}
-    assert files.keys() == set().union(*GALLERY.values())
+    assert files.keys() == GALLERY[case]
     assert min(files.values()) > 1000
 
 
