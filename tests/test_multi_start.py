@@ -77,12 +77,12 @@ def test_each_problem_of_a_batch_has_basins_of_its_own():
 def test_the_starts_are_solved_as_they_are_one_by_one():
     pendulum = Pendulum(0.1)
     cost = GoalCost(0.0, [1.0, 0.1], [0.05], [10.0, 1.0], angles=[0])
-    problem = Problem(pendulum, cost, 12, control_limits=(-4.0, 4.0))
+    problem = Problem(pendulum, cost, 8, control_limits=(-4.0, 4.0))
     x0 = torch.tensor([[3.0, 0.0], [0.5, -1.0]], dtype=torch.float64)
-    guesses = 2.0 * torch.randn(2, 5, 12, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    guesses = 2.0 * torch.randn(2, 3, 8, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = multi_start(problem, DDP(), x0, controls=guesses)
     for i in range(2):
-        for k in range(5):
+        for k in range(3):
             us = guesses[i, k]
             init = replace(solve(problem, DDP(max_iterations=1), x0[i]), us=us, xs=pendulum.rollout(x0[i], us))
             alone = solve(problem, DDP(), x0[i], init=init)
