@@ -30,7 +30,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Basin:
-    """A local minimum that some starts have led to.
+    """A local minimum that some starts have led to; a cost on the way to one where no status is ``converged``.
 
     Attributes:
         cost: the smallest cost in it.

@@ -1,4 +1,4 @@
-"""An arm of two rods reaches over a ball to a point, at rest there: the best of several first guesses."""
+"""An arm of two rods reaches past a ball to a point, at rest there: the best of several first guesses."""
 
 import math
 from pathlib import Path
