@@ -32,6 +32,7 @@ from planners.implicit import Implicit, InvalidGradientError
 from planners.kkt import Certificate, certify
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
+from planners.multi_start import Basin, MultiStart, multi_start
 from planners.problem import Problem
 from planners.risk import CVaR, EpistemicPenalty, Expectation, Risk, WorstCase
 from planners.sampling import (
@@ -64,6 +65,7 @@ __all__ = [
     "AsynchronousMPC",
     "AsynchronousMemory",
     "AsynchronousReport",
+    "Basin",
     "CVaR",
     "Certificate",
     "ColoredNoise",
@@ -87,6 +89,7 @@ __all__ = [
     "LinearGaussianController",
     "LinearInequality",
     "MPCState",
+    "MultiStart",
     "Noise",
     "OptimalityCertificate",
     "Path",
@@ -118,6 +121,7 @@ __all__ = [
     "WhiteNoise",
     "WorstCase",
     "certify",
+    "multi_start",
     "shortest_path",
     "solve",
 ]

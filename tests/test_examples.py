@@ -30,7 +30,19 @@ TINY = {
     "realtime_mpc.py": ["--seconds", "1.5", "--planner.num-samples", "12", "--planner.max-iterations", "1"],
     "record_logs.py": ["--clips", "3"],
     "view.py": ["--check", "--planner.num-samples", "20", "--planner.max-iterations", "1"],
+    "trajectory_optimization.py": ["--tiny"],
     "train_with_sb3.py": ["--clips", "4", "--fit-steps", "20", "--steps", "250", "--episodes", "2"],
+}
+
+
+GALLERY = {  # figures and videos of each case
+    "acrobot": {"acrobot.png", "acrobot.mp4"},
+    "arm": {"arm.png", "arm.mp4"},
+    "car_parking": {"car_parking.png", "car_parking.mp4"},
+    "flip": {"flip.png", "flip.mp4"},
+    "gap": {"gap.png", "gap.mp4"},
+    "locomotion": {f"half_cheetah_{name}.{kind}" for name in ("iLQR", "iCEM") for kind in ("png", "mp4")},
+    "obstacles": {"obstacles.png", "obstacles.mp4"},
 }
 
 
@@ -41,7 +53,10 @@ def run(name, *arguments, cwd):
 
 
 def test_every_example_is_run():
-    assert {path.name for path in EXAMPLES.glob("**/*.py")} == TINY.keys()
+    assert {path.name for path in EXAMPLES.glob("*.py")} == TINY.keys()
+    cases = {path.stem for path in EXAMPLES.glob("gallery/*.py")} - {"__init__", "guesses"}
+    assert cases == set(GALLERY)
+    assert {path.parent.name for path in EXAMPLES.glob("**/*.py")} == {"examples", "gallery"}
 
 
 def test_the_demo_leaves_a_complete_run_folder(tmp_path):
@@ -164,6 +179,24 @@ def test_control_from_an_estimate_ends_with_a_picture(kind, tmp_path):
     assert "of the states within two standard deviations" in done.stdout
     assert "not upright over the last second" in done.stdout
     assert (tmp_path / "out" / "estimates.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("case", GALLERY)
+def test_a_case_of_the_gallery_leaves_figures_and_videos(case, tmp_path):
+    options = [*TINY["trajectory_optimization.py"], "--only", case, "--run", "run"]
+    done = run("trajectory_optimization.py", *options, cwd=tmp_path)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "NOT kept its promise" in done.stdout  # a few iterations solve nothing
+    files = {file.name: file.stat().st_size for file in (tmp_path / "run").iterdir()}
+    assert files.keys() == GALLERY[case]
+    assert min(files.values()) > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", GALLERY)
+def test_the_gallery_keeps_its_promises(case, tmp_path):
+    done = run("trajectory_optimization.py", "--only", case, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
