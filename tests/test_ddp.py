@@ -157,21 +157,20 @@ def test_the_cart_pole_swings_up():
 
 @pytest.mark.slow
 def test_the_car_is_parked():
-    """Better than 1.9053 from some initial guess, at rest in place, with fewer iterations than iLQR."""
-    best, iterations = math.inf, {"exact": [], "gauss-newton": []}
-    for seed in range(8):
-        reference = car_parking(seed)
-        for curvature, counts in iterations.items():
-            planner = DDP(curvature=curvature, max_iterations=1000)
-            solution = solve(reference.problem, planner, reference.x0, init=reference.start())
-            counts.append(solution.stats["iterations"])
-            best = min(best, float(solution.cost))
-            last = solution.xs[-1].abs()
-            assert float(last[0]) < 0.02
-            assert float(last[1]) < 0.02
-            assert float(last[2]) < 0.01
-    assert best <= 1.9053
-    assert sorted(iterations["exact"])[4] < sorted(iterations["gauss-newton"])[4]
+    """Better than 1.9053 from one of eight initial guesses, at rest in place, with fewer iterations than iLQR."""
+    references = [car_parking(seed) for seed in range(8)]
+    problem, x0 = references[0].problem, references[0].x0.expand(8, 4)
+    us = torch.stack([reference.us0 for reference in references])
+    xs = problem.dynamics.rollout(x0, us)
+    start = replace(references[0].start(), us=us, xs=xs, cost=problem.trajectory_cost(xs, us))
+    iterations = {}
+    for curvature in ("exact", "gauss-newton"):
+        solution = solve(problem, DDP(curvature=curvature, max_iterations=1000), x0, init=start)
+        assert float(solution.cost.min()) <= 1.9053
+        last = solution.xs[:, -1].abs().amax(0)
+        assert bool((last[:3] < tensor(0.02, 0.02, 0.01)).all())
+        iterations[curvature] = solution.stats["iterations"]
+    assert iterations["exact"] < iterations["gauss-newton"]
 
 
 @pytest.mark.slow
@@ -270,27 +269,27 @@ def test_batches_equal_single_solves(shape):
 
 def test_worlds_and_closures_keep_a_batch_together():
     """Neither lets itself be divided; finished problems then stay in it."""
-    masses, starts = torch.linspace(0.7, 1.4, 6, dtype=F64), torch.linspace(0.2, 3.0, 6, dtype=F64)
-    x0 = torch.stack([starts, torch.zeros(6, dtype=F64)], dim=-1)
+    masses, starts = torch.linspace(0.7, 1.4, 4, dtype=F64), torch.linspace(0.2, 3.0, 4, dtype=F64)
+    x0 = torch.stack([starts, torch.zeros(4, dtype=F64)], dim=-1)
     cost = GoalCost([0.0, 0.0], [1.0, 0.1], [0.05], [10.0, 1.0], angles=[0])
 
     def by_world(mass):
-        return Problem(Pendulum().with_parameters(mass=mass), cost, 12, control_limits=(-2.0, 2.0))
+        return Problem(Pendulum().with_parameters(mass=mass), cost, 8, control_limits=(-2.0, 2.0))
 
     def by_closure(weight):
         def stage(x, u, t):
             w = weight.reshape(*weight.shape, *[1] * (x.ndim - 1 - weight.ndim))
             return w * (1.0 - torch.cos(x[..., 0])) + 0.1 * x[..., 1].square() + 0.05 * u.square().sum(-1)
 
-        return Problem(Pendulum(), FunctionCost(stage), 12, control_limits=(-2.0, 2.0))
+        return Problem(Pendulum(), FunctionCost(stage), 8, control_limits=(-2.0, 2.0))
 
     def by_goal(goal):
-        moving = goal.reshape(*goal.shape, 1, 1) * torch.ones(13, 2, dtype=F64)
-        return Problem(Pendulum(), cost.with_reference(moving), 12, control_limits=(-2.0, 2.0))
+        moving = goal.reshape(*goal.shape, 1, 1) * torch.ones(9, 2, dtype=F64)
+        return Problem(Pendulum(), cost.with_reference(moving), 8, control_limits=(-2.0, 2.0))
 
     for make in (by_world, by_closure, by_goal):
         together = solve(make(masses), DDP(tolerance=1e-9), x0)
-        for i in range(6):
+        for i in (0, 3):
             alone = solve(make(masses[i]), DDP(tolerance=1e-9), x0[i])
             assert torch.allclose(alone.us, together.us[i], atol=1e-7), make.__name__
 

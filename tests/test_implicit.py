@@ -1,7 +1,6 @@
 """Derivatives of plans by the optimality conditions against differences of plans."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from instances import ensemble
 from torch import nn
 
 from dynamics import (
+    Acrobot,
     CartPole,
     LinearDynamics,
     MujocoDynamics,
@@ -148,6 +148,12 @@ def quadrotor(weight, displacement, goal, mass, **fields):
     return Problem(dynamics, FunctionCost(stage, terminal), 4, **fields), x0
 
 
+def acrobot(x0):
+    cost = GoalCost(0.0, tensor(1.0, 1.0, 0.1, 0.1), [0.1], tensor(30.0, 30.0, 3.0, 3.0), angles=[0, 1])
+    return Problem(Acrobot(), cost, 30), x0
+
+
+ACROBOT = [tensor(2.6, 0.4, 0.0, 0.0)]
 QUADROTOR = [tensor(1.0, 0.1, 1.0), 0.2 * draw(1, 12), tensor(0.3, 0.2, 0.1), number(0.5)]
 
 
@@ -324,6 +330,8 @@ def test_gauss_newton_derivatives_are_wrong_on_nonlinear_dynamics():
     make, values = CASES["parameters of the dynamics"]
     exact, model = (gradient_of(make, values, Implicit(curvature=c)) for c in ("exact", "gauss-newton"))
     assert float((model - exact).norm() / exact.norm()) > 0.1
+    exact, model = (gradient_of(acrobot, ACROBOT, Implicit(curvature=c)) for c in ("exact", "gauss-newton"))
+    assert float((model - exact).norm() / exact.norm()) > 0.1
     make, values = CASES["without limits"]
     exact, model = (gradient_of(make, values, Implicit(curvature=c)) for c in ("exact", "gauss-newton"))
     assert float((model - exact).norm() / exact.norm()) > 0.01
@@ -433,13 +441,24 @@ def test_at_a_weakly_active_limit_the_gradient_is_a_one_sided_one():
 # plans without a derivative
 
 
-def unconverged():
-    problem, x0 = unicycle(draw(0, 3, 3), horizon=6)
-    plan = solve(problem, DDP(), x0)
-    us = plan.us.clone()
-    us[1] += 5.0
-    xs = problem.dynamics.rollout(x0, us)
-    return replace(plan, us=us, xs=xs, cost=problem.trajectory_cost(xs, us))
+@pytest.mark.parametrize("invalid", ["raise", "zero", "one-step"])
+def test_plans_that_have_not_converged_have_no_gradient(invalid):
+    """One iteration does not swing a pendulum up, and Newton steps from there lead nowhere."""
+    x0 = torch.stack([tensor(3.0, 0.0), tensor(1e-3, 0.0)]).requires_grad_()
+    cost = GoalCost([0.0, 0.0], [1.0, 0.1], [0.01], [100.0, 10.0], angles=[0])
+    problem = Problem(Pendulum(), cost, 40, control_limits=(-3.0, 3.0))
+    solution = solve(problem, DDP(max_iterations=1), x0, gradient=Implicit(invalid=invalid))
+    assert solution.certificate.optimal.tolist() == [False, True]
+    assert bool(solution.usable.all())
+    if invalid == "raise":
+        with pytest.raises(InvalidGradientError, match="1 of 2 plans have no valid gradient: 1 are not converged") as e:
+            torch.autograd.grad(solution.us.sum(), x0)
+        assert e.value.certificate is solution.certificate
+        return
+    (gradient,) = torch.autograd.grad(solution.us.sum(), x0)
+    assert bool(gradient.isfinite().all())
+    assert bool((gradient[0] == 0).all()) == (invalid == "zero")
+    assert float(gradient[1].abs().max()) > 0
 
 
 @pytest.mark.parametrize("invalid", ["raise", "zero", "one-step"])
