@@ -31,6 +31,7 @@ from planners.implicit import Implicit, InvalidGradientError
 from planners.kkt import Certificate
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
+from planners.mpc_layer import MPCLayer
 from planners.problem import Problem
 from planners.risk import CVaR, EpistemicPenalty, Expectation, Risk, WorstCase
 from planners.sampling import (
@@ -84,6 +85,7 @@ __all__ = [
     "LinearEquality",
     "LinearGaussianController",
     "LinearInequality",
+    "MPCLayer",
     "MPCState",
     "Noise",
     "Path",

@@ -39,7 +39,8 @@ class Implicit:
             ``"finite-difference"``, for dynamics that autograd does not pass through, such as MuJoCo's; ``"gauss-newton"``, none
             of the dynamics, as in Amos et al. (2018), which is wrong by the order of the gradient itself on nonlinear dynamics.
         invalid: what happens where the plan is not a strict local minimum to the tolerance: ``"raise"`` an error once a gradient
-            is asked for there, ``"zero"`` gradients, or ``"one-step"``: the derivative of one Newton step from there.
+            is asked for there, ``"zero"`` gradients, or ``"one-step"``: the derivative of one Newton step from there (zero where
+            the plan is not finite).
         smoothing: weight of a logarithmic barrier in place of hard limits and inequalities. The plan is then that of the
             smoothed problem, a smooth function of everything; zero for the problem itself.
         tolerance: residual of the optimality conditions to which plans are refined before they are differentiated.
@@ -100,7 +101,9 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
         x0: the initial states ``(*batch, n)`` that it was solved from, which may require a gradient.
         how: the options.
     """
-    problem, xs, us = solution.problem, solution.xs, solution.us
+    problem = solution.problem
+    finite = solution.xs.isfinite().all(-1).all(-1) & solution.us.isfinite().all(-1).all(-1)
+    xs, us = _finite_plans(finite, solution.xs, solution.us)
     tolerance = how.tolerance_in(us.dtype)
     with torch.no_grad():
         conditions = Conditions(problem, xs, us, solution.t0, exact=how.curvature != "gauss-newton")
@@ -110,12 +113,15 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
             certificate, factor, at = smoothed(problem, conditions, point, how.smoothing, tolerance=tolerance)
         else:
             certificate, factor, at = certified(conditions, point, tolerance=tolerance)
+        certificate = replace(certificate, stationarity=torch.where(finite, certificate.stationarity, torch.inf))
     adjoint = _Adjoint(factor, at, certificate, how.invalid)
     dx, du = _ImplicitFunction.apply(adjoint, *_residual(at, x0))
     xs, us = problem.dynamics.retract(at.point.xs, dx), at.point.us + du
     with torch.enable_grad():
         cost = problem.trajectory_cost(xs, us, t0=solution.t0)
     cost = torch.where(solution.usable, cost, torch.inf)
+    keep = finite[..., None, None]
+    xs, us = torch.where(keep, xs, solution.xs), torch.where(keep, us, solution.us)
     return replace(
         solution,
         xs=xs,
@@ -125,6 +131,19 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
         multipliers=(point.y, point.y_T),
         certificate=certificate,
     )
+
+
+def _finite_plans(finite: Tensor, xs: Tensor, us: Tensor) -> tuple[Tensor, Tensor]:
+    """The plans, another one of the batch in place of those that are not finite: zero gradients times infinity are not zero."""
+    if bool(finite.all()):
+        return xs, us
+    flat = finite.reshape(-1).nonzero().reshape(-1)
+    plans = []
+    for plan in (xs, us):
+        rows = plan.reshape(-1, *plan.shape[-2:])
+        other = rows[flat[0]] if flat.numel() else torch.zeros_like(rows[0])
+        plans.append(torch.where(finite[..., None, None], plan, other))
+    return plans[0], plans[1]
 
 
 def _residual(at: Linearized, x0: Tensor) -> tuple[Tensor, ...]:
@@ -186,9 +205,9 @@ class _Adjoint:
         asked = (r_x != 0).any(-1).any(-1) | (r_u != 0).any(-1).any(-1)
         if self.invalid == "raise" and bool((asked & ~valid).any()):
             raise InvalidGradientError(self.certificate)
-        if self.invalid == "zero":
-            keep = valid.to(r_x)[..., None, None]
-            r_x, r_u = torch.where(keep > 0, r_x, 0.0), torch.where(keep > 0, r_u, 0.0)
+        counts = asked & (valid if self.invalid == "zero" else self.certificate.residual.isfinite())
+        keep = counts[..., None, None]
+        r_x, r_u = torch.where(keep, r_x, 0.0), torch.where(keep, r_u, 0.0)
         system = self.factor.system
         right = LQRight(
             q=torch.cat([-r_x[..., :-1, :], -r_u], dim=-1),
@@ -205,11 +224,7 @@ class _Adjoint:
         c, us = self.at.conditions, self.at.point.us
         below = us - self.at.gradient <= c.lower
         grads = (-s.dx, -s.du, -s.nu, -s.y, -s.y_T, torch.where(below, pinned, 0.0), torch.where(below, 0.0, pinned))
-        if self.invalid == "zero":
-            grads = tuple(
-                torch.where(valid.reshape((*valid.shape, *[1] * (g.ndim - valid.ndim))), g, 0.0) for g in grads
-            )
-        return grads
+        return tuple(torch.where(counts.reshape((*counts.shape, *[1] * (g.ndim - counts.ndim))), g, 0.0) for g in grads)
 
 
 class _ImplicitFunction(torch.autograd.Function):
