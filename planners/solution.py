@@ -160,9 +160,8 @@ class Solution:
     def detach(self) -> "Solution":
         """The solution without the graph of its derivatives: a warm start to keep that does not keep them alive."""
         tensors = {f.name: v.detach() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        if self.spline is not None:
-            tensors["spline"] = replace(self.spline, values=self.spline.values.detach())
-        return replace(self, **tensors)
+        spline = None if self.spline is None else replace(self.spline, values=self.spline.values.detach())
+        return replace(self, **tensors, spline=spline)
 
     def summary(self) -> str:
         """Counts of each status with its remedy, one line each."""
