@@ -1,4 +1,4 @@
-"""Learning MPC controllers from an expert's controls: mean squared error of unseen controls [N² m² or N²], after Amos et al. 5.3."""
+"""MPC learned from an expert's controls (Amos et al. 2018, 5.3): mean squared error of unseen controls [(N m)² or N²]."""
 
 import sys
 import time
