@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 import venv
 from collections.abc import Callable
@@ -168,7 +169,8 @@ class Peer:
         except BrokenPipeError:
             answer = ""
         if not answer:
+            asked = textwrap.shorten(str(request), 200, placeholder=" ...")
             raise RuntimeError(
-                f"{self.script.name} ended with status {self.process.wait()} instead of answering {request}"
+                f"{self.script.name} ended with status {self.process.wait()} instead of answering {asked}"
             )
         return json.loads(answer)

@@ -20,6 +20,7 @@ from dynamics.fitting import FitReport, fit
 from dynamics.formats import TrajectoryFormatError, read_logs, read_trajectories, write_trajectories
 from dynamics.learned import MLP, Ensemble, LearnedDynamics, LinearModel
 from dynamics.learned.settings import FitError, Training
+from dynamics.members import MemberDynamics
 from dynamics.mujoco import ModelField, MujocoDynamics
 from dynamics.parameters import PhysicalParameter
 from dynamics.preparation import (
@@ -82,6 +83,7 @@ __all__ = [
     "LinearModel",
     "Linearization",
     "MechanicalSystem",
+    "MemberDynamics",
     "ModelField",
     "MujocoDynamics",
     "Pendulum",

@@ -14,6 +14,7 @@ from planners.constraints import (
     TerminalState,
 )
 from planners.controllers import LinearGaussianController
+from planners.convex import ConvexProgram, OptimalityCertificate, SequentialConvex
 from planners.costs import (
     Cost,
     FunctionCost,
@@ -28,7 +29,7 @@ from planners.costs import (
 )
 from planners.ddp import DDP
 from planners.implicit import Implicit, InvalidGradientError
-from planners.kkt import Certificate
+from planners.kkt import Certificate, certify
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
 from planners.mpc_layer import MPCLayer
@@ -69,6 +70,7 @@ __all__ = [
     "ColoredNoise",
     "Constraint",
     "ControlSpline",
+    "ConvexProgram",
     "Cost",
     "EpistemicPenalty",
     "Equality",
@@ -88,6 +90,7 @@ __all__ = [
     "MPCLayer",
     "MPCState",
     "Noise",
+    "OptimalityCertificate",
     "Path",
     "PlanExecutor",
     "Planner",
@@ -98,6 +101,7 @@ __all__ = [
     "ResidualCost",
     "Risk",
     "SamplingPlanner",
+    "SequentialConvex",
     "SimulatedTime",
     "Slack",
     "SmoothAbsCost",
@@ -115,6 +119,7 @@ __all__ = [
     "Unrolled",
     "WhiteNoise",
     "WorstCase",
+    "certify",
     "shortest_path",
     "solve",
 ]

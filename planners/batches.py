@@ -1,5 +1,6 @@
 """Values made of batched tensors: one of two by batch element, some elements of one, and putting them back."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TypeVar
 
@@ -20,14 +21,15 @@ def where_rows(mask: Tensor, new: Value, old: Value) -> Value:
     return type(new)(**{f.name: chosen(getattr(new, f.name), getattr(old, f.name)) for f in fields(new)})  # type: ignore[arg-type]
 
 
+def mapped(value: Value, function: Callable[[Tensor], Tensor]) -> Value:
+    """A dataclass value with a function applied to every field; None stays None."""
+    changed = {f.name: getattr(value, f.name) for f in fields(value)}  # type: ignore[arg-type]
+    return type(value)(**{name: None if v is None else function(v) for name, v in changed.items()})
+
+
 def take_rows(value: Value, index: Tensor) -> Value:
     """A dataclass value of the elements ``index`` along the first axis of every field."""
-    return type(value)(
-        **{
-            f.name: None if (v := getattr(value, f.name)) is None else v.index_select(0, index)
-            for f in fields(value)  # type: ignore[arg-type]
-        }
-    )
+    return mapped(value, lambda v: v.index_select(0, index))
 
 
 def put_rows(value: Value, index: Tensor, part: Value) -> Value:

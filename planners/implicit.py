@@ -16,18 +16,21 @@ dynamics only: ``curvature="gauss-newton"``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from planners.control_set import expanded
-from planners.kkt import Certificate, Conditions, Linearized, certified, polished
+from planners.kkt import Certificate, Conditions, Linearized, Point, certified, polished
 from planners.lq_system import LQFactor, LQRight
 from planners.problem import Problem
 from planners.riccati import mv
 from planners.smoothing import smoothed
 from planners.solution import Solution
+
+if TYPE_CHECKING:
+    from planners.convex import OptimalityCertificate
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ class Implicit:
             ``"finite-difference"``, for dynamics that autograd does not pass through, such as MuJoCo's; ``"gauss-newton"``, none
             of the dynamics, as in Amos et al. (2018), which is wrong by the order of the gradient itself on nonlinear dynamics.
         invalid: what happens where the plan is not a strict local minimum to the tolerance: ``"raise"`` an error once a gradient
-            is asked for there, ``"zero"`` gradients, or ``"one-step"``: the derivative of one Newton step from there (zero where
-            the plan is not finite).
+            is asked for there, ``"zero"`` gradients, or ``"one-step"``: the derivative of one Newton step from there.
         smoothing: weight of a logarithmic barrier in place of hard limits and inequalities. The plan is then that of the
             smoothed problem, a smooth function of everything; zero for the problem itself.
         tolerance: residual of the optimality conditions to which plans are refined before they are differentiated.
@@ -82,10 +84,10 @@ class Implicit:
 class InvalidGradientError(RuntimeError):
     """A gradient was asked for where the plan does not determine one; ``certificate`` says why."""
 
-    def __init__(self, certificate: Certificate):
+    def __init__(self, certificate: "Certificate | OptimalityCertificate"):
         self.certificate = certificate
         bad = ~certificate.optimal
-        stuck = int((certificate.residual > certificate.tolerance).sum())
+        stuck = int((~(certificate.residual <= certificate.tolerance)).sum())
         super().__init__(
             f"{int(bad.sum())} of {bad.numel()} plans have no valid gradient: {stuck} are not converged to "
             f"{certificate.tolerance:.1g} (largest residual {float(certificate.residual.max()):.2g}), the others are not strict "
@@ -101,9 +103,7 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
         x0: the initial states ``(*batch, n)`` that it was solved from, which may require a gradient.
         how: the options.
     """
-    problem = solution.problem
-    finite = solution.xs.isfinite().all(-1).all(-1) & solution.us.isfinite().all(-1).all(-1)
-    xs, us = _finite_plans(finite, solution.xs, solution.us)
+    problem, xs, us = solution.problem, solution.xs, solution.us
     tolerance = how.tolerance_in(us.dtype)
     with torch.no_grad():
         conditions = Conditions(problem, xs, us, solution.t0, exact=how.curvature != "gauss-newton")
@@ -113,15 +113,17 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
             certificate, factor, at = smoothed(problem, conditions, point, how.smoothing, tolerance=tolerance)
         else:
             certificate, factor, at = certified(conditions, point, tolerance=tolerance)
-        certificate = replace(certificate, stationarity=torch.where(finite, certificate.stationarity, torch.inf))
-    adjoint = _Adjoint(factor, at, certificate, how.invalid)
-    dx, du = _ImplicitFunction.apply(adjoint, *_residual(at, x0))
-    xs, us = problem.dynamics.retract(at.point.xs, dx), at.point.us + du
+    lost = ~(at.costate.isfinite().all(-1).all(-1) & at.point.xs.isfinite().all(-1).all(-1))
+    adjoint = _Adjoint(factor, at, certificate, how.invalid, lost)
+    # derivatives of a plan that is not finite would be NaN, and times zero still be NaN, in what all plans depend on
+    safe = at if not bool(lost.any()) else _without(at, lost)
+    x0 = torch.where(lost.unsqueeze(-1), safe.point.xs[..., 0, :], x0)
+    dx, du = _ImplicitFunction.apply(adjoint, *_residual(safe, x0))
+    xs, us = problem.dynamics.retract(safe.point.xs, dx), at.point.us + du
     with torch.enable_grad():
-        cost = problem.trajectory_cost(xs, us, t0=solution.t0)
-    cost = torch.where(solution.usable, cost, torch.inf)
-    keep = finite[..., None, None]
-    xs, us = torch.where(keep, xs, solution.xs), torch.where(keep, us, solution.us)
+        cost = problem.trajectory_cost(xs, safe.point.us + du, t0=solution.t0)
+    xs = torch.where(lost[..., None, None], at.point.xs, xs)
+    cost = torch.where(solution.usable & ~lost, cost, torch.inf)
     return replace(
         solution,
         xs=xs,
@@ -133,17 +135,18 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
     )
 
 
-def _finite_plans(finite: Tensor, xs: Tensor, us: Tensor) -> tuple[Tensor, Tensor]:
-    """The plans, another one of the batch in place of those that are not finite: zero gradients times infinity are not zero."""
-    if bool(finite.all()):
-        return xs, us
-    flat = finite.reshape(-1).nonzero().reshape(-1)
-    plans = []
-    for plan in (xs, us):
-        rows = plan.reshape(-1, *plan.shape[-2:])
-        other = rows[flat[0]] if flat.numel() else torch.zeros_like(rows[0])
-        plans.append(torch.where(finite[..., None, None], plan, other))
-    return plans[0], plans[1]
+def _without(at: Linearized, lost: Tensor) -> Linearized:
+    """The conditions with the first other plan, or zeros, in place of plans ``(*batch,)`` of bool that are not finite."""
+    good = (~lost).flatten().nonzero()
+
+    def filled(value: Tensor) -> Tensor:
+        rows = value.reshape(lost.numel(), *value.shape[lost.ndim :])
+        other = rows[good[0, 0]] if len(good) else torch.zeros_like(rows[0])
+        return torch.where(lost.reshape((*lost.shape, *[1] * (value.ndim - lost.ndim))), other, value)
+
+    point = Point(**{name: filled(value) for name, value in vars(at.point).items()})
+    expansion = replace(at.expansion, F=filled(at.expansion.F))
+    return replace(at, point=point, costate=filled(at.costate), expansion=expansion)
 
 
 def _residual(at: Linearized, x0: Tensor) -> tuple[Tensor, ...]:
@@ -192,22 +195,24 @@ def _linear(at: Linearized, dx: Tensor, du: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Adjoint:
-    """Solves the adjoint system of a plan."""
+    """Solves the adjoint system of a plan; those that are ``lost`` are not finite."""
 
     factor: LQFactor
     at: Linearized
     certificate: Certificate
     invalid: str
+    lost: Tensor
 
     def __call__(self, r_x: Tensor, r_u: Tensor) -> tuple[Tensor, ...]:
         """Gradients by the parts of the residual from those by states ``(*batch, T+1, d)`` and controls ``(*batch, T, m)``."""
         valid = self.certificate.optimal
         asked = (r_x != 0).any(-1).any(-1) | (r_u != 0).any(-1).any(-1)
-        if self.invalid == "raise" and bool((asked & ~valid).any()):
+        without = {"raise": ~valid, "zero": torch.zeros_like(valid), "one-step": self.lost}[self.invalid]
+        if bool((asked & without).any()):
             raise InvalidGradientError(self.certificate)
-        counts = asked & (valid if self.invalid == "zero" else self.certificate.residual.isfinite())
-        keep = counts[..., None, None]
-        r_x, r_u = torch.where(keep, r_x, 0.0), torch.where(keep, r_u, 0.0)
+        if self.invalid == "zero":
+            keep = valid.to(r_x)[..., None, None]
+            r_x, r_u = torch.where(keep > 0, r_x, 0.0), torch.where(keep > 0, r_u, 0.0)
         system = self.factor.system
         right = LQRight(
             q=torch.cat([-r_x[..., :-1, :], -r_u], dim=-1),
@@ -224,7 +229,8 @@ class _Adjoint:
         c, us = self.at.conditions, self.at.point.us
         below = us - self.at.gradient <= c.lower
         grads = (-s.dx, -s.du, -s.nu, -s.y, -s.y_T, torch.where(below, pinned, 0.0), torch.where(below, 0.0, pinned))
-        return tuple(torch.where(counts.reshape((*counts.shape, *[1] * (g.ndim - counts.ndim))), g, 0.0) for g in grads)
+        keep = (valid if self.invalid == "zero" else valid | asked) & ~self.lost
+        return tuple(torch.where(keep.reshape((*keep.shape, *[1] * (g.ndim - keep.ndim))), g, 0.0) for g in grads)
 
 
 class _ImplicitFunction(torch.autograd.Function):

@@ -32,6 +32,7 @@ from planners.expansion import (
 from planners.lq_system import LQFactor, LQRight, LQSystem
 from planners.problem import Problem
 from planners.riccati import mv
+from planners.solution import Solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,6 +299,28 @@ def certified(conditions: Conditions, point: Point, *, tolerance: float) -> tupl
         tolerance=tolerance,
     )
     return certificate, factor, at
+
+
+@torch.no_grad()
+def certify(solution: Solution, *, tolerance: float = 1e-6) -> Certificate:
+    """What the optimality conditions say about a plan, whichever planner found it.
+
+    Args:
+        solution: of a problem with a finite horizon; multipliers that its planner does not know count as zero.
+        tolerance: residual below which the conditions count as met; not below what the arithmetic resolves.
+
+    Raises:
+        ValueError: the problem has an infinite horizon, termination, rate limits or discrete controls, which the conditions do
+            not know.
+    """
+    problem, us = solution.problem, solution.us
+    unknown = problem.features() & {"infinite horizon", "termination", "rate_limits", "control_values"}
+    if unknown:
+        raise ValueError(f"the optimality conditions do not know {', '.join(sorted(unknown))}, which the problem has")
+    exact = problem.dynamics.derivatives == "autograd"
+    conditions = Conditions(problem, solution.xs, us, solution.t0, exact=exact)
+    point = conditions.start(solution.xs, us, solution.multipliers)
+    return certified(conditions, point, tolerance=max(tolerance, 1e3 * torch.finfo(us.dtype).eps))[0]
 
 
 def _newton_step(at: Linearized) -> Point:

@@ -24,7 +24,10 @@ HALVINGS = 12
 
 
 class ControlLimits(Constraint):
-    """Control limits as rows: u - upper and lower - u, for limits ``(*batch, T, m)``; minus one where there is none."""
+    """Control limits as rows: u - upper and lower - u, for limits ``(*batch, T, m)``.
+
+    Minus one where there is none, and where the two are equal: no slack is left there, such a control is held instead.
+    """
 
     equality = False  # type: ignore[override]
     is_affine = True
@@ -40,9 +43,18 @@ class ControlLimits(Constraint):
         lower, upper = self.problem.limits_like(u)
         if t.ndim > 1:  # the axis of rows that derivatives add
             lower, upper = (limit.unsqueeze(-2) if limit.ndim > 1 else limit for limit in (lower, upper))
-        above = torch.where(upper.isinf(), -1.0, u - torch.where(upper.isinf(), 0.0, upper))
-        below = torch.where(lower.isinf(), -1.0, torch.where(lower.isinf(), 0.0, lower) - u)
+        held = lower == upper
+        above = torch.where(upper.isinf() | held, -1.0, u - torch.where(upper.isinf(), 0.0, upper))
+        below = torch.where(lower.isinf() | held, -1.0, torch.where(lower.isinf(), 0.0, lower) - u)
         return torch.cat([above, below], dim=-1)
+
+
+def _held(problem: Problem, us: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The limits of controls that they hold in place, infinite for others; None where there are no such limits."""
+    with torch.enable_grad():
+        lower, upper = torch.broadcast_tensors(*problem.limits_like(us))
+        held = lower == upper
+        return (torch.where(held, lower, -torch.inf), torch.where(held, upper, torch.inf)) if bool(held.any()) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +84,8 @@ def smoothed(
     """
     barrier = problem
     if problem.control_limits is not None:
-        barrier = replace(problem, control_limits=None, constraints=(*problem.constraints, ControlLimits(problem)))
+        rows = (*problem.constraints, ControlLimits(problem))
+        barrier = replace(problem, control_limits=_held(problem, point.us), constraints=rows)
     inside = Conditions(barrier, point.xs, point.us, conditions.t0, exact=conditions.exact)
     interior = _start(conditions, inside, point, tau)
     for _ in range(MAX_ITERATIONS):
@@ -159,7 +172,7 @@ def _settled(at: Linearized, interior: Interior, tau: float) -> list[Settled]:
 
 
 def _system(at: Linearized, stage: Settled, terminal: Settled) -> LQSystem:
-    return at.system(stage, terminal, torch.ones_like(at.point.us, dtype=torch.bool))
+    return at.system(stage, terminal, at.free())
 
 
 def _residual(at: Linearized, interior: Interior, tau: float) -> Tensor:

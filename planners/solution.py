@@ -28,6 +28,7 @@ class Status(enum.IntEnum):
     NOT_STABILIZABLE = 6
     LIMITS_IN_CONFLICT = 7
     INFEASIBLE = 8
+    UNBOUNDED = 9
 
     @property
     def usable(self) -> bool:
@@ -67,6 +68,7 @@ _REMEDIES = {
         "no plan within the constraints was found; relax the constraints named here, make them soft, lengthen the horizon, raise "
         "max_iterations, or start from a plan that respects them"
     ),
+    Status.UNBOUNDED: ("the cost falls without end; bound the controls by control_limits, or make R positive definite"),
 }
 
 
@@ -93,8 +95,8 @@ class Solution:
             constraints.
         multipliers: of the rows of the stage constraints ``(*batch, T, r)`` and of the terminal ones ``(*batch, r_T)``; None
             where the planner has none.
-        certificate: what the optimality conditions say about the solution, a :class:`planners.Certificate`; None where the
-            planner does not evaluate them.
+        certificate: what the optimality conditions say about the solution, a :class:`planners.Certificate` or, for convex
+            programs, a :class:`planners.OptimalityCertificate`; None where the planner does not evaluate them.
         warm_start: what the planner keeps for its next solve beside the controls.
     """
 

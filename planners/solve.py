@@ -38,7 +38,7 @@ class Planner(abc.ABC):
     def check(self, problem: Problem) -> None:  # noqa: B027 (most planners have nothing to add)
         """Raise ValueError if the problem cannot be solved by this planner for a reason beyond ``supports``."""
 
-    def differentiated(self, solution: Solution, x0: Tensor, gradient: Implicit) -> Solution:
+    def differentiated(self, solution: Solution, x0: Tensor, gradient: Implicit, request: "Request") -> Solution:
         """The solution with derivatives by the optimality conditions; ``x0`` as it was handed to :func:`solve`."""
         return with_derivatives(solution, x0, gradient)
 
@@ -139,7 +139,7 @@ def solve(
     if throw and not bool(solution.usable.all()):
         raise SolveError(solution)
     if isinstance(gradient, Implicit):
-        solution = planner.differentiated(solution, x0, gradient)
+        solution = planner.differentiated(solution, x0, gradient, request)
         solution.stats["seconds"] = perf_counter() - start
     return solution
 

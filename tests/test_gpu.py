@@ -5,7 +5,23 @@ import torch
 
 import mbrl
 from dynamics import CartPole, Ensemble, Pendulum, RandomizedWorlds, Training, fit
-from planners import CEM, ICEM, LQR, MPC, MPPI, CVaR, GoalCost, PredictiveSampling, Problem, RandomShooting, solve
+from planners import (
+    CEM,
+    DDP,
+    ICEM,
+    LQR,
+    MPC,
+    MPPI,
+    CVaR,
+    GoalCost,
+    Implicit,
+    PredictiveSampling,
+    Problem,
+    RandomShooting,
+    Slack,
+    StateLimits,
+    solve,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -64,3 +80,25 @@ def test_lqr_agrees():
     problem = Problem(LinearDynamics(A, B), QuadraticCost(torch.eye(2).double(), torch.eye(1).double()), 30)
     x0 = torch.ones(5, 2, dtype=torch.float64)
     torch.testing.assert_close(solve(problem, LQR(), x0.cuda()).us.cpu(), solve(problem, LQR(), x0).us)
+
+
+def test_trajectories_and_their_derivatives_agree():
+    limit = torch.tensor([1.5], dtype=torch.float64)
+    x0 = torch.tensor([[3.0, 0.0], [2.5, 0.5], [-2.0, 0.0], [2.8, -0.5]], dtype=torch.float64)
+
+    def solved(device: str) -> tuple[torch.Tensor, ...]:
+        upper, start = limit.to(device).requires_grad_(), x0.to(device).requires_grad_()
+        problem = Problem(
+            Pendulum(),
+            GoalCost(state_weights=[1.0, 0.1], control_weights=0.1, angles=[0]),
+            20,
+            control_limits=(-upper, upper),
+            constraints=(StateLimits(upper=3.0, states=[1]),),
+            terminal_constraints=(StateLimits(upper=2.5, states=[1], soft=Slack(quadratic=5.0)),),
+        )
+        solution = solve(problem, DDP(), start, gradient=Implicit())
+        gradients = torch.autograd.grad(solution.us.sum() + solution.cost.sum(), (upper, start))
+        return tuple(value.detach().cpu() for value in (solution.us, solution.cost, *gradients))
+
+    for there, here in zip(solved("cuda"), solved("cpu"), strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-6, atol=1e-7)

@@ -97,9 +97,15 @@ def test_planners_that_can_are_named():
         solve(problem(math.inf), ICEM(), X0)
     with pytest.raises(
         ValueError,
-        match=r"^LQR cannot honor: constraints, rate_limits; no planner here honors all of constraints, rate_limits$",
+        match=r"^LQR cannot honor: constraints, rate_limits; use ConvexProgram or SequentialConvex$",
     ):
         solve(problem(constraints=(StateLimits(-1.0),), rate_limits=(-1.0, 1.0)), LQR(), X0)
+    stopped = problem(constraints=(StateLimits(-1.0),), rate_limits=(-1.0, 1.0), termination=lambda x: x[..., 0] > 1.0)
+    everything = "constraints, rate_limits, termination"
+    with pytest.raises(
+        ValueError, match=rf"^LQR cannot honor: {everything}; no planner here honors all of {everything}$"
+    ):
+        solve(stopped, LQR(), X0)
 
 
 def test_planners_of_users_are_not_recommended_and_hide_none():

@@ -18,7 +18,7 @@ from planners import (
     Slack,
     Solution,
     SolveError,
-    StateInequality,
+    StateLimits,
     Status,
     Unrolled,
     solve,
@@ -181,15 +181,16 @@ def _features(case: _PlannerCase) -> dict[str, dict[str, Any]]:
     x0 = case.x0
     middle, half = _narrowest_limits(case.problem)
     threshold = float(x0[:, 0].median())  # some problems end at once, others later
+    bound = 100.0 * float(x0.abs().max())  # far from every plan
     return {
         "control_limits": {"control_limits": (middle - 0.5 * half, middle + 0.25 * half), "control_values": None},
         "control_values": {"control_values": middle + half * torch.tensor([[-1.0], [0.0], [1.0]], dtype=x0.dtype)},
         "rate_limits": {"rate_limits": (-5.0 * half, 7.0 * half)},
-        "constraints": {"constraints": (StateInequality(lambda x: -(x.square().sum(-1, keepdim=True)) - 1.0),)},
-        "terminal_constraints": {"terminal_constraints": (StateInequality(lambda x: -(x.square()) - 1.0),)},
+        "constraints": {"constraints": (StateLimits(-bound, bound),)},
+        "terminal_constraints": {"terminal_constraints": (StateLimits(-bound, bound),)},
         "soft constraints": {
-            "constraints": (StateInequality(lambda x: x - threshold, soft=Slack(linear=1.0, quadratic=2.0)),),
-            "terminal_constraints": (StateInequality(lambda x: threshold - x, soft=Slack(quadratic=2.0)),),
+            "constraints": (StateLimits(upper=threshold, soft=Slack(linear=1.0, quadratic=2.0)),),
+            "terminal_constraints": (StateLimits(threshold, soft=Slack(quadratic=2.0)),),
         },
         "discount": {"discount": 0.5},
         "termination": {"termination": lambda x: x[..., 0] > threshold, "termination_cost": 10.0},

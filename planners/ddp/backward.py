@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from planners.batches import mapped
 from planners.box_qp import box_qp
 from planners.riccati import mv
 
@@ -59,80 +60,82 @@ class Model:
 
     def where(self, mask: Tensor) -> "Model":
         """The model of the problems of a mask ``(*batch,)``, in a batch ``(B,)``."""
-        return Model(**{name: None if value is None else value[mask] for name, value in vars(self).items()})  # type: ignore[arg-type]
+        return mapped(self, lambda v: v[mask])
 
 
 def backward_pass(model: Model, mu: Tensor) -> LocalPolicy:
     """The local policy about a trajectory.
 
+    Gradients are columns of the matrices, so that one product does for both: with [x, 1, u] in place of [x, u], a step is three
+    products with F and two with the gains [K, k].
+
     Args:
         model: the linear-quadratic model.
         mu: regularization, ``(*batch,)``.
     """
-    d = model.F.shape[-2]
-    p, P = model.p_T, model.P_T
-    F_s, H_s, g_s = model.F.unbind(-3), model.H.unbind(-3), model.g.unbind(-2)
-    gaps = None if model.gap is None else model.gap.unbind(-2)
+    d, m = model.F.shape[-2], model.F.shape[-1] - model.F.shape[-2]
+    V = torch.cat([model.P_T, model.p_T.unsqueeze(-1)], dim=-1)
+    F_s, affine, costs = model.F.mT.unbind(-3), _affine(model).unbind(-3), _with_gradient(model).unbind(-3)
     limits = None if model.lower is None or model.upper is None else (model.lower.unbind(-2), model.upper.unbind(-2))
-    eye = torch.eye(g_s[0].shape[-1] - d, dtype=p.dtype, device=p.device)
-    ridge = mu[..., None, None] * eye
+    ridge = mu[..., None, None] * torch.eye(m, dtype=V.dtype, device=V.device)
     solved = torch.ones_like(mu, dtype=torch.bool)
-    slope, bend = torch.zeros_like(mu), torch.zeros_like(mu)
-    ks, Ks, Quus, Ps = [], [], [], [P]
+    gains, hessians, values = [], [], [V]
     for t in reversed(range(len(F_s))):
-        F_t = F_s[t].mT
-        Qz = g_s[t] + mv(F_t, p if gaps is None else p + mv(P, gaps[t]))
-        Qzz = H_s[t] + F_t @ (P @ F_s[t])
-        Qx, Qu = Qz[..., :d], Qz[..., d:]
-        Qxx, Qux, Quu = Qzz[..., :d, :d], Qzz[..., d:, :d], Qzz[..., d:, d:]
-        k, K, ok = _minimized(Quu + ridge, Qu, Qux, None if limits is None else (limits[0][t], limits[1][t]))
+        Q = costs[t] + F_s[t] @ (V @ affine[t])
+        Qx, Qu, Quu = Q[..., :d, : d + 1], Q[..., d:, : d + 1], Q[..., d:, d + 1 :]
+        K, ok = _minimized(Quu + ridge, Qu, None if limits is None else (limits[0][t], limits[1][t]))
         solved = solved & ok
-        K_t, Quu_k = K.mT, mv(Quu, k)
-        slope = slope + (k * Qu).sum(-1)
-        bend = bend + 0.5 * (k * Quu_k).sum(-1)
-        p = Qx + mv(K_t, Quu_k + Qu) + mv(Qux.mT, k)
-        half = K_t @ (0.5 * (Quu @ K) + Qux)
-        P = 0.5 * (Qxx + Qxx.mT) + half + half.mT
-        ks.append(k)
-        Ks.append(K)
-        Quus.append(Quu)
-        Ps.append(P)
-    return LocalPolicy(
-        k=torch.stack(ks[::-1], dim=-2),
-        K=torch.stack(Ks[::-1], dim=-3),
-        Quu=torch.stack(Quus[::-1], dim=-3),
-        P=torch.stack(Ps[::-1], dim=-3),
-        slope=slope,
-        bend=bend,
-        solved=solved & slope.isfinite() & bend.isfinite(),
-    )
+        V = Qx + K[..., :d].mT @ (Quu @ K + Qu) + Qu[..., :d].mT @ K
+        P = V[..., :d]
+        V = torch.cat([0.5 * (P + P.mT), V[..., d:]], dim=-1)
+        gains.append(K)
+        hessians.append(Q[..., d:, d:])
+        values.append(V)
+    gains, hessians, values = (torch.stack(found[::-1], dim=-3) for found in (gains, hessians, values))
+    k, Qu, Quu = gains[..., d], hessians[..., 0], hessians[..., 1:]
+    slope = (k * Qu).sum((-2, -1))
+    bend = 0.5 * (k * mv(Quu, k)).sum((-2, -1))
+    finite = slope.isfinite() & bend.isfinite()
+    return LocalPolicy(k, gains[..., :d], Quu, values[..., :d], slope, bend, solved & finite)
 
 
-def _minimized(
-    H: Tensor, Qu: Tensor, Qux: Tensor, limits: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Feedforward k, gains K, and whether H is positive definite."""
+def _affine(model: Model) -> Tensor:
+    """The matrices that take [x, 1, u] to [x', 1], ``(*batch, T, d + 1, k + 1)``."""
+    d = model.F.shape[-2]
+    gap = torch.zeros_like(model.F[..., 0]) if model.gap is None else model.gap
+    upper = torch.cat([model.F[..., :d], gap.unsqueeze(-1), model.F[..., d:]], dim=-1)
+    lower = torch.zeros_like(upper[..., :1, :])
+    lower[..., d] = 1.0
+    return torch.cat([upper, lower], dim=-2)
+
+
+def _with_gradient(model: Model) -> Tensor:
+    """Stage Hessians with their gradients as a column between those of x and u, ``(*batch, T, k, k + 1)``."""
+    d = model.F.shape[-2]
+    return torch.cat([model.H[..., :d], model.g.unsqueeze(-1), model.H[..., d:]], dim=-1)
+
+
+def _minimized(H: Tensor, Qu: Tensor, limits: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Gains and feedforward [K, k] ``(*batch, m, d + 1)`` from [Qux, Qu], and whether H is positive definite."""
     if H.shape[-1] == 1:
-        return _minimized_scalar(H[..., 0, 0], Qu, Qux, limits)
+        ok = H > 0
+        K = -Qu / torch.where(ok, H, 1.0)
+        if limits is not None:
+            K = _cut_off(K, limits)
+        return K, ok[..., 0, 0]
     if limits is None:
         L, info = torch.linalg.cholesky_ex(H)
         ok = info == 0
         L = torch.where(ok[..., None, None], L, torch.eye(L.shape[-1], dtype=L.dtype, device=L.device))
-        both = -torch.cholesky_solve(torch.cat([Qu.unsqueeze(-1), Qux], dim=-1), L)
-        return both[..., 0], both[..., 1:], ok
-    found = box_qp(H, Qu, *limits)
-    K = -torch.cholesky_solve(torch.where(found.free.unsqueeze(-1), Qux, 0.0), found.factor)
-    return found.x, K, found.convex
+        return -torch.cholesky_solve(Qu, L), ok
+    found = box_qp(H, Qu[..., -1], *limits)
+    K = -torch.cholesky_solve(torch.where(found.free.unsqueeze(-1), Qu[..., :-1], 0.0), found.factor)
+    return torch.cat([K, found.x.unsqueeze(-1)], dim=-1), found.convex
 
 
-def _minimized_scalar(
-    h: Tensor, Qu: Tensor, Qux: Tensor, limits: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for one control, in closed form."""
-    ok = h > 0
-    inverse = (1.0 / torch.where(ok, h, 1.0)).unsqueeze(-1)
-    k, K = -inverse * Qu, -inverse.unsqueeze(-1) * Qux
-    if limits is None:
-        return k, K, ok
-    inside = (k > limits[0]) & (k < limits[1])
-    return torch.minimum(torch.maximum(k, limits[0]), limits[1]), torch.where(inside.unsqueeze(-1), K, 0.0), ok
+def _cut_off(K: Tensor, limits: tuple[Tensor, Tensor]) -> Tensor:
+    """[K, k] of one control within its limits, in closed form."""
+    lower, upper = limits[0].unsqueeze(-1), limits[1].unsqueeze(-1)
+    k = K[..., -1:]
+    inside = (k > lower) & (k < upper)
+    return torch.cat([torch.where(inside, K[..., :-1], 0.0), torch.minimum(torch.maximum(k, lower), upper)], dim=-1)

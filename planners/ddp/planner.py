@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from planners.batches import where_rows
+from planners.batches import mapped, where_rows
 from planners.constraints.rows import StageRows, TerminalRows
 from planners.control_set import expanded
 from planners.ddp.divisible import divides
@@ -98,11 +98,11 @@ class DDP(Planner):
         if divisible:
             xs, us = (v.reshape(math.prod(batch), *v.shape[len(batch) :]) for v in (xs, us))
         s, solver = self._started(problem, xs, us, request, batch if divisible else None)
-        s = run(solver, s, self.max_iterations, request.out_of_time, divisible=divisible)
+        s = run(solver, s, self.max_iterations, request.out_of_time)
+        if divisible:
+            s = mapped(s, lambda v: v.reshape(*batch, *v.shape[1:]))
         if solver.constrained:
             s = self._projected(problem, s, request.t0)
-        if divisible:
-            s = Iterate(**{k: None if v is None else v.reshape(*batch, *v.shape[1:]) for k, v in vars(s).items()})
         return self._solution(problem, s, solver, request)
 
     def _first_plan(self, problem: Problem, x0: Tensor, request: Request) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,11 @@ class DDP(Planner):
         us = torch.minimum(torch.maximum(us, lower), upper)
         if init is not None and self.shooting == "multiple":
             xs = shifted(init.xs.detach().to(x0), late, T + 1).expand(*shape[:-2], T + 1, x0.shape[-1])
-            return torch.cat([x0.unsqueeze(-2), xs[..., 1:, :]], dim=-2), us
+            xs = torch.cat([x0.unsqueeze(-2), xs[..., 1:, :]], dim=-2)
+            lost = ~xs.isfinite().all(-1).all(-1)
+            if bool(lost.any()):
+                xs = torch.where(lost[..., None, None], problem.dynamics.rollout(x0, us, request.t0), xs)
+            return xs, us
         xs = problem.dynamics.rollout(x0, us, request.t0)
         lost = ~problem.finite_states(xs)
         if init is not None and bool(lost.any()):  # the previous plan leads nowhere from here
@@ -146,13 +150,12 @@ class DDP(Planner):
             limits = lower, upper
         bare = replace(problem, constraints=(), terminal_constraints=(), control_limits=None)
         config = self if problem.dynamics.derivatives == "autograd" else replace(self, curvature="gauss-newton")
-        solver = Solver(
-            config, bare, stage, terminal, limits, t0, self.shooting == "multiple" and init is not None, Counts()
-        )
+        multiple = self.shooting == "multiple" and init is not None
+        divisible = flattened is not None
+        solver = Solver(config, bare, stage, terminal, limits, t0, multiple, divisible, Counts())
         y = None if stage is None else us.new_zeros(*us.shape[:-1], stage.size)
         y_T = None if terminal is None else us.new_zeros(*us.shape[:-2], terminal.size)
-        rho = us.new_full(us.shape[:-2], self.penalty) if solver.constrained else None
-        s = started(xs, us, us.new_zeros(us.shape[:-2]), problem.dynamics.tangent_dim, y=y, y_T=y_T, rho=rho)
+        s = started(xs, us, problem.dynamics.tangent_dim, y=y, y_T=y_T, penalty=self.penalty)
         s = replace(s, merit=solver.merit(xs.unsqueeze(-3), us.unsqueeze(-3), s).squeeze(-1))
         return replace(s, status=torch.where(s.merit.isfinite(), s.status, int(Status.NO_FINITE_PLAN))), solver
 

@@ -39,8 +39,12 @@ SHORT_STEPS = 0.5 ** torch.arange(1, 11, dtype=torch.float64)
 IDLE = 4
 """Steps in a row that gain nothing after which a solve has stalled."""
 REGULARIZATION = (1e-7, 1e7)
-"""Smallest and largest regularization, relative to the largest control Hessian."""
+"""Smallest and largest regularization, relative to :func:`_scale`."""
+NEAR = 0.1
+"""Residual below which exact second derivatives are tried again where they were not convex or led nowhere."""
 MAX_PENALTY = 1e9
+SLOW = 0.25
+"""Share of the violation left by an update of the multipliers above which the penalty grows."""
 
 
 @dataclass
@@ -71,6 +75,23 @@ class Terms:
 
 
 @dataclass(frozen=True, eq=False)
+class Trial:
+    """The outcome of a line search.
+
+    Attributes:
+        xs: states ``(*batch, T+1, n)``. us: controls ``(*batch, T, m)``.
+        merit: ``(*batch,)``. alpha: step length.
+        good: whether the merit decreases enough, of bool.
+    """
+
+    xs: Tensor
+    us: Tensor
+    merit: Tensor
+    alpha: Tensor
+    good: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Solver:
     """The steps of a solve, for all of a batch or a part of it.
 
@@ -81,6 +102,7 @@ class Solver:
         limits: control limits ``(*batch, T, m)`` each, or None.
         t0: step of the first control.
         multiple: whether gaps between the states are open at first.
+        divisible: whether the batch is ``(B,)`` and its problems can be solved apart from each other.
         counts: what happened so far; shared with parts.
     """
 
@@ -91,6 +113,7 @@ class Solver:
     limits: tuple[Tensor, Tensor] | None
     t0: int
     multiple: bool
+    divisible: bool
     counts: Counts
 
     @property
@@ -108,17 +131,17 @@ class Solver:
     def step(self, s: Iterate, *, search: bool = True) -> Iterate:
         """One iteration for all problems; ``search=False`` only says where they stand, with the gains there."""
         s, terms, gap = self._assessed(s)
-        policy, s = self._local_policy(s, terms, gap)
+        policy, convex, s = self._local_policy(s, terms, gap)
         s = replace(s, K=policy.K, Quu=policy.Quu, P=policy.P)
         if not search or not bool(s.running.any()):
             return s
-        moved = self._searched(s, terms, policy, gap)
+        moved = self._searched(s, terms, policy, convex, gap)
         return where_rows(s.running, replace(moved, iterations=s.iterations + 1), s)
 
     def merit(self, xs: Tensor, us: Tensor, s: Iterate) -> Tensor:
         """The augmented Lagrangian of trajectories ``(*batch, A, ...)``, ``(*batch, A)``; infinite where it is not finite."""
         value = self.problem.trajectory_cost(xs, us, t0=self.t0).to(us)
-        if s.rho is not None:
+        if self.constrained:
             value = value + self._penalty(xs, us, s, axis=1)
         self.counts.evaluations += value.numel()
         finite = value.isfinite()
@@ -129,7 +152,7 @@ class Solver:
         """Psi over all rows, for trajectories with ``axis`` more axes after the batch."""
         total = us.new_zeros(())
         for rows, y, core in ((self.stage, s.y, 2), (self.terminal, s.y_T, 1)):
-            if rows is not None and y is not None and s.rho is not None:
+            if rows is not None and y is not None:
                 for _ in range(axis):
                     y = y.unsqueeze(-core - 1)
                 rho = s.rho.reshape((*s.rho.shape, *[1] * (axis + core)))
@@ -142,48 +165,48 @@ class Solver:
         bare = expand_problem(self.problem, s.xs, s.us, self.t0)
         values = self._row_values(s)
         terms = self._terms(bare, s, values)
-        open_gap = bare.gap.abs().amax((-2, -1)) if self.multiple else torch.zeros_like(s.merit)
         gradient = control_gradient(terms.expansion, terms.costate)
         own = terms.expansion.g[..., terms.costate.shape[-1] :]
-        residual = stationarity(s.us, gradient, own, self.limits)
-        s = replace(s, residual=residual)
-        optimal = (residual <= self.config.tolerance_in(s.us.dtype)) & (
-            open_gap <= self.config.tolerance_in(s.us.dtype)
-        )
-        if s.rho is None or s.omega is None or s.infeasibility is None:
-            finished = torch.where(optimal, int(Status.CONVERGED), s.status)
-            finished = torch.where(~optimal & (s.idle >= IDLE), int(Status.STALLED), finished)
-        else:
-            infeasible = self._infeasibility(terms, s)
-            met = infeasible <= self.config.constraint_tolerance
-            ready = (residual <= s.omega) | (s.idle >= IDLE)
-            finished = torch.where(optimal & met, int(Status.CONVERGED), s.status)
-            stalled = ~optimal & met & (s.idle >= IDLE) & (s.omega <= self.config.tolerance)
-            finished = torch.where(stalled, int(Status.STALLED), finished)
-            hopeless = ready & ~met & (s.rho >= MAX_PENALTY) & (infeasible > 0.25 * s.infeasibility)
-            finished = torch.where(hopeless, int(Status.INFEASIBLE), finished)
-            running = s.running
-            s = replace(s, status=torch.where(running, finished, s.status))
-            turn = running & ready & ~hopeless
-            if bool(turn.any()):
-                s = where_rows(turn, self._multipliers_updated(s, terms, infeasible), s)
-                terms = self._terms(bare, s, values)
-            return s, terms, bare.gap if self.multiple else None
-        s = replace(s, status=torch.where(s.running, finished, s.status))
-        return s, terms, bare.gap if self.multiple else None
+        s = replace(s, residual=stationarity(s.us, gradient, own, self.limits))
+        gap = bare.gap if self.multiple else None
+        infeasible = self._infeasibility(terms, s)
+        s = replace(s, status=torch.where(s.running, self._verdict(s, gap, infeasible), s.status))
+        turn = s.running & self._ready(s)
+        if self.constrained and bool(turn.any()):
+            s = where_rows(turn, self._multipliers_updated(s, terms, infeasible), s)
+            terms = self._terms(bare, s, values)
+        return s, terms, gap
+
+    def _ready(self, s: Iterate) -> Tensor:
+        """Whether a problem is solved well enough with its present multipliers, ``(*batch,)`` of bool."""
+        return (s.residual <= s.omega) | (s.idle >= IDLE)
+
+    def _verdict(self, s: Iterate, gap: Tensor | None, infeasible: Tensor) -> Tensor:
+        """The status of each problem where it stands; :data:`RUNNING` for those that go on."""
+        tolerance = self.config.tolerance_in(s.us.dtype)
+        optimal = s.residual <= tolerance
+        if gap is not None:
+            optimal = optimal & (gap.abs().amax((-2, -1)) <= tolerance)
+        met = infeasible <= self.config.constraint_tolerance
+        stalled = ~optimal & met & (s.idle >= IDLE)
+        hopeless = torch.zeros_like(stalled)
+        if self.constrained:
+            stalled = stalled & (s.omega <= self.config.tolerance)
+            slow = infeasible > SLOW * s.infeasibility
+            hopeless = self._ready(s) & ~met & (s.rho >= MAX_PENALTY) & slow
+        status = torch.where(optimal & met, int(Status.CONVERGED), s.status)
+        status = torch.where(stalled, int(Status.STALLED), status)
+        return torch.where(hopeless, int(Status.INFEASIBLE), status)
 
     def _multipliers_updated(self, s: Iterate, terms: Terms, infeasible: Tensor) -> Iterate:
         """What the rows ask for becomes their multiplier; the penalty grows where the violation does not fall fast."""
-        rho, omega, before = s.rho, s.omega, s.infeasibility
-        if rho is None or omega is None or before is None:
-            return s
-        slow = infeasible > 0.25 * before
+        grown = (s.rho * self.config.penalty_factor).clamp_max(MAX_PENALTY)
         new = replace(
             s,
             y=terms.y_hat,
             y_T=terms.y_hat_T,
-            rho=torch.where(slow, (rho * self.config.penalty_factor).clamp_max(MAX_PENALTY), rho),
-            omega=(0.1 * omega).clamp_min(self.config.tolerance),
+            rho=torch.where(infeasible > SLOW * s.infeasibility, grown, s.rho),
+            omega=(0.1 * s.omega).clamp_min(self.config.tolerance),
             infeasibility=infeasible,
             idle=torch.zeros_like(s.idle),
         )
@@ -201,7 +224,7 @@ class Solver:
         g, p_T = bare.g, bare.p_T
         found: list[tuple[Tensor | None, Tensor | None]] = []
         for known, y, core in zip(values, (s.y, s.y_T), (2, 1), strict=True):
-            if known is None or y is None or s.rho is None:
+            if known is None or y is None:
                 found.append((None, None))
                 continue
             rows, value, C = known
@@ -215,17 +238,23 @@ class Solver:
 
     def _infeasibility(self, terms: Terms, s: Iterate) -> Tensor:
         """The largest violation or error of complementarity, ``(*batch,)``: the change of the multipliers over the penalty."""
-        sizes, rho = [torch.zeros_like(s.merit)], torch.ones_like(s.merit) if s.rho is None else s.rho
+        sizes = [torch.zeros_like(s.merit)]
         for y_hat, y, core in ((terms.y_hat, s.y, 2), (terms.y_hat_T, s.y_T, 1)):
             if y_hat is not None and y is not None and y.numel():
-                sizes.append((y_hat - y).abs().amax(tuple(range(-core, 0))) / rho)
+                sizes.append((y_hat - y).abs().amax(tuple(range(-core, 0))) / s.rho)
         return torch.stack(sizes).amax(0)
 
-    def _local_policy(self, s: Iterate, terms: Terms, gap: Tensor | None) -> tuple[LocalPolicy, Iterate]:
-        """The backward pass; where it fails, first with the convexified Hessian, then with more regularization."""
+    def _local_policy(self, s: Iterate, terms: Terms, gap: Tensor | None) -> tuple[LocalPolicy, Model, Iterate]:
+        """The backward pass; where it fails, first with the convexified Hessian, then with more regularization.
+
+        Returns:
+            The policy, the convexified model, and the iterate with its regularization and trust.
+        """
         e = terms.expansion
         lower, upper = (None, None) if self.limits is None else (limit - s.us for limit in self.limits)
-        exact = s.newton & s.running if self.config.curvature == "exact" else torch.zeros_like(s.newton)
+        # gains and value Hessians that are returned are exact wherever they are convex
+        live, mu = s.status < int(Status.NO_FINITE_PLAN), torch.where(s.running, s.mu, 0.0)
+        exact = (s.newton | ~s.running) & live if self.config.curvature == "exact" else torch.zeros_like(s.newton)
         convex = convex_hessians(self.problem, e, s.xs, s.us, self.t0)
         H, P_T = convex
         if bool(exact.any()):
@@ -234,18 +263,19 @@ class Solver:
             P_T = torch.where(exact[..., None, None], full[1], P_T)
         H, P_T = (_plus(a, b) for a, b in ((H, terms.rows), (P_T, terms.rows_T)))
         model = Model(e.F, gap, e.g, H, e.p_T, P_T, lower, upper)
-        policy, mu = backward_pass(model, s.mu), s.mu
+        policy = backward_pass(model, mu)
         fallback = replace(model, H=_plus(convex[0], terms.rows), P_T=_plus(convex[1], terms.rows_T))
+        scale = _scale(policy, terms)
         for attempt in range(20):
-            failed = ~policy.solved & s.running
+            failed = ~policy.solved & live
             if not bool(failed.any()):
                 break
             if attempt > 0:
-                mu = torch.where(failed, self._raised(mu, policy.Quu), mu)
+                mu = torch.where(failed, self._raised(mu, scale), mu)
             some = fallback.where(failed)
             policy = _put_masked(policy, failed, backward_pass(some, mu[failed]))
             exact = exact & ~failed
-        return policy, replace(s, mu=mu, newton=torch.where(s.running, exact, s.newton))
+        return policy, fallback, replace(s, mu=mu, newton=torch.where(s.running, exact, s.newton))
 
     def _lagrangian_hessian(self, s: Iterate, terms: Terms) -> tuple[Tensor, Tensor]:
         """The cost's Hessians with the curvature of dynamics and constraints."""
@@ -257,28 +287,28 @@ class Solver:
             P_T = P_T + self.terminal.curvature(s.xs, s.us, terms.y_hat_T)
         return H, P_T
 
-    def _searched(self, s: Iterate, terms: Terms, policy: LocalPolicy, gap: Tensor | None) -> Iterate:
+    def _searched(self, s: Iterate, terms: Terms, policy: LocalPolicy, convex: Model, gap: Tensor | None) -> Iterate:
         """The best of some step lengths; the iterate itself, with more regularization, where none decreases the merit."""
         price = torch.zeros_like(s.merit)  # of the gaps, as an exact penalty
         if gap is not None:
             price = 2.0 * terms.costate.abs().amax((-2, -1)) * gap.abs().sum((-2, -1))
-        xs, us, merit, alpha, good = self._tried(s, policy, gap, price, torch.ones(1).to(s.us))
-        again = s.running & ~good
+        trial = self._tried(s, policy, gap, price, torch.ones(1).to(s.us))
+        again = s.running & ~trial.good
         if bool(again.any()):
-            short = self._tried(s, policy, gap, price, SHORT_STEPS.to(s.us))
-            xs, us, merit, alpha, good = (
-                torch.where(again.reshape((*again.shape, *[1] * (old.ndim - again.ndim))), new, old)
-                for new, old in zip(short, (xs, us, merit, alpha, good), strict=True)
-            )
+            trial = self._tried_shorter(s, policy, gap, price, again, trial)
+        if self.limits is not None and gap is None and not bool(s.iterations.any()):
+            trial = self._tried_saturating(s, convex, trial)
+        xs, us, merit, alpha, good = trial.xs, trial.us, trial.merit, trial.alpha, trial.good
         noise = self._noise(s.merit)
         gained = good & (s.merit + price - merit - (1.0 - alpha) * price > noise)
-        lowered, raised = self._lowered(s.mu, policy.Quu), self._raised(s.mu, policy.Quu)
+        scale = _scale(policy, terms)
+        lowered, raised = self._lowered(s.mu, scale), self._raised(s.mu, scale)
         mu = torch.where(good & (alpha > 0.5), lowered, torch.where(good & (alpha > 0.1), s.mu, raised))
         # after a short or failed step along an exact direction the convexified one is next, before any regularization
         mu = torch.where(s.newton & ~(good & (alpha > 0.1)), s.mu, mu)
         trusted = good & (alpha > 0.2)
-        newton = torch.where(s.newton, trusted, good & (alpha > 0.5)) if self.config.curvature == "exact" else s.newton
-        full = _largest(policy.Quu) * REGULARIZATION[1]
+        newton = torch.where(s.newton, trusted, good & (alpha > 0.5) & (s.residual < NEAR))
+        full = scale * REGULARIZATION[1]
         moved = replace(
             s,
             xs=_chosen(good, xs, s.xs),
@@ -290,8 +320,31 @@ class Solver:
         )
         return moved
 
-    def _tried(self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, alphas: Tensor):
-        """The best of step lengths ``(A,)``: states, controls, merit, length, and whether it decreases the merit enough."""
+    def _tried_shorter(
+        self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, again: Tensor, trial: Trial
+    ) -> Trial:
+        """Shorter steps for the problems of a mask, the others as they are; alone where the batch divides."""
+        alphas = SHORT_STEPS.to(s.us)
+        if not self.divisible:
+            return where_rows(again, self._tried(s, policy, gap, price, alphas), trial)
+        rows = again.nonzero().squeeze(-1)
+        some = take_rows(s, rows), take_rows(policy, rows), None if gap is None else gap[rows], price[rows]
+        return put_rows(trial, rows, self.part(rows)._tried(*some, alphas))
+
+    def _tried_saturating(self, s: Iterate, convex: Model, trial: Trial) -> Trial:
+        """The better of a trial and the feedback of the problem without limits, cut off at them.
+
+        The gains of clamped controls are zero. Along a first trajectory that runs away all controls are clamped, and nothing is
+        left that would bring it back.
+        """
+        policy = backward_pass(replace(convex, lower=None, upper=None), s.mu)
+        zero = torch.zeros_like(s.merit)
+        other = self._tried(s, replace(policy, slope=zero, bend=zero), None, zero, torch.ones(1).to(s.us))
+        best = torch.where(trial.good, trial.merit, s.merit)
+        return where_rows(other.good & policy.solved & (other.merit < best - self._noise(best)), other, trial)
+
+    def _tried(self, s: Iterate, policy: LocalPolicy, gap: Tensor | None, price: Tensor, alphas: Tensor) -> Trial:
+        """The best of step lengths ``(A,)`` that decrease the merit enough."""
         xs, us = policy_rollout(self.problem.dynamics, s.xs, s.us, policy, alphas, self.limits, gap, self.t0)
         merits = self.merit(xs, us, s)
         before = (s.merit + price).unsqueeze(-1)
@@ -302,23 +355,21 @@ class Solver:
         good = good & after.isfinite()
         index = torch.where(good, after, torch.inf).argmin(-1)
         chosen = [chosen_step(values, index) for values in (xs, us, merits, good)]
-        return chosen[0], chosen[1], chosen[2], alphas[index], chosen[3]
+        return Trial(chosen[0], chosen[1], chosen[2], alphas[index], chosen[3])
 
     def _noise(self, merit: Tensor) -> Tensor:
         """Changes of the merit that the arithmetic does not resolve."""
         return 16 * torch.finfo(merit.dtype).eps * merit.abs().clamp_min(1e-30)
 
-    def _raised(self, mu: Tensor, Quu: Tensor) -> Tensor:
-        return torch.maximum(10.0 * mu, 1e2 * REGULARIZATION[0] * _largest(Quu))
+    def _raised(self, mu: Tensor, scale: Tensor) -> Tensor:
+        return torch.maximum(10.0 * mu, 1e2 * REGULARIZATION[0] * scale)
 
-    def _lowered(self, mu: Tensor, Quu: Tensor) -> Tensor:
+    def _lowered(self, mu: Tensor, scale: Tensor) -> Tensor:
         lower = 0.1 * mu
-        return torch.where(lower < REGULARIZATION[0] * _largest(Quu), 0.0, lower)
+        return torch.where(lower < REGULARIZATION[0] * scale, 0.0, lower)
 
 
-def run(
-    solver: Solver, s: Iterate, max_iterations: int, out_of_time: Callable[[], bool], *, divisible: bool
-) -> Iterate:
+def run(solver: Solver, s: Iterate, max_iterations: int, out_of_time: Callable[[], bool]) -> Iterate:
     """Iterate until every problem has finished.
 
     Args:
@@ -326,7 +377,6 @@ def run(
         s: the first iterate.
         max_iterations: at most.
         out_of_time: true once the solve should end.
-        divisible: whether the batch is ``(B,)`` and its problems can be solved apart from each other.
     """
     whole, index, everything = s, None, solver
     ended = Status.ITERATION_LIMIT
@@ -335,7 +385,7 @@ def run(
         running = s.running
         if not bool(running.any()):
             break
-        if divisible and 4 * int(running.sum()) <= 3 * running.numel():
+        if solver.divisible and 4 * int(running.sum()) <= 3 * running.numel():
             rows = running.nonzero().squeeze(-1)
             whole, index = _merged(whole, index, s), rows if index is None else index[rows]
             s, solver = take_rows(s, rows), everything.part(index)
@@ -352,8 +402,16 @@ def _merged(whole: Iterate, index: Tensor | None, part: Iterate) -> Iterate:
     return part if index is None else put_rows(whole, index, part)
 
 
-def _largest(Quu: Tensor) -> Tensor:
-    return Quu.diagonal(dim1=-2, dim2=-1).abs().amax((-2, -1)).clamp_min(1e-30)
+def _scale(policy: LocalPolicy, terms: Terms) -> Tensor:
+    """What regularization is relative to, ``(*batch,)``: the largest control Hessian, of the model or of the cost itself.
+
+    Where neither has any, as where a concave cost has been convexified or a linear one left alone, a share of the gradient.
+    """
+    d, e = terms.costate.shape[-1], terms.expansion
+    own = e.H[..., d:, d:].diagonal(dim1=-2, dim2=-1).abs().amax((-2, -1))
+    gradient = control_gradient(e, terms.costate).abs().amax((-2, -1))
+    largest = policy.Quu.diagonal(dim1=-2, dim2=-1).abs().amax((-2, -1))
+    return torch.maximum(torch.maximum(largest, own), 1e-6 * gradient).clamp_min(1e-30)
 
 
 def _plus(value: Tensor, addition: Tensor | None) -> Tensor:
