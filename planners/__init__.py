@@ -32,6 +32,7 @@ from planners.implicit import Implicit, InvalidGradientError
 from planners.kkt import Certificate, certify
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
+from planners.mpc_layer import MPCLayer
 from planners.multi_start import Basin, MultiStart, multi_start
 from planners.problem import Problem
 from planners.risk import CVaR, EpistemicPenalty, Expectation, Risk, WorstCase
@@ -88,6 +89,7 @@ __all__ = [
     "LinearEquality",
     "LinearGaussianController",
     "LinearInequality",
+    "MPCLayer",
     "MPCState",
     "MultiStart",
     "Noise",

@@ -25,6 +25,7 @@ TINY = {
         "1",
     ],
     "estimate_and_control.py": ["--seconds", "1.5", "--planner.num-samples", "10", "--planner.max-iterations", "1"],
+    "imitate_controller.py": ["--trajectories", "6", "--steps", "2", "--horizon", "8", "--iterations", "10"],
     "fit_your_logs.py": ["--training.steps", "40"],
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
     "realtime_mpc.py": ["--seconds", "1.5", "--planner.num-samples", "12", "--planner.max-iterations", "1"],
@@ -203,6 +204,21 @@ def test_the_gallery_keeps_its_promises(case, tmp_path):
 @pytest.mark.parametrize("kind", ["extended", "unscented"])
 def test_the_pendulum_is_swung_up_from_noisy_angles(kind, tmp_path):
     done = run("estimate_and_control.py", "--filter", kind, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_controller_is_imitated(tmp_path):
+    done = run("imitate_controller.py", *TINY["imitate_controller.py"], "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "error of unseen controls" in done.stdout
+    assert (tmp_path / "out" / "imitation.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unknown", ["cost", "dynamics"])
+@pytest.mark.parametrize("system", ["pendulum", "cart-pole"])
+def test_cost_or_dynamics_of_a_controller_are_found(system, unknown, tmp_path):
+    done = run("imitate_controller.py", "--system", system, "--unknown", unknown, "--seed", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
