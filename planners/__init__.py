@@ -32,6 +32,8 @@ from planners.implicit import Implicit, InvalidGradientError
 from planners.kkt import Certificate, certify
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
+from planners.mpc_layer import MPCLayer
+from planners.multi_start import Basin, MultiStart, multi_start
 from planners.problem import Problem
 from planners.risk import CVaR, EpistemicPenalty, Expectation, Risk, WorstCase
 from planners.sampling import (
@@ -64,6 +66,7 @@ __all__ = [
     "AsynchronousMPC",
     "AsynchronousMemory",
     "AsynchronousReport",
+    "Basin",
     "CVaR",
     "Certificate",
     "ColoredNoise",
@@ -86,7 +89,9 @@ __all__ = [
     "LinearEquality",
     "LinearGaussianController",
     "LinearInequality",
+    "MPCLayer",
     "MPCState",
+    "MultiStart",
     "Noise",
     "OptimalityCertificate",
     "Path",
@@ -118,6 +123,7 @@ __all__ = [
     "WhiteNoise",
     "WorstCase",
     "certify",
+    "multi_start",
     "shortest_path",
     "solve",
 ]

@@ -2,7 +2,7 @@
 
 import enum
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -158,6 +158,12 @@ class Solution:
         from planners.controllers import linear_gaussian_controller
 
         return linear_gaussian_controller(self, temperature=temperature)
+
+    def detach(self) -> "Solution":
+        """The solution without the graph of its derivatives: a warm start to keep that does not keep them alive."""
+        tensors = {f.name: v.detach() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        spline = None if self.spline is None else replace(self.spline, values=self.spline.values.detach())
+        return replace(self, **tensors, spline=spline)
 
     def summary(self) -> str:
         """Counts of each status with its remedy, one line each."""

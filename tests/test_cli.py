@@ -236,6 +236,35 @@ def test_plan_once(room, tmp_path, mbrl_says):
     assert summary["planned_cost"] != pytest.approx(summary["executed_cost"], rel=1e-6)  # a model of 40 gradient steps
 
 
+@pytest.mark.parametrize("name", ["DDP", "ddp"])
+def test_a_plan_says_what_the_optimality_conditions_say_about_it(name, tmp_path, mbrl_says):
+    wanted = ["plan", "PendulumSwingUp", "--backend", "torch", "--horizon", 10, "--no-video", "--planner", name]
+    status, out, err = mbrl_says(*wanted, "--run", tmp_path / "run")
+    assert (status, err) == (0, "")
+    assert "status: converged" in out
+    assert "certificate: Certificate(optimal 1 of 1" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "converged"
+
+
+ENDING = ("Hopper", "PointNavigation")  # tasks with a termination
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CONSTRUCTORS if name not in ENDING])
+def test_ddp_plans_on_every_task_that_nothing_ends(name, tmp_path, mbrl_says):
+    wanted = ["plan", name, "--horizon", 3, "--no-video", "--planner", "DDP", "--planner.max-iterations", 2]
+    status, out, err = mbrl_says(*wanted, "--run", tmp_path / "run")
+    assert (status, err) == (0, "")
+    assert "certificate: " in out
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_ddp_says_what_can_plan_where_something_ends(name, tmp_path, mbrl_says):
+    status, _, err = mbrl_says("plan", name, "--planner", "DDP", "--no-video", "--run", tmp_path / "run")
+    assert status != 0
+    assert "DDP cannot honor: termination" in err
+
+
 def test_plan_at_every_step_with_a_video(tmp_path, mbrl_says):
     wanted = ["plan", "PendulumSwingUp", *QUICK_PLANNER, "--mpc", "--seconds", 0.5, "--seed", 1]
     status, out, _ = mbrl_says(*wanted, "--run", tmp_path / "run")

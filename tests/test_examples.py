@@ -25,12 +25,25 @@ TINY = {
         "1",
     ],
     "estimate_and_control.py": ["--seconds", "1.5", "--planner.num-samples", "10", "--planner.max-iterations", "1"],
+    "imitate_controller.py": ["--trajectories", "6", "--steps", "2", "--horizon", "8", "--iterations", "10"],
     "fit_your_logs.py": ["--training.steps", "40"],
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
     "realtime_mpc.py": ["--seconds", "1.5", "--planner.num-samples", "12", "--planner.max-iterations", "1"],
     "record_logs.py": ["--clips", "3"],
     "view.py": ["--check", "--planner.num-samples", "20", "--planner.max-iterations", "1"],
+    "trajectory_optimization.py": ["--tiny"],
     "train_with_sb3.py": ["--clips", "4", "--fit-steps", "20", "--steps", "250", "--episodes", "2"],
+}
+
+
+GALLERY = {  # figures and videos of each case
+    "acrobot": {"acrobot.png", "acrobot.mp4"},
+    "arm": {"arm.png", "arm.mp4"},
+    "car_parking": {"car_parking.png", "car_parking.mp4"},
+    "flip": {"flip.png", "flip.mp4"},
+    "gap": {"gap.png", "gap.mp4"},
+    "locomotion": {f"half_cheetah_{name}.{kind}" for name in ("iLQR", "iCEM") for kind in ("png", "mp4")},
+    "obstacles": {"obstacles.png", "obstacles.mp4"},
 }
 
 
@@ -41,7 +54,10 @@ def run(name, *arguments, cwd):
 
 
 def test_every_example_is_run():
-    assert {path.name for path in EXAMPLES.glob("**/*.py")} == TINY.keys()
+    assert {path.name for path in EXAMPLES.glob("*.py")} == TINY.keys()
+    cases = {path.stem for path in EXAMPLES.glob("gallery/*.py")} - {"__init__", "guesses"}
+    assert cases == set(GALLERY)
+    assert {path.parent.name for path in EXAMPLES.glob("**/*.py")} == {"examples", "gallery"}
 
 
 def test_the_demo_leaves_a_complete_run_folder(tmp_path):
@@ -166,10 +182,43 @@ def test_control_from_an_estimate_ends_with_a_picture(kind, tmp_path):
     assert (tmp_path / "out" / "estimates.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("case", GALLERY)
+def test_a_case_of_the_gallery_leaves_figures_and_videos(case, tmp_path):
+    options = [*TINY["trajectory_optimization.py"], "--only", case, "--run", "run"]
+    done = run("trajectory_optimization.py", *options, cwd=tmp_path)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "NOT kept its promise" in done.stdout  # a few iterations solve nothing
+    files = {file.name: file.stat().st_size for file in (tmp_path / "run").iterdir()}
+    assert files.keys() == GALLERY[case]
+    assert min(files.values()) > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", GALLERY)
+def test_the_gallery_keeps_its_promises(case, tmp_path):
+    done = run("trajectory_optimization.py", "--only", case, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["extended", "unscented"])
 def test_the_pendulum_is_swung_up_from_noisy_angles(kind, tmp_path):
     done = run("estimate_and_control.py", "--filter", kind, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_controller_is_imitated(tmp_path):
+    done = run("imitate_controller.py", *TINY["imitate_controller.py"], "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "error of unseen controls" in done.stdout
+    assert (tmp_path / "out" / "imitation.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unknown", ["cost", "dynamics"])
+@pytest.mark.parametrize("system", ["pendulum", "cart-pole"])
+def test_cost_or_dynamics_of_a_controller_are_found(system, unknown, tmp_path):
+    done = run("imitate_controller.py", "--system", system, "--unknown", unknown, "--seed", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

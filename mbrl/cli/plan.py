@@ -3,6 +3,7 @@
     mbrl plan CartPoleSwingUp --horizon 50 --run runs/plan
     mbrl plan PendulumSwingUp --mpc --seconds 5 --planner icem --planner.num-samples 200
     mbrl plan PendulumSwingUp --mpc --model runs/ensemble --seed 1
+    mbrl plan CarParking --planner DDP --planner.max-iterations 300
 
 The simulation of the task is planned on, or a fitted model with --model; what is filmed is always the simulation.
 Choose a planner with --planner NAME; its options follow as --planner.OPTION, and mbrl plan --planner NAME --help lists them.
@@ -33,7 +34,7 @@ from mbrl.plots import (
     write_task_video,
 )
 from mbrl.plots.report import Section
-from planners import ICEM, MPC, Problem, solve
+from planners import ICEM, MPC, Problem, Status, solve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,11 +111,14 @@ def _planned(task: mbrl.Task, problem: Problem, model: LearnedDynamics | None, o
     solution = solve(problem, options.planner, x0, generator=generator)
     (episode,) = mbrl.record(task, _Played(solution.us), 1, initial_states=x0, steps=solution.us.shape[-2])
     states = torch.tensor(episode.states)
-    summary = {
+    summary: dict[str, Any] = {
         "planned_cost": float(solution.cost[0]),
         "executed_cost": float(problem.trajectory_cost(states, torch.tensor(episode.controls))),
         "planning_seconds": float(solution.stats["seconds"]),
+        "status": Status(int(solution.status[0])).name.lower(),
     }
+    if solution.certificate is not None:
+        summary["certificate"] = str(solution.certificate)
     drawn = plot_trajectory(episode, control_limits=_limits(task))
     figures = {"episode": (drawn, "The plan as the simulation executed it.")}
     if model is not None:
@@ -187,5 +191,7 @@ class _Noted:
         return control, memory
 
 
-def _words(value: float | bool) -> str:
+def _words(value: float | bool | str) -> str:
+    if isinstance(value, str):
+        return value
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.4g}"

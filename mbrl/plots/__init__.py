@@ -1,10 +1,12 @@
 """Every picture, video and page of the library. Functions return matplotlib figures or frames; nothing is shown or kept."""
 
 from mbrl.plots.animation import animate
+from mbrl.plots.bodies import outlines
 from mbrl.plots.estimates import plot_estimates
 from mbrl.plots.fit_sections import audit_sections, fit_sections
 from mbrl.plots.fits import plot_fit, plot_predictions
 from mbrl.plots.learning_curves import plot_learning_curves
+from mbrl.plots.paths import animate_paths, plot_paths
 from mbrl.plots.rendering import RenderingUnavailable, render_mujoco
 from mbrl.plots.report import Picture, Table, Text, Video, html_report
 from mbrl.plots.run_comparison import run_sections
@@ -20,14 +22,17 @@ __all__ = [
     "Text",
     "Video",
     "animate",
+    "animate_paths",
     "audit_sections",
     "figure_to_data_uri",
     "fit_sections",
     "html_report",
+    "outlines",
     "plot_estimates",
     "plot_fit",
     "plot_learning_curves",
     "plot_logged_states",
+    "plot_paths",
     "plot_planning",
     "plot_predictions",
     "plot_trajectory",

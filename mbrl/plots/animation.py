@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from dynamics import Acrobot, CartPole, Dynamics, Pendulum, Reacher, TwoLinkArm
+from dynamics import Acrobot, Car, CartPole, Dynamics, Pendulum, Reacher, TwoLinkArm, Unicycle
+from mbrl.plots.bodies import outlines
+from mbrl.plots.paths import animate_paths
 from mbrl.plots.style import BLUE, GRAY, GREEN, INK, ORANGE, RED, axis_label, grid_of_axes, in_house_style, new_figure
 from mbrl.plots.video import states_at_frames
 
@@ -20,7 +22,7 @@ MOST_CURVES = 12
 def animate(
     dynamics: Dynamics, states: np.ndarray | Tensor, *, fps: float = 25.0, width: int = 640, height: int = 360
 ) -> np.ndarray:
-    """Frames of a motion in real time: the library's rods and arms as mechanisms, other systems as curves with a cursor.
+    """Frames of a motion in real time: rods and arms as mechanisms, vehicles from above, other systems as curves with a cursor.
 
     Args:
         dynamics: says what the states mean; of a mechanism also how long its rods are.
@@ -39,6 +41,9 @@ def animate(
     x = states_at_frames(states, dynamics.dt, fps)
     if x.shape[1] != dynamics.state_dim:
         raise ValueError(f"{type(dynamics).__name__} has {dynamics.state_dim} states, got columns {x.shape[1]}")
+    if isinstance(dynamics, Car | Unicycle):
+        drawn = {"dt": 1.0 / fps, "fps": fps, "paths": {"path": states[:, :2]}, "width": width, "height": height}
+        return animate_paths(outlines(dynamics, x), **drawn)
     seconds = np.arange(len(x)) / fps
     if isinstance(dynamics, CartPole | Pendulum | Acrobot | TwoLinkArm):
         figure, move = _mechanism(_joints(dynamics, x), seconds, on_cart=isinstance(dynamics, CartPole))

@@ -8,14 +8,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Iterate:
-    """The iterates of a batch; without constraints the fields about them are None.
+    """The iterates of a batch.
 
     Attributes:
         xs: states ``(*batch, T+1, n)``. us: controls ``(*batch, T, m)``.
         merit: the augmented Lagrangian, without the price of gaps, ``(*batch,)``.
         mu: regularization of the control Hessians. newton: whether exact second derivatives are trusted, of bool.
         idle: steps in a row that did not decrease the merit by more than the arithmetic resolves.
-        y: multipliers of the stage rows ``(*batch, T, r)``. y_T: of the terminal rows ``(*batch, r_T)``.
+        y: multipliers of the stage rows ``(*batch, T, r)``. y_T: of the terminal rows ``(*batch, r_T)``. None without.
         rho: penalty. omega: optimality at which the multipliers are updated. infeasibility: of the last update.
         K: gains, Quu: control Hessians, P: value Hessians about xs and us.
         residual: relative projected gradient. iterations: taken so far. status: code; :data:`RUNNING` while it runs.
@@ -33,11 +33,11 @@ class Iterate:
     K: Tensor
     Quu: Tensor
     P: Tensor
+    rho: Tensor
+    omega: Tensor
+    infeasibility: Tensor
     y: Tensor | None = None
     y_T: Tensor | None = None  # noqa: N815 (the symbols of the equations)
-    rho: Tensor | None = None
-    omega: Tensor | None = None
-    infeasibility: Tensor | None = None
 
     @property
     def running(self) -> Tensor:
@@ -48,17 +48,14 @@ class Iterate:
 RUNNING = -1
 
 
-def started(
-    xs: Tensor, us: Tensor, merit: Tensor, d: int, *, y: Tensor | None, y_T: Tensor | None, rho: Tensor | None
-) -> Iterate:
-    """The first iterate of trajectories ``(*batch, T+1, n)`` and ``(*batch, T, m)`` with multipliers and penalty."""
+def started(xs: Tensor, us: Tensor, d: int, *, y: Tensor | None, y_T: Tensor | None, penalty: float) -> Iterate:
+    """The first iterate of trajectories ``(*batch, T+1, n)`` and ``(*batch, T, m)`` with multipliers; its merit is zero."""
     batch, T, m = us.shape[:-2], us.shape[-2], us.shape[-1]
-    zero, count = torch.zeros_like(merit), torch.zeros(batch, dtype=torch.long, device=us.device)
-    constrained = y is not None or y_T is not None
+    zero, count = us.new_zeros(batch), torch.zeros(batch, dtype=torch.long, device=us.device)
     return Iterate(
         xs=xs,
         us=us,
-        merit=merit,
+        merit=zero,
         mu=zero,
         newton=torch.ones(batch, dtype=torch.bool, device=us.device),
         idle=count,
@@ -68,9 +65,9 @@ def started(
         K=us.new_zeros(*batch, T, m, d),
         Quu=us.new_zeros(*batch, T, m, m),
         P=us.new_zeros(*batch, T + 1, d, d),
+        rho=torch.full_like(zero, penalty),
+        omega=torch.full_like(zero, 1e-2),
+        infeasibility=torch.full_like(zero, float("inf")),
         y=y,
         y_T=y_T,
-        rho=rho,
-        omega=torch.full_like(zero, 1e-2) if constrained else None,
-        infeasibility=torch.full_like(zero, float("inf")) if constrained else None,
     )

@@ -155,8 +155,7 @@ class DDP(Planner):
         solver = Solver(config, bare, stage, terminal, limits, t0, multiple, divisible, Counts())
         y = None if stage is None else us.new_zeros(*us.shape[:-1], stage.size)
         y_T = None if terminal is None else us.new_zeros(*us.shape[:-2], terminal.size)
-        rho = us.new_full(us.shape[:-2], self.penalty) if solver.constrained else None
-        s = started(xs, us, us.new_zeros(us.shape[:-2]), problem.dynamics.tangent_dim, y=y, y_T=y_T, rho=rho)
+        s = started(xs, us, problem.dynamics.tangent_dim, y=y, y_T=y_T, penalty=self.penalty)
         s = replace(s, merit=solver.merit(xs.unsqueeze(-3), us.unsqueeze(-3), s).squeeze(-1))
         return replace(s, status=torch.where(s.merit.isfinite(), s.status, int(Status.NO_FINITE_PLAN))), solver
 

@@ -40,7 +40,11 @@ IDLE = 4
 """Steps in a row that gain nothing after which a solve has stalled."""
 REGULARIZATION = (1e-7, 1e7)
 """Smallest and largest regularization, relative to :func:`_scale`."""
+NEAR = 0.1
+"""Residual below which exact second derivatives are tried again where they were not convex or led nowhere."""
 MAX_PENALTY = 1e9
+SLOW = 0.25
+"""Share of the violation left by an update of the multipliers above which the penalty grows."""
 
 
 @dataclass
@@ -137,7 +141,7 @@ class Solver:
     def merit(self, xs: Tensor, us: Tensor, s: Iterate) -> Tensor:
         """The augmented Lagrangian of trajectories ``(*batch, A, ...)``, ``(*batch, A)``; infinite where it is not finite."""
         value = self.problem.trajectory_cost(xs, us, t0=self.t0).to(us)
-        if s.rho is not None:
+        if self.constrained:
             value = value + self._penalty(xs, us, s, axis=1)
         self.counts.evaluations += value.numel()
         finite = value.isfinite()
@@ -148,7 +152,7 @@ class Solver:
         """Psi over all rows, for trajectories with ``axis`` more axes after the batch."""
         total = us.new_zeros(())
         for rows, y, core in ((self.stage, s.y, 2), (self.terminal, s.y_T, 1)):
-            if rows is not None and y is not None and s.rho is not None:
+            if rows is not None and y is not None:
                 for _ in range(axis):
                     y = y.unsqueeze(-core - 1)
                 rho = s.rho.reshape((*s.rho.shape, *[1] * (axis + core)))
@@ -161,48 +165,48 @@ class Solver:
         bare = expand_problem(self.problem, s.xs, s.us, self.t0)
         values = self._row_values(s)
         terms = self._terms(bare, s, values)
-        open_gap = bare.gap.abs().amax((-2, -1)) if self.multiple else torch.zeros_like(s.merit)
         gradient = control_gradient(terms.expansion, terms.costate)
         own = terms.expansion.g[..., terms.costate.shape[-1] :]
-        residual = stationarity(s.us, gradient, own, self.limits)
-        s = replace(s, residual=residual)
-        optimal = (residual <= self.config.tolerance_in(s.us.dtype)) & (
-            open_gap <= self.config.tolerance_in(s.us.dtype)
-        )
-        if s.rho is None or s.omega is None or s.infeasibility is None:
-            finished = torch.where(optimal, int(Status.CONVERGED), s.status)
-            finished = torch.where(~optimal & (s.idle >= IDLE), int(Status.STALLED), finished)
-        else:
-            infeasible = self._infeasibility(terms, s)
-            met = infeasible <= self.config.constraint_tolerance
-            ready = (residual <= s.omega) | (s.idle >= IDLE)
-            finished = torch.where(optimal & met, int(Status.CONVERGED), s.status)
-            stalled = ~optimal & met & (s.idle >= IDLE) & (s.omega <= self.config.tolerance)
-            finished = torch.where(stalled, int(Status.STALLED), finished)
-            hopeless = ready & ~met & (s.rho >= MAX_PENALTY) & (infeasible > 0.25 * s.infeasibility)
-            finished = torch.where(hopeless, int(Status.INFEASIBLE), finished)
-            running = s.running
-            s = replace(s, status=torch.where(running, finished, s.status))
-            turn = running & ready & ~hopeless
-            if bool(turn.any()):
-                s = where_rows(turn, self._multipliers_updated(s, terms, infeasible), s)
-                terms = self._terms(bare, s, values)
-            return s, terms, bare.gap if self.multiple else None
-        s = replace(s, status=torch.where(s.running, finished, s.status))
-        return s, terms, bare.gap if self.multiple else None
+        s = replace(s, residual=stationarity(s.us, gradient, own, self.limits))
+        gap = bare.gap if self.multiple else None
+        infeasible = self._infeasibility(terms, s)
+        s = replace(s, status=torch.where(s.running, self._verdict(s, gap, infeasible), s.status))
+        turn = s.running & self._ready(s)
+        if self.constrained and bool(turn.any()):
+            s = where_rows(turn, self._multipliers_updated(s, terms, infeasible), s)
+            terms = self._terms(bare, s, values)
+        return s, terms, gap
+
+    def _ready(self, s: Iterate) -> Tensor:
+        """Whether a problem is solved well enough with its present multipliers, ``(*batch,)`` of bool."""
+        return (s.residual <= s.omega) | (s.idle >= IDLE)
+
+    def _verdict(self, s: Iterate, gap: Tensor | None, infeasible: Tensor) -> Tensor:
+        """The status of each problem where it stands; :data:`RUNNING` for those that go on."""
+        tolerance = self.config.tolerance_in(s.us.dtype)
+        optimal = s.residual <= tolerance
+        if gap is not None:
+            optimal = optimal & (gap.abs().amax((-2, -1)) <= tolerance)
+        met = infeasible <= self.config.constraint_tolerance
+        stalled = ~optimal & met & (s.idle >= IDLE)
+        hopeless = torch.zeros_like(stalled)
+        if self.constrained:
+            stalled = stalled & (s.omega <= self.config.tolerance)
+            slow = infeasible > SLOW * s.infeasibility
+            hopeless = self._ready(s) & ~met & (s.rho >= MAX_PENALTY) & slow
+        status = torch.where(optimal & met, int(Status.CONVERGED), s.status)
+        status = torch.where(stalled, int(Status.STALLED), status)
+        return torch.where(hopeless, int(Status.INFEASIBLE), status)
 
     def _multipliers_updated(self, s: Iterate, terms: Terms, infeasible: Tensor) -> Iterate:
         """What the rows ask for becomes their multiplier; the penalty grows where the violation does not fall fast."""
-        rho, omega, before = s.rho, s.omega, s.infeasibility
-        if rho is None or omega is None or before is None:
-            return s
-        slow = infeasible > 0.25 * before
+        grown = (s.rho * self.config.penalty_factor).clamp_max(MAX_PENALTY)
         new = replace(
             s,
             y=terms.y_hat,
             y_T=terms.y_hat_T,
-            rho=torch.where(slow, (rho * self.config.penalty_factor).clamp_max(MAX_PENALTY), rho),
-            omega=(0.1 * omega).clamp_min(self.config.tolerance),
+            rho=torch.where(infeasible > SLOW * s.infeasibility, grown, s.rho),
+            omega=(0.1 * s.omega).clamp_min(self.config.tolerance),
             infeasibility=infeasible,
             idle=torch.zeros_like(s.idle),
         )
@@ -220,7 +224,7 @@ class Solver:
         g, p_T = bare.g, bare.p_T
         found: list[tuple[Tensor | None, Tensor | None]] = []
         for known, y, core in zip(values, (s.y, s.y_T), (2, 1), strict=True):
-            if known is None or y is None or s.rho is None:
+            if known is None or y is None:
                 found.append((None, None))
                 continue
             rows, value, C = known
@@ -234,10 +238,10 @@ class Solver:
 
     def _infeasibility(self, terms: Terms, s: Iterate) -> Tensor:
         """The largest violation or error of complementarity, ``(*batch,)``: the change of the multipliers over the penalty."""
-        sizes, rho = [torch.zeros_like(s.merit)], torch.ones_like(s.merit) if s.rho is None else s.rho
+        sizes = [torch.zeros_like(s.merit)]
         for y_hat, y, core in ((terms.y_hat, s.y, 2), (terms.y_hat_T, s.y_T, 1)):
             if y_hat is not None and y is not None and y.numel():
-                sizes.append((y_hat - y).abs().amax(tuple(range(-core, 0))) / rho)
+                sizes.append((y_hat - y).abs().amax(tuple(range(-core, 0))) / s.rho)
         return torch.stack(sizes).amax(0)
 
     def _local_policy(self, s: Iterate, terms: Terms, gap: Tensor | None) -> tuple[LocalPolicy, Model, Iterate]:
@@ -303,7 +307,7 @@ class Solver:
         # after a short or failed step along an exact direction the convexified one is next, before any regularization
         mu = torch.where(s.newton & ~(good & (alpha > 0.1)), s.mu, mu)
         trusted = good & (alpha > 0.2)
-        newton = torch.where(s.newton, trusted, good & (alpha > 0.5)) if self.config.curvature == "exact" else s.newton
+        newton = torch.where(s.newton, trusted, good & (alpha > 0.5) & (s.residual < NEAR))
         full = scale * REGULARIZATION[1]
         moved = replace(
             s,

@@ -1,0 +1,1 @@
+"""The cases of examples/trajectory_optimization.py: one module each, with a function ``run(folder, tiny) -> bool``."""
