@@ -85,7 +85,7 @@ def with_camera(mjcf: str) -> str:
     x, y, z = GOAL
     mark = f'<geom type="sphere" pos="{x} {y} {z}" size="0.04" rgba="0 0.62 0.45 0.5" contype="0" conaffinity="0"/>'
     floor = '<geom type="plane" size="0 0 0.1" rgba="0.9 0.92 0.95 1" contype="0" conaffinity="0"/>'
-    light = '<light directional="true" pos="1 -2 5" dir="0 0.3 -1" diffuse="0.7 0.7 0.7"/>'
+    light = '<light directional="true" pos="1 -2 5" dir="0 0.3 -1" diffuse="0.35 0.35 0.35"/>'
     camera = '<camera name="flip" pos="1 -3.2 1.7" xyaxes="1 0 0 0 0.02 1"/>'
     return mjcf.replace("<worldbody>", f"<worldbody>{camera}{light}{floor}{mark}")
 

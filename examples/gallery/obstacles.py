@@ -61,6 +61,7 @@ def run(folder: Path, tiny: bool) -> bool:
     title = f"effort {float(way.cost):.1f} (tree), {float(plan.cost):.1f} (optimal)"
     figure = plot_paths(paths, obstacles=inside, bodies=parts, goal=GOAL, title=title)
     save_figure(figure, folder / "obstacles.png")
-    frames = animate_paths(parts, dt=problem.dynamics.dt, paths=paths, obstacles=inside, goal=GOAL)
-    write_video(folder / "obstacles.mp4", frames, 25.0)
+    fps = 5.0 if tiny else 25.0
+    frames = animate_paths(parts, dt=problem.dynamics.dt, paths=paths, obstacles=inside, goal=GOAL, fps=fps)
+    write_video(folder / "obstacles.mp4", frames, fps)
     return bool(plan.certificate.optimal) and float(plan.cost) < float(way.cost) and worst <= 1e-8

@@ -292,6 +292,9 @@ class Solver:
         price = torch.zeros_like(s.merit)  # of the gaps, as an exact penalty
         if gap is not None:
             price = 2.0 * terms.costate.abs().amax((-2, -1)) * gap.abs().sum((-2, -1))
+            # a guess that costs nothing has no costate, but closing its gaps costs what the value bends
+            bent = (gap.unsqueeze(-2) @ policy.P[..., 1:, :, :] @ gap.unsqueeze(-1)).sum((-3, -2, -1))
+            price = price + bent.clamp_min(0.0)
         trial = self._tried(s, policy, gap, price, torch.ones(1).to(s.us))
         again = s.running & ~trial.good
         if bool(again.any()):
