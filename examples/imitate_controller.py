@@ -251,7 +251,7 @@ def levenberg_marquardt(
                 mu, loss = 5.0 * mu, losses[-1]
             losses.append(loss)
             advance(iteration + 1, f"loss {loss:.1e}")
-            if mu > 1e4 or loss < 1e-16:
+            if mu > 1e4 or loss < 1e-16 or 0.0 < losses[-2] - loss < 1e-6 * loss:
                 break
     return theta, losses
 

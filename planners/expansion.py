@@ -92,24 +92,44 @@ def control_gradient(expansion: Expansion, costate: Tensor) -> Tensor:
     return expansion.g[..., d:] + mv(expansion.F[..., d:].mT, costate[..., 1:, :])
 
 
-def stationarity(us: Tensor, gradient: Tensor, own: Tensor, limits: tuple[Tensor, Tensor] | None) -> Tensor:
+def cost_scale(expansion: Expansion) -> Tensor:
+    """The largest second derivative of the costs by a state or a control, ``(*batch,)``.
+
+    What is small is small beside it, whatever the unit of the cost; a cost without curvature is measured by its gradient.
+    """
+    largest = expansion.H.diagonal(dim1=-2, dim2=-1).abs().amax((-2, -1))
+    largest = torch.maximum(largest, expansion.P_T.diagonal(dim1=-2, dim2=-1).abs().amax(-1))
+    slope = torch.maximum(expansion.g.abs().amax((-2, -1)), expansion.p_T.abs().amax(-1))
+    largest = torch.where(largest > 0, largest, slope)
+    return torch.where(largest > 0, largest, 1.0)
+
+
+def control_scale(expansion: Expansion) -> Tensor:
+    """The largest second derivative of the stage costs by a control, ``(*batch,)``; where there is none, the cost's scale."""
+    d = expansion.p_T.shape[-1]
+    largest = expansion.H[..., d:, d:].diagonal(dim1=-2, dim2=-1).abs().amax((-2, -1))
+    return torch.where(largest > 0, largest, cost_scale(expansion))
+
+
+def stationarity(
+    us: Tensor, gradient: Tensor, own: Tensor, limits: tuple[Tensor, Tensor] | None, floor: Tensor
+) -> Tensor:
     """How far controls are from making a gradient vanish within their limits, ``(*batch,)``.
 
-    The largest entry of the gradient, relative to the terms that cancel in it; of a control near its limit at most the way that
-    the gradient pushes it there.
+    The largest way that a step along the gradient, relative to the terms that cancel in it, goes within the limits.
 
     Args:
         us: controls ``(*batch, T, m)``.
         gradient: of the total cost or Lagrangian, ``(*batch, T, m)``.
         own: the part of the gradient that comes from the stage costs themselves; the rest comes through the dynamics.
         limits: ``(*batch, T, m)`` each, or None.
+        floor: the gradient counts as relative to no less than this, ``(*batch,)``; see :func:`control_scale`.
     """
-    scale = torch.maximum(own.abs().amax((-2, -1)), (gradient - own).abs().amax((-2, -1))).clamp_min(1.0)
-    error = gradient.abs() / scale[..., None, None]
+    scale = torch.maximum(own.abs().amax((-2, -1)), (gradient - own).abs().amax((-2, -1)))
+    step = gradient / torch.maximum(scale, floor)[..., None, None]
     if limits is not None:
-        way = (us - torch.minimum(torch.maximum(us - gradient, limits[0]), limits[1])).abs()
-        error = torch.minimum(error, way)
-    return error.amax((-2, -1))
+        step = us - torch.minimum(torch.maximum(us - step, limits[0]), limits[1])
+    return step.abs().amax((-2, -1))
 
 
 def dynamics_curvature(

@@ -23,7 +23,9 @@ from planners.control_set import expanded
 from planners.expansion import (
     Expansion,
     control_gradient,
+    control_scale,
     convex_hessians,
+    cost_scale,
     costates,
     dynamics_curvature,
     expand_problem,
@@ -58,8 +60,8 @@ class Certificate:
         stationarity: largest entry of u - clamp(u - gradient of the Lagrangian), relative to the terms that cancel in it.
         violation: largest violation of a hard row, or error of complementarity of any row.
         residual: the larger of the two: the residual of the optimality conditions.
-        margin: complementarity margin: the smallest, over limits and rows, of the larger of slack and multiplier. Zero where
-            a limit is weakly active, and the solution has a kink there.
+        margin: complementarity margin: the smallest, over limits and rows, of the larger of slack and multiplier, the latter
+            relative to the cost's largest second derivative. Zero where a limit is weakly active, and the solution has a kink.
         curvature: smallest eigenvalue of a reduced control Hessian: positive at a strict local minimum. It is that of the exact
             Hessian of the Lagrangian, unless ``exact`` is false.
         exact: whether second derivatives were exact, of bool, for all of the batch.
@@ -172,19 +174,24 @@ class Linearized:
         """Of the Lagrangian by the controls, ``(*batch, T, m)``."""
         return control_gradient(self.expansion, self.costate)
 
+    @property
+    def scale(self) -> Tensor:
+        """What multipliers are measured by, ``(*batch,)``; see :func:`planners.expansion.cost_scale`."""
+        return cost_scale(self.expansion)
+
     def stationarity(self) -> Tensor:
         """Relative projected gradient, ``(*batch,)``."""
         c, own = self.conditions, self.expansion.g[..., self.costate.shape[-1] :]
-        return stationarity(self.point.us, self.gradient, own, (c.lower, c.upper))
+        return stationarity(self.point.us, self.gradient, own, (c.lower, c.upper), control_scale(self.expansion))
 
     def violation(self) -> Tensor:
         """Of hard rows, or of the complementarity of any, ``(*batch,)``."""
-        one = torch.ones((), dtype=self.value.dtype, device=self.value.device)
         sizes = [self.value.new_zeros(self.value.shape[:-2])]
         for rows, value, y, core in self._groups():
             if rows.size:
-                y_hat, _ = rows.prices.multiplier(value, y, one)
-                sizes.append(_largest(y_hat - y, core))
+                rho = _spread(self.scale, core)
+                y_hat, _ = rows.prices.multiplier(value, y, rho)
+                sizes.append(_largest((y_hat - y) / rho, core))
         return torch.stack(sizes).amax(0)
 
     def residual(self) -> Tensor:
@@ -196,10 +203,12 @@ class Linearized:
         c, us, gradient = self.conditions, self.point.us, self.gradient
         gap = torch.minimum(us - c.lower, c.upper - us)
         pinned = c.lower == c.upper
-        sizes = [torch.where(pinned, torch.inf, torch.maximum(gap, gradient.abs())).amin((-2, -1))]
+        push = gradient.abs() / _spread(self.scale, 2)
+        sizes = [torch.where(pinned, torch.inf, torch.maximum(gap, push)).amin((-2, -1))]
         for rows, value, y, core in self._groups():
             if rows.size:
-                sizes.append(_row_margin(rows.prices, value, y).amin(tuple(range(-core, 0))))
+                margin = _row_margin(rows.prices, value, y, _spread(self.scale, core))
+                sizes.append(margin.amin(tuple(range(-core, 0))))
         return torch.stack(sizes).amin(0)
 
     def _groups(self) -> list[tuple[Rows, Tensor, Tensor, int]]:
@@ -209,8 +218,8 @@ class Linearized:
     def with_settled_rows(self) -> tuple["Linearized", "Settled", "Settled"]:
         """The multipliers of rows that are not part of the next linear system set to what they are; and what is part of it."""
         c = self.conditions
-        stage = settled(c.stage.prices, self.value, self.point.y)
-        terminal = settled(c.terminal.prices, self.value_T, self.point.y_T)
+        stage = settled(c.stage.prices, self.value, self.point.y, _spread(self.scale, 2))
+        terminal = settled(c.terminal.prices, self.value_T, self.point.y_T, _spread(self.scale, 1))
         point = replace(self.point, y=stage.y, y_T=terminal.y)
         e = self.expansion
         g = e.g + mv(self.C.mT, stage.y - self.point.y)
@@ -363,9 +372,9 @@ def _rolled_out(at: Linearized, dx: Tensor, du: Tensor, K: Tensor) -> tuple[Tens
     return torch.stack(xs, dim=-2), torch.stack(us, dim=-2)
 
 
-def settled(prices: Prices, value: Tensor, y: Tensor) -> Settled:
+def settled(prices: Prices, value: Tensor, y: Tensor, rho: Tensor) -> Settled:
     """Which rows hold as equalities, give way at their price, or play no part."""
-    raw = y + value
+    raw = y + rho * value
     size = torch.where(prices.equality, raw.abs(), raw)
     sign = torch.where(prices.equality, raw.sign(), 1.0)
     saturated = prices.counts & (size > prices.linear)
@@ -379,13 +388,18 @@ def settled(prices: Prices, value: Tensor, y: Tensor) -> Settled:
     return Settled(fixed, held | gives_way, compliance, left)
 
 
-def _row_margin(prices: Prices, value: Tensor, y: Tensor) -> Tensor:
+def _row_margin(prices: Prices, value: Tensor, y: Tensor, scale: Tensor) -> Tensor:
     """By how much a row is from changing its kind: active, inactive, at its price; infinite for rows that cannot."""
-    inequality = torch.maximum(-value, y.abs())
+    inequality = torch.maximum(-value, y.abs() / scale)
     inequality = torch.where(prices.equality, torch.inf, inequality)
-    at_price = torch.maximum((prices.linear - y.abs()).abs(), value.abs())
+    at_price = torch.maximum((prices.linear - y.abs()).abs() / scale, value.abs())
     margin = torch.minimum(inequality, torch.where(prices.linear.isinf(), torch.inf, at_price))
     return torch.where(prices.counts, margin, torch.inf)
+
+
+def _spread(scale: Tensor, core: int) -> Tensor:
+    """A number for each problem in the shape of its rows."""
+    return scale.reshape((*scale.shape, *[1] * core))
 
 
 def _largest(value: Tensor, core: int) -> Tensor:

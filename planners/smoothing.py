@@ -158,8 +158,8 @@ def _groups(at: Linearized, interior: Interior):
 def _settled(at: Linearized, interior: Interior, tau: float) -> list[Settled]:
     """All rows: those with a barrier give way by s / y, the others are as without smoothing."""
     found = []
-    for prices, value, y, s, _ in _groups(at, interior):
-        plain, rows = settled(prices, value, y), _barrier_rows(prices)
+    for prices, value, y, s, core in _groups(at, interior):
+        plain, rows = settled(prices, value, y, at.scale.reshape((*at.scale.shape, *[1] * core))), _barrier_rows(prices)
         found.append(
             Settled(
                 y=torch.where(rows, y, plain.y),
@@ -178,11 +178,11 @@ def _system(at: Linearized, stage: Settled, terminal: Settled) -> LQSystem:
 def _residual(at: Linearized, interior: Interior, tau: float) -> Tensor:
     """The largest error of stationarity, of the rows, and of s y = tau relative to tau's root, ``(*batch,)``."""
     sizes = [at.stationarity()]
-    one = torch.ones((), dtype=at.value.dtype, device=at.value.device)
     for prices, value, y, s, core in _groups(at, interior):
         if value.shape[-1]:
             rows = _barrier_rows(prices)
-            other = (prices.multiplier(value, y, one)[0] - y).abs()
+            rho = at.scale.reshape((*at.scale.shape, *[1] * core))
+            other = (prices.multiplier(value, y, rho)[0] - y).abs() / rho
             error = torch.maximum((value + s).abs(), (s * y - tau).abs() / tau**0.5)
             sizes.append(torch.where(rows, error, other).amax(tuple(range(-core, 0))))
     return torch.stack(sizes).amax(0).nan_to_num(nan=torch.inf)

@@ -185,10 +185,12 @@ def test_the_basis_of_the_tangent_space():
 def test_stationarity_is_relative_and_within_limits():
     us, limits = tensor(0.0, 1.0, -1.0).reshape(3, 1), (torch.full((3, 1), -1.0).double(), torch.ones(3, 1).double())
     inward = tensor(0.0, -5.0, 5.0).reshape(3, 1)  # at the limits, pushing outward
-    assert float(stationarity(us, inward, inward, limits)) == 0.0
-    assert float(stationarity(us, -inward, -inward, limits)) == 1.0
-    assert float(stationarity(us, inward, inward, None)) == 1.0
+    one = torch.ones((), dtype=F64)
+    assert float(stationarity(us, inward, inward, limits, one)) == 0.0
+    assert float(stationarity(us, -inward, -inward, limits, one)) == 1.0
+    assert float(stationarity(us, inward, inward, None, one)) == 1.0
     cancelled = tensor(1e-3, 0.0, 0.0).reshape(3, 1)
-    assert float(stationarity(us, cancelled, 100.0 + 0 * us, None)) == pytest.approx(1e-5, rel=1e-3)
+    assert float(stationarity(us, cancelled, 100.0 + 0 * us, None, one)) == pytest.approx(1e-5, rel=1e-3)
+    assert float(stationarity(us, cancelled, 0 * us, None, 1e-6 * one)) == 1.0  # the unit of the cost does not matter
     near = tensor(1.0 - 1e-4, 0.0, 0.0).reshape(3, 1)  # the way to the limit counts, not how hard the gradient pushes
-    assert float(stationarity(near, -1e3 * near, 0 * near, limits)) == pytest.approx(1e-4)
+    assert float(stationarity(near, -1e3 * near, 0 * near, limits, one)) == pytest.approx(1e-4)

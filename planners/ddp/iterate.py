@@ -16,7 +16,8 @@ class Iterate:
         mu: regularization of the control Hessians. newton: whether exact second derivatives are trusted, of bool.
         idle: steps in a row that did not decrease the merit by more than the arithmetic resolves.
         y: multipliers of the stage rows ``(*batch, T, r)``. y_T: of the terminal rows ``(*batch, r_T)``. None without.
-        rho: penalty. omega: optimality at which the multipliers are updated. infeasibility: of the last update.
+        rho: penalty, max_rho: the largest. omega: optimality at which the multipliers are updated.
+        infeasibility: at the last update.
         K: gains, Quu: control Hessians, P: value Hessians about xs and us.
         residual: relative projected gradient. iterations: taken so far. status: code; :data:`RUNNING` while it runs.
     """
@@ -34,6 +35,7 @@ class Iterate:
     Quu: Tensor
     P: Tensor
     rho: Tensor
+    max_rho: Tensor
     omega: Tensor
     infeasibility: Tensor
     y: Tensor | None = None
@@ -46,10 +48,21 @@ class Iterate:
 
 
 RUNNING = -1
+MAX_PENALTY = 1e8
+"""Of the augmented Lagrangian, relative to the first one."""
 
 
-def started(xs: Tensor, us: Tensor, d: int, *, y: Tensor | None, y_T: Tensor | None, penalty: float) -> Iterate:
-    """The first iterate of trajectories ``(*batch, T+1, n)`` and ``(*batch, T, m)`` with multipliers; its merit is zero."""
+def started(xs: Tensor, us: Tensor, d: int, *, y: Tensor | None, y_T: Tensor | None, penalty: Tensor) -> Iterate:
+    """The first iterate of trajectories, whose merit is zero.
+
+    Args:
+        xs: states ``(*batch, T+1, n)``.
+        us: controls ``(*batch, T, m)``.
+        d: dimension of the tangent space.
+        y: multipliers of the stage rows, or None.
+        y_T: multipliers of the terminal rows, or None.
+        penalty: first penalties, ``(*batch,)``.
+    """
     batch, T, m = us.shape[:-2], us.shape[-2], us.shape[-1]
     zero, count = us.new_zeros(batch), torch.zeros(batch, dtype=torch.long, device=us.device)
     return Iterate(
@@ -65,7 +78,8 @@ def started(xs: Tensor, us: Tensor, d: int, *, y: Tensor | None, y_T: Tensor | N
         K=us.new_zeros(*batch, T, m, d),
         Quu=us.new_zeros(*batch, T, m, m),
         P=us.new_zeros(*batch, T + 1, d, d),
-        rho=torch.full_like(zero, penalty),
+        rho=penalty,
+        max_rho=MAX_PENALTY * penalty,
         omega=torch.full_like(zero, 1e-2),
         infeasibility=torch.full_like(zero, float("inf")),
         y=y,

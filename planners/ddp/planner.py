@@ -24,6 +24,7 @@ from planners.control_set import expanded
 from planners.ddp.divisible import divides
 from planners.ddp.iterate import Iterate, started
 from planners.ddp.solver import Counts, Solver, run
+from planners.expansion import cost_scale, expand_problem
 from planners.implicit import Implicit
 from planners.kkt import Conditions, certified, polished
 from planners.problem import Problem
@@ -50,7 +51,8 @@ class DDP(Planner):
         constraint_tolerance: largest violation of a hard constraint of a usable plan.
         shooting: ``"single"`` starts from the rollout of the first controls; ``"multiple"`` from the states of ``init`` as they
             are, whose gaps it closes.
-        penalty: first penalty of the augmented Lagrangian. penalty_factor: by which it grows.
+        penalty: first penalty of the augmented Lagrangian, relative to the largest second derivative of the costs.
+        penalty_factor: by which it grows.
         certify: whether solutions carry a certificate, which costs about as much as an iteration.
 
     Raises:
@@ -155,14 +157,16 @@ class DDP(Planner):
         solver = Solver(config, bare, stage, terminal, limits, t0, multiple, divisible, Counts())
         y = None if stage is None else us.new_zeros(*us.shape[:-1], stage.size)
         y_T = None if terminal is None else us.new_zeros(*us.shape[:-2], terminal.size)
-        s = started(xs, us, problem.dynamics.tangent_dim, y=y, y_T=y_T, penalty=self.penalty)
+        penalty = us.new_full(us.shape[:-2], self.penalty)
+        if solver.constrained:
+            penalty = penalty * cost_scale(expand_problem(bare, xs, us, t0)).nan_to_num(1.0)
+        s = started(xs, us, problem.dynamics.tangent_dim, y=y, y_T=y_T, penalty=penalty)
         s = replace(s, merit=solver.merit(xs.unsqueeze(-3), us.unsqueeze(-3), s).squeeze(-1))
         return replace(s, status=torch.where(s.merit.isfinite(), s.status, int(Status.NO_FINITE_PLAN))), solver
 
     def _projected(self, problem: Problem, s: Iterate, t0: int) -> Iterate:
         """Newton steps on the optimality conditions, kept where they leave less over."""
-        exact = self.curvature == "exact" and problem.dynamics.derivatives == "autograd"
-        conditions = Conditions(problem, s.xs, s.us, t0, exact=exact)
+        conditions = Conditions(problem, s.xs, s.us, t0, exact=problem.dynamics.derivatives == "autograd")
         start = conditions.start(s.xs, s.us)
         start = replace(start, y=start.y if s.y is None else s.y, y_T=start.y_T if s.y_T is None else s.y_T)
         point, residual = polished(conditions, start, tolerance=PROJECTION)
@@ -208,7 +212,7 @@ class DDP(Planner):
                 "iterations": int(s.iterations.max()) if s.iterations.numel() else 0,
                 "evaluations": solver.counts.evaluations,
                 "nonfinite": solver.counts.nonfinite,
-                "residual": float(s.residual.detach().max()) if s.residual.numel() else 0.0,
+                "residual": float(s.residual.detach().nan_to_num(nan=math.inf).max()) if s.residual.numel() else 0.0,
             },
         )
         multipliers = None

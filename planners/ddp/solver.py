@@ -20,6 +20,7 @@ from planners.ddp.line_search import chosen_step, policy_rollout
 from planners.expansion import (
     Expansion,
     control_gradient,
+    control_scale,
     convex_hessians,
     costates,
     dynamics_curvature,
@@ -42,7 +43,6 @@ REGULARIZATION = (1e-7, 1e7)
 """Smallest and largest regularization, relative to :func:`_scale`."""
 NEAR = 0.1
 """Residual below which exact second derivatives are tried again where they were not convex or led nowhere."""
-MAX_PENALTY = 1e9
 SLOW = 0.25
 """Share of the violation left by an update of the multipliers above which the penalty grows."""
 
@@ -167,7 +167,7 @@ class Solver:
         terms = self._terms(bare, s, values)
         gradient = control_gradient(terms.expansion, terms.costate)
         own = terms.expansion.g[..., terms.costate.shape[-1] :]
-        s = replace(s, residual=stationarity(s.us, gradient, own, self.limits))
+        s = replace(s, residual=stationarity(s.us, gradient, own, self.limits, control_scale(bare)))
         gap = bare.gap if self.multiple else None
         infeasible = self._infeasibility(terms, s)
         s = replace(s, status=torch.where(s.running, self._verdict(s, gap, infeasible), s.status))
@@ -193,14 +193,14 @@ class Solver:
         if self.constrained:
             stalled = stalled & (s.omega <= self.config.tolerance)
             slow = infeasible > SLOW * s.infeasibility
-            hopeless = self._ready(s) & ~met & (s.rho >= MAX_PENALTY) & slow
+            hopeless = self._ready(s) & ~met & (s.rho >= s.max_rho) & slow
         status = torch.where(optimal & met, int(Status.CONVERGED), s.status)
         status = torch.where(stalled, int(Status.STALLED), status)
         return torch.where(hopeless, int(Status.INFEASIBLE), status)
 
     def _multipliers_updated(self, s: Iterate, terms: Terms, infeasible: Tensor) -> Iterate:
         """What the rows ask for becomes their multiplier; the penalty grows where the violation does not fall fast."""
-        grown = (s.rho * self.config.penalty_factor).clamp_max(MAX_PENALTY)
+        grown = torch.minimum(s.rho * self.config.penalty_factor, s.max_rho)
         new = replace(
             s,
             y=terms.y_hat,
