@@ -97,7 +97,7 @@ def _pair(H: Tensor, g: Tensor, lower: Tensor, upper: Tensor) -> BoxQPSolution:
         x0 = torch.cat([fixed[..., :2], free[..., 2:]], dim=-1)
         x1 = torch.cat([free[..., :2], fixed[..., 2:]], dim=-1)
         points = torch.stack([x0, x1], dim=-1)
-        value = (points * (g.unsqueeze(-2) + 0.5 * (points @ H))).sum(-1).nan_to_num(nan=torch.inf)
+        value = (points * (g.unsqueeze(-2) + 0.5 * (points @ H))).sum(-1).nan_to_num(nan=torch.inf, posinf=torch.inf)
         index = value.argmin(-1)[..., None, None].expand(*value.shape[:-1], 1, 2)
         x = torch.where(inside.unsqueeze(-1), inner, points.gather(-2, index).squeeze(-2))
     gradient = g + mv(H, x)

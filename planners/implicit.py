@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from planners.batches import where_rows
 from planners.control_set import expanded
 from planners.expansion import convex_hessians
 from planners.kkt import Certificate, Conditions, Linearized, Point, certified, polished
@@ -28,7 +29,7 @@ from planners.lq_system import LQFactor, LQRight
 from planners.problem import Problem
 from planners.riccati import mv
 from planners.smoothing import smoothed
-from planners.solution import Solution
+from planners.solution import Solution, Status
 
 if TYPE_CHECKING:
     from planners.convex import OptimalityCertificate
@@ -78,9 +79,9 @@ class Implicit:
                 "Implicit(curvature='finite-difference') or, without those of the dynamics, Implicit(curvature='gauss-newton')"
             )
 
-    def tolerance_in(self, dtype: torch.dtype) -> float:
+    def tolerance_in(self, problem: Problem, us: Tensor) -> float:
         """The tolerance, not below what the arithmetic resolves."""
-        return max(self.tolerance, 1e3 * torch.finfo(dtype).eps)
+        return max(self.tolerance, 1e3 * problem.precision(us))
 
 
 class InvalidGradientError(RuntimeError):
@@ -106,11 +107,13 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
         how: the options.
     """
     problem, xs, us = solution.problem, solution.xs, solution.us
-    tolerance = how.tolerance_in(us.dtype)
+    tolerance = how.tolerance_in(problem, us)
     with torch.no_grad():
         conditions = Conditions(problem, xs, us, solution.t0, exact=how.curvature != "gauss-newton")
-        point = conditions.start(xs, us, solution.multipliers)
-        point, _ = polished(conditions, point, tolerance=tolerance)
+        start = conditions.start(xs, us, solution.multipliers)
+        point, left = polished(conditions, start, tolerance=tolerance)
+        # steps that lead nowhere leave the plan that the planner found
+        point = where_rows(left <= tolerance, point, start)
         if how.smoothing:
             certificate, factor, at = smoothed(problem, conditions, point, how.smoothing, tolerance=tolerance)
         else:
@@ -127,16 +130,35 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
     with torch.enable_grad():
         cost = problem.trajectory_cost(xs, safe.point.us + du, t0=solution.t0)
     xs = torch.where(lost[..., None, None], at.point.xs, xs)
+    if how.invalid == "zero":
+        cost = torch.where(certificate.optimal, cost, cost.detach())
     cost = torch.where(solution.usable & ~lost, cost, torch.inf)
+    moved = (us.detach() - solution.us).abs().amax((-2, -1)) > 1e3 * tolerance
+    converged = solution.usable & certificate.optimal & (how.smoothing == 0)
+    with torch.no_grad():
+        violations = problem.violations(xs, us, t0=solution.t0)
     return replace(
         solution,
         xs=xs,
         us=us,
         cost=cost,
-        violations=problem.violations(xs.detach(), us.detach(), t0=solution.t0),
+        status=torch.where(converged, int(Status.CONVERGED), solution.status),
+        K=None if solution.K is None else _where(moved, factor.K, solution.K),
+        P=None if solution.P is None else _where(moved, factor.P / _discounts(problem, us), solution.P),
+        violations=violations,
         multipliers=(point.y, point.y_T),
         certificate=certificate,
     )
+
+
+def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(mask.reshape((*mask.shape, *[1] * (new.ndim - mask.ndim))), new, old)
+
+
+def _discounts(problem: Problem, us: Tensor) -> Tensor:
+    """By which value functions of the start count later, ``(T+1, 1, 1)``."""
+    steps = torch.arange(us.shape[-2] + 1, dtype=us.dtype, device=us.device)
+    return (problem.discount**steps)[:, None, None]
 
 
 def _convexified(factor: LQFactor, at: Linearized) -> LQFactor:
@@ -221,7 +243,7 @@ class _Adjoint:
         """Gradients by the parts of the residual from those by states ``(*batch, T+1, d)`` and controls ``(*batch, T, m)``."""
         valid = self.certificate.optimal
         asked = (r_x != 0).any(-1).any(-1) | (r_u != 0).any(-1).any(-1)
-        without = {"raise": ~valid, "zero": torch.zeros_like(valid), "one-step": self.lost}[self.invalid]
+        without = {"raise": ~valid | self.lost, "zero": torch.zeros_like(valid), "one-step": self.lost}[self.invalid]
         if bool((asked & without).any()):
             raise InvalidGradientError(self.certificate)
         if self.invalid == "zero":

@@ -58,7 +58,7 @@ class Certificate:
 
     Attributes:
         stationarity: largest entry of u - clamp(u - gradient of the Lagrangian), relative to the terms that cancel in it.
-        violation: largest violation of a hard row, or error of complementarity of any row.
+        violation: largest violation of the dynamics or of a hard row, or error of complementarity of any row.
         residual: the larger of the two: the residual of the optimality conditions.
         margin: complementarity margin: the smallest, over limits and rows, of the larger of slack and multiplier, the latter
             relative to the cost's largest second derivative. Zero where a limit is weakly active, and the solution has a kink.
@@ -185,8 +185,8 @@ class Linearized:
         return stationarity(self.point.us, self.gradient, own, (c.lower, c.upper), control_scale(self.expansion))
 
     def violation(self) -> Tensor:
-        """Of hard rows, or of the complementarity of any, ``(*batch,)``."""
-        sizes = [self.value.new_zeros(self.value.shape[:-2])]
+        """Of the dynamics, of hard rows, or of the complementarity of any, ``(*batch,)``."""
+        sizes = [_largest(self.expansion.gap, 2)]
         for rows, value, y, core in self._groups():
             if rows.size:
                 rho = _spread(self.scale, core)
@@ -196,7 +196,7 @@ class Linearized:
 
     def residual(self) -> Tensor:
         """The larger of the two, ``(*batch,)``; infinite where it is not finite."""
-        return torch.maximum(self.stationarity(), self.violation()).nan_to_num(nan=torch.inf)
+        return torch.maximum(self.stationarity(), self.violation()).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
     def margin(self) -> Tensor:
         """The complementarity margin, ``(*batch,)``; infinite where nothing can be active."""
@@ -281,16 +281,16 @@ def polished(
         The point of the smallest residual that was seen, per batch element, and that residual ``(*batch,)``.
     """
     best, least = point, torch.full_like(point.us[..., 0, 0], torch.inf)
+    active = torch.ones_like(least, dtype=torch.bool)
     for iteration in range(max_iterations + 1):
         at = conditions.at(point)
         residual = at.residual()
-        better = residual < least
-        if iteration and not bool((better | (least <= tolerance)).any()):
-            break
+        better = active & (residual < least)
         best, least = where_rows(better, point, best), torch.where(better, residual, least)
-        if iteration == max_iterations or bool(((least <= tolerance) | residual.isinf()).all()):
+        active = better & (residual > tolerance)
+        if iteration == max_iterations or not bool(active.any()):
             break
-        point = where_rows(residual > tolerance, _newton_step(at), point)
+        point = where_rows(active, _newton_step(at), point)
     return best, least
 
 
@@ -329,7 +329,7 @@ def certify(solution: Solution, *, tolerance: float = 1e-6) -> Certificate:
     exact = problem.dynamics.derivatives == "autograd"
     conditions = Conditions(problem, solution.xs, us, solution.t0, exact=exact)
     point = conditions.start(solution.xs, us, solution.multipliers)
-    return certified(conditions, point, tolerance=max(tolerance, 1e3 * torch.finfo(us.dtype).eps))[0]
+    return certified(conditions, point, tolerance=max(tolerance, 1e3 * problem.precision(us)))[0]
 
 
 def _newton_step(at: Linearized) -> Point:
@@ -377,7 +377,7 @@ def settled(prices: Prices, value: Tensor, y: Tensor, rho: Tensor) -> Settled:
     raw = y + rho * value
     size = torch.where(prices.equality, raw.abs(), raw)
     sign = torch.where(prices.equality, raw.sign(), 1.0)
-    saturated = prices.counts & (size > prices.linear)
+    saturated = prices.counts & prices.gives_way(size)
     held = prices.counts & ~saturated & (prices.equality | (size > 0))
     gives_way = saturated & (prices.quadratic > 0)
     w = torch.where(prices.quadratic > 0, prices.quadratic, 1.0)
@@ -393,7 +393,8 @@ def _row_margin(prices: Prices, value: Tensor, y: Tensor, scale: Tensor) -> Tens
     inequality = torch.maximum(-value, y.abs() / scale)
     inequality = torch.where(prices.equality, torch.inf, inequality)
     at_price = torch.maximum((prices.linear - y.abs()).abs() / scale, value.abs())
-    margin = torch.minimum(inequality, torch.where(prices.linear.isinf(), torch.inf, at_price))
+    smooth = prices.linear.isinf() | (prices.equality & (prices.linear == 0))
+    margin = torch.minimum(inequality, torch.where(smooth, torch.inf, at_price))
     return torch.where(prices.counts, margin, torch.inf)
 
 

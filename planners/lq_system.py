@@ -235,4 +235,4 @@ def _size(right: LQRight) -> Tensor:
         for value in (right.q, right.b, right.h)
     ]
     sizes += [v.abs().amax(-1) if v.shape[-1] else v.new_zeros(v.shape[:-1]) for v in (right.q_T, right.h_T)]
-    return torch.stack(torch.broadcast_tensors(*sizes)).amax(0).nan_to_num(nan=torch.inf)
+    return torch.stack(torch.broadcast_tensors(*sizes)).amax(0).nan_to_num(nan=torch.inf, posinf=torch.inf)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -147,6 +147,26 @@ class Problem:
         for constraint in self.terminal_constraints:
             _keep_larger(found, constraint.name, constraint.violation(xs[..., -1, :]))
         return found
+
+    def hard_violation(self, xs: Tensor, us: Tensor, *, t0: int = 0) -> Tensor:
+        """By how much a trajectory violates its hard constraints at most, ``(*batch,)``; arguments as of :meth:`violations`."""
+        hard = {
+            name: [constraint for constraint in getattr(self, name) if constraint.soft is None]
+            for name in ("constraints", "terminal_constraints")
+        }
+        worst = torch.zeros(us.shape[:-2], dtype=us.dtype, device=us.device)
+        for violation in replace(self, **hard).violations(xs, us, t0=t0).values():
+            worst = torch.maximum(worst, violation)
+        return worst
+
+    def precision(self, us: Tensor) -> float:
+        """The relative error of what is computed in the dtype of us: the coarser of that and of the model's own.
+
+        Networks compute in their own dtype, and differences lose a third of the digits.
+        """
+        dtypes = [us.dtype, *(p.dtype for p in self.dynamics.parameters() if p.is_floating_point())]
+        epsilon = max(torch.finfo(dtype).eps for dtype in dtypes)
+        return epsilon if self.dynamics.derivatives == "autograd" else epsilon ** (2 / 3)
 
     def limits_like(self, us: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper control limits in the dtype and on the device of ``us``; infinite where there are none."""

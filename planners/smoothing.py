@@ -185,7 +185,7 @@ def _residual(at: Linearized, interior: Interior, tau: float) -> Tensor:
             other = (prices.multiplier(value, y, rho)[0] - y).abs() / rho
             error = torch.maximum((value + s).abs(), (s * y - tau).abs() / tau**0.5)
             sizes.append(torch.where(rows, error, other).amax(tuple(range(-core, 0))))
-    return torch.stack(sizes).amax(0).nan_to_num(nan=torch.inf)
+    return torch.stack(sizes).amax(0).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def _step(at: Linearized, interior: Interior, tau: float) -> Interior:

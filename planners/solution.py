@@ -2,7 +2,7 @@
 
 import enum
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,9 +88,10 @@ class Solution:
         time: absolute time of the first state [s].
         spline: the signal through knots that the planner found, before limits, rates and allowed values shape it into the
             controls; None where the controls of the steps are all that there is.
-        K: feedback gains ``(*batch, T, m, n)``, or ``(*batch, m, n)`` for an infinite horizon; None without.
-        P: Hessian of the value function, ``(*batch, T+1, n, n)`` or ``(*batch, n, n)``; None without.
-        Quu: control Hessian of the state-action value, shaped like K; None without.
+        K: feedback gains ``(*batch, T, m, d)``, or ``(*batch, m, d)`` for an infinite horizon, in the tangent space of dimension
+            d (n unless the state lies on a manifold); None without.
+        P: Hessian of the value function, ``(*batch, T+1, d, d)`` or ``(*batch, d, d)``; None without.
+        Quu: control Hessian of the state-action value, ``(*batch, T, m, m)`` or ``(*batch, m, m)``; None without.
         violations: by how much the plan violates each constraint at most, by name, ``(*batch,)`` each; empty without
             constraints.
         multipliers: of the rows of the stage constraints ``(*batch, T, r)`` and of the terminal ones ``(*batch, r_T)``; None
@@ -161,9 +162,7 @@ class Solution:
 
     def detach(self) -> "Solution":
         """The solution without the graph of its derivatives: a warm start to keep that does not keep them alive."""
-        tensors = {f.name: v.detach() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        spline = None if self.spline is None else replace(self.spline, values=self.spline.values.detach())
-        return replace(self, **tensors, spline=spline)
+        return replace(self, **{f.name: _detached(getattr(self, f.name)) for f in fields(self) if f.name != "problem"})
 
     def summary(self) -> str:
         """Counts of each status with its remedy, one line each."""
@@ -193,6 +192,19 @@ class Solution:
         return f"Solution(batch {batch}, {horizon}, cost {cost}, {codes}{stats})"
 
     __repr__ = __str__
+
+
+def _detached(value: Any) -> Any:
+    """A value with all tensors in it detached."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _detached(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_detached(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _detached(getattr(value, f.name)) for f in fields(value) if f.init})
+    return value
 
 
 class SolveError(RuntimeError):

@@ -41,13 +41,17 @@ class Prices:
         """Rows that must hold."""
         return self.linear.isinf() & self.counts
 
+    def gives_way(self, size: Tensor) -> Tensor:
+        """Whether rows whose multiplier would be of that size do not hold at their price, of bool."""
+        return (size > self.linear) | (self.equality & (self.linear == 0))
+
     def multiplier(self, value: Tensor, y: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
         """The maximizer above and its derivative by the value: ``(*batch, ..., r)`` each."""
         raw = y + rho * value
         sign = torch.where(self.equality, raw.sign(), 1.0)
         size = torch.where(self.equality, raw.abs(), raw)
         v, w = torch.where(self.linear.isinf(), 0.0, self.linear), self.quadratic
-        saturated = size > self.linear
+        saturated = self.gives_way(size)
         softened = (rho * v + w * size) / (rho + w)
         multiplier = torch.where(saturated, sign * softened, torch.where(size > 0, raw, 0.0))
         slope = torch.where(saturated, rho * w / (rho + w), torch.where(size > 0, rho.expand_as(size), 0.0))
@@ -86,7 +90,7 @@ class StageRows:
 
     def value(self, xs: Tensor, us: Tensor) -> Tensor:
         """Rows along trajectories ``(*batch, T+1, n)`` under ``(*batch, T, m)``: ``(*batch, T, r)``."""
-        return _stacked(self.constraints, xs[..., :-1, :], us, self.steps)
+        return _stacked(self.constraints, xs[..., :-1, :], us, self.steps, _after_first(xs))
 
     def jacobian(self, xs: Tensor, us: Tensor) -> Tensor:
         """Derivative of the rows by (dx, du), ``(*batch, T, r, d + m)``."""
@@ -99,11 +103,13 @@ class StageRows:
         return weighted_hessian(f, z, multipliers)
 
     def _displaced(self, xs: Tensor, us: Tensor):
-        x, d = xs[..., :-1, :].unsqueeze(-2), self.dynamics.tangent_dim
-        u, rows = us.unsqueeze(-2), self.steps.unsqueeze(-1)
+        x, x_of_state = xs[..., :-1, :].unsqueeze(-2), _after_first(xs).unsqueeze(-2)
+        u, rows, d = us.unsqueeze(-2), self.steps.unsqueeze(-1), self.dynamics.tangent_dim
 
         def f(z: Tensor) -> Tensor:
-            return _stacked(self.constraints, self.dynamics.retract(x, z[..., :d]), u + z[..., d:], rows)
+            dx, du = z[..., :d], z[..., d:]
+            moved = self.dynamics.retract(x, dx), u + du, rows, self.dynamics.retract(x_of_state, dx)
+            return _stacked(self.constraints, *moved)
 
         return f, us.new_zeros(*us.shape[:-1], d + us.shape[-1])
 
@@ -146,8 +152,21 @@ class TerminalRows:
 Rows = StageRows | TerminalRows
 
 
-def _stacked(constraints: tuple[Constraint, ...], x: Tensor, u: Tensor | None, t: Tensor | None) -> Tensor:
-    rows = [constraint.value(x, u, t).to(x) for constraint in constraints]
+def _after_first(xs: Tensor) -> Tensor:
+    """The states of stage constraints of the state alone, ``(*batch, T, n)``: x_1 in the place of x_0, which does not count.
+
+    There may be no derivative at x_0, and what is not a number would stay so times a multiplier of zero.
+    """
+    return torch.cat([xs[..., 1:2, :], xs[..., 1:-1, :]], dim=-2)
+
+
+def _stacked(
+    constraints: tuple[Constraint, ...], x: Tensor, u: Tensor | None, t: Tensor | None, x_of_state: Tensor | None = None
+) -> Tensor:
+    rows = []
+    for constraint in constraints:
+        own = x_of_state if constraint.of_state and x_of_state is not None else x
+        rows.append(constraint.value(own, u, t).to(x))
     return torch.cat(rows, dim=-1) if rows else x.new_zeros(*x.shape[:-1], 0)
 
 

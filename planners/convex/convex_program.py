@@ -159,8 +159,10 @@ class ConvexProgram(Planner):
         """The plan of controls in double precision, in the dtype of x0."""
         with torch.no_grad():
             exact = problem.dynamics.rollout(start, us, t0)
-            violated = hard_violation(problem, exact, us, t0) > self.feasibility_tolerance * scale_of(exact)
-        status = torch.where(violated & (status <= int(Status.STALLED)), int(Status.INFEASIBLE), status).to(x0.device)
+            violated = problem.hard_violation(exact, us, t0=t0) > self.feasibility_tolerance * scale_of(exact)
+        status = torch.where(violated & (status <= int(Status.TIME_LIMIT)), int(Status.INFEASIBLE), status).to(
+            x0.device
+        )
         us = us.to(x0)
         xs = problem.dynamics.rollout(x0, us, t0)
         with torch.no_grad():
@@ -199,19 +201,6 @@ def _refuse(certificate: OptimalityCertificate, gradient: Tensor) -> None:
     """Raise InvalidGradientError if a gradient is asked for where there is no solution."""
     if bool(((gradient != 0).any(-1).any(-1) & ~certificate.optimal).any()):
         raise InvalidGradientError(certificate)
-
-
-def hard_violation(problem: Problem, xs: Tensor, us: Tensor, t0: int) -> Tensor:
-    """By how much a plan violates its hard constraints at most, ``(*batch,)``."""
-    hard = replace(
-        problem,
-        constraints=[c for c in problem.constraints if c.soft is None],
-        terminal_constraints=[c for c in problem.terminal_constraints if c.soft is None],
-    )
-    worst = torch.zeros(us.shape[:-2], dtype=us.dtype, device=us.device)
-    for violation in hard.violations(xs, us, t0=t0).values():
-        worst = torch.maximum(worst, violation)
-    return worst
 
 
 def scale_of(xs: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from planners.batches import take_rows
 from planners.constraints import Slack
 from planners.control_set import ControlSet, expanded
 from planners.convex.control_program import AffineRows, ProgramBuilder
-from planners.convex.convex_program import _flat_controls, hard_violation, scale_of
+from planners.convex.convex_program import _flat_controls, scale_of
 from planners.convex.linearized import constraint_curvature, linearized_constraints
 from planners.convex.quadratic_program import Outcome, solve_programs
 from planners.expansion import Expansion, dynamics_curvature, expand_problem
@@ -114,8 +114,8 @@ class SequentialConvex(Planner):
     ) -> Solution:
         """The rollout of the controls, and whether it respects what is hard."""
         exact = problem.dynamics.rollout(x0.double(), us, t0)
-        violated = ~(hard_violation(problem, exact, us, t0) <= self.feasibility_tolerance * scale_of(exact))
-        status = status.masked_fill(violated & (status <= int(Status.STALLED)), int(Status.INFEASIBLE))
+        violated = ~(problem.hard_violation(exact, us, t0=t0) <= self.feasibility_tolerance * scale_of(exact))
+        status = status.masked_fill(violated & (status <= int(Status.TIME_LIMIT)), int(Status.INFEASIBLE))
         status = status.masked_fill(~exact.isfinite().all(-1).all(-1), int(Status.NO_FINITE_PLAN))
         status = status.masked_fill(controls.in_conflict(us), int(Status.LIMITS_IN_CONFLICT))
         us = us.to(x0)

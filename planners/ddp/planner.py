@@ -40,7 +40,8 @@ class DDP(Planner):
     """Trajectory optimization by differential dynamic programming.
 
     Every problem of a batch has its own regularization, step length, multipliers and status; those that have finished are taken
-    out of the batch. The merit never rises, so that the last iterate is the best one.
+    out of the batch. The merit, with constraints the augmented Lagrangian of the present multipliers, never rises, so that the
+    last iterate is the best one.
 
     Attributes:
         curvature: ``"exact"`` uses second derivatives of dynamics and constraints (full DDP), where the backward pass is convex
@@ -86,9 +87,9 @@ class DDP(Planner):
         if not 1 < self.penalty_factor < math.inf:
             raise ValueError(f"penalty_factor must be more than 1, got {self.penalty_factor}")
 
-    def tolerance_in(self, dtype: torch.dtype) -> float:
+    def tolerance_in(self, problem: Problem, us: Tensor) -> float:
         """The tolerance, not below what the arithmetic resolves."""
-        return max(self.tolerance, 1e3 * torch.finfo(dtype).eps)
+        return max(self.tolerance, 1e3 * problem.precision(us))
 
     def plan(self, problem: Problem, x0: Tensor, request: Request) -> Solution:
         """Solve; called through ``solve``."""
@@ -121,7 +122,7 @@ class DDP(Planner):
             late = round((request.time - init.time) / problem.dynamics.dt)
             us = expanded("the controls of init", shifted(init.us.detach().to(x0), late, T), shape)
             us = torch.where(us.isfinite(), us, 0.0)
-        lower, upper = problem.limits_like(us)
+        lower, upper = (expanded("control_limits", v, shape) for v in problem.limits_like(us))
         us = torch.minimum(torch.maximum(us, lower), upper)
         if init is not None and self.shooting == "multiple":
             xs = shifted(init.xs.detach().to(x0), late, T + 1).expand(*shape[:-2], T + 1, x0.shape[-1])
@@ -170,7 +171,7 @@ class DDP(Planner):
         start = conditions.start(s.xs, s.us)
         start = replace(start, y=start.y if s.y is None else s.y, y_T=start.y_T if s.y_T is None else s.y_T)
         point, residual = polished(conditions, start, tolerance=PROJECTION)
-        met = residual <= max(self.tolerance, self.constraint_tolerance)
+        met = residual <= self.tolerance_in(problem, s.us)
         failed = s.status == int(Status.NO_FINITE_PLAN)
         new = replace(
             s,
@@ -192,10 +193,8 @@ class DDP(Planner):
             xs = problem.dynamics.rollout(s.xs[..., 0, :], s.us, t0)
             cost, violations = problem.trajectory_cost(xs, s.us, t0=t0), problem.violations(xs, s.us, t0=t0)
             s = replace(s, xs=xs)
-        for constraint in problem.all_constraints:
-            if constraint.soft is None and constraint.name in violations:
-                broken = ~(violations[constraint.name] <= self.constraint_tolerance)
-                status = torch.where(broken & (status <= int(Status.TIME_LIMIT)), int(Status.INFEASIBLE), status)
+        broken = ~(problem.hard_violation(s.xs, s.us, t0=t0) <= self.constraint_tolerance)
+        status = torch.where(broken & (status <= int(Status.TIME_LIMIT)), int(Status.INFEASIBLE), status)
         discount = problem.discount ** torch.arange(s.us.shape[-2] + 1, dtype=s.us.dtype, device=s.us.device)
         solution = finished(
             problem,
@@ -221,9 +220,9 @@ class DDP(Planner):
             empty = s.us.new_zeros(*s.us.shape[:-1], 0), s.us.new_zeros(*batch, 0)
             multipliers = (empty[0] if s.y is None else s.y, empty[1] if s.y_T is None else s.y_T)
         certificate = None
-        if self.certify and not torch.is_grad_enabled():
+        if self.certify and not torch.is_grad_enabled() and not request.out_of_time():
             exact = self.curvature == "exact" and problem.dynamics.derivatives == "autograd"
             conditions = Conditions(problem, s.xs, s.us, t0, exact=exact)
             point = conditions.start(s.xs, s.us, multipliers)
-            certificate, _, _ = certified(conditions, point, tolerance=self.tolerance_in(s.us.dtype))
+            certificate, _, _ = certified(conditions, point, tolerance=self.tolerance_in(problem, s.us))
         return replace(solution, multipliers=multipliers, certificate=certificate)

@@ -15,7 +15,7 @@ from torch import Tensor
 from planners.batches import put_rows, take_rows, where_rows
 from planners.constraints.rows import Rows, StageRows, TerminalRows
 from planners.ddp.backward import LocalPolicy, Model, backward_pass
-from planners.ddp.iterate import Iterate
+from planners.ddp.iterate import RUNNING, Iterate
 from planners.ddp.line_search import chosen_step, policy_rollout
 from planners.expansion import (
     Expansion,
@@ -130,13 +130,29 @@ class Solver:
 
     def step(self, s: Iterate, *, search: bool = True) -> Iterate:
         """One iteration for all problems; ``search=False`` only says where they stand, with the gains there."""
+        unfinished = s.running
         s, terms, gap = self._assessed(s)
         policy, convex, s = self._local_policy(s, terms, gap)
-        s = replace(s, K=policy.K, Quu=policy.Quu, P=policy.P)
+        s = self._reconsidered(s, policy, unfinished)
+        K = policy.K.nan_to_num(0.0)  # where there are no derivatives there is no feedback
+        s = replace(s, K=K, Quu=policy.Quu, P=policy.P)
         if not search or not bool(s.running.any()):
             return s
         moved = self._searched(s, terms, policy, convex, gap)
         return where_rows(s.running, replace(moved, iterations=s.iterations + 1), s)
+
+    def _reconsidered(self, s: Iterate, policy: LocalPolicy, unfinished: Tensor) -> Iterate:
+        """Whether problems that have just ended did so for good, now that it is known what a step would gain.
+
+        A gradient that is small in the unit of one control is not in that of another; what a step gains has no unit but the
+        cost's. Where there are no finite derivatives there is no step.
+        """
+        gain = (policy.slope + policy.bend).abs()
+        worthwhile = gain > self.config.tolerance_in(self.problem, s.us) * s.merit.abs() + self._noise(s.merit)
+        early = unfinished & (s.status == int(Status.CONVERGED)) & policy.solved & worthwhile
+        stuck = s.running & ~(policy.slope.isfinite() & policy.bend.isfinite())
+        status = torch.where(stuck, int(Status.STALLED), s.status)
+        return replace(s, status=torch.where(early, RUNNING, status))
 
     def merit(self, xs: Tensor, us: Tensor, s: Iterate) -> Tensor:
         """The augmented Lagrangian of trajectories ``(*batch, A, ...)``, ``(*batch, A)``; infinite where it is not finite."""
@@ -183,7 +199,7 @@ class Solver:
 
     def _verdict(self, s: Iterate, gap: Tensor | None, infeasible: Tensor) -> Tensor:
         """The status of each problem where it stands; :data:`RUNNING` for those that go on."""
-        tolerance = self.config.tolerance_in(s.us.dtype)
+        tolerance = self.config.tolerance_in(self.problem, s.us)
         optimal = s.residual <= tolerance
         if gap is not None:
             optimal = optimal & (gap.abs().amax((-2, -1)) <= tolerance)
