@@ -9,11 +9,13 @@ import dataclasses
 import difflib
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union
 
 import tyro
+from torch import Tensor
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 import planners
@@ -138,12 +140,25 @@ def registry() -> ConstructorRegistry:
         fields = []
         for field in dataclasses.fields(kind):
             hint = _configured(kind)[field.name]
-            hint = choice(concrete(hint)) if is_abstract(hint) else hint
+            hint = choice(concrete(hint)) if is_abstract(hint) else as_typed(hint)
             value = getattr(info.default, field.name) if isinstance(info.default, kind) else _default(field)
             fields.append(StructFieldSpec(field.name, hint, value, described(kind).get(field.name)))
         return StructConstructorSpec(kind, tuple(fields))
 
     return rules
+
+
+def as_typed(hint: Any) -> Any:
+    """An annotation as what can be typed: numbers in a row in the place of tensors and sequences."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        kept = tuple(as_typed(part) for part in parts if part is not Tensor)
+        return Union[kept]  # noqa: UP007 (built from a list)
+    if origin is Sequence:
+        return tuple[as_typed(parts[0]), ...]
+    if origin is tuple:
+        return tuple[tuple(part if part is ... else as_typed(part) for part in parts)]
+    return tuple[float, ...] if hint is Tensor else hint
 
 
 def _configured(kind: type) -> dict[str, Any]:
