@@ -166,7 +166,7 @@ class Problem:
         """
         dtypes = [us.dtype, *(p.dtype for p in self.dynamics.parameters() if p.is_floating_point())]
         epsilon = max(torch.finfo(dtype).eps for dtype in dtypes)
-        return epsilon if self.dynamics.derivatives == "autograd" else epsilon ** (2 / 3)
+        return epsilon if self.dynamics.derivatives == "autograd" else 10 * epsilon ** (2 / 3)
 
     def limits_like(self, us: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper control limits in the dtype and on the device of ``us``; infinite where there are none."""

@@ -80,5 +80,5 @@ def polished_plan(problem: Problem, x0: Tensor, near: Solution, how: Implicit) -
         multipliers = near.multipliers and tuple(y.detach() for y in near.multipliers)
         start = replace(near, problem=problem, xs=xs, us=near.us.detach(), multipliers=multipliers)
         found = with_derivatives(start, x0, how)
-    assert bool((found.certificate.residual <= how.tolerance).all())
+    assert bool((found.certificate.residual <= found.certificate.tolerance).all())
     return found
