@@ -63,7 +63,7 @@ def expand_problem(problem: Problem, xs: Tensor, us: Tensor, t0: int = 0) -> Exp
     g, H, g_next = _stage(problem, x, us, linear.x_next, F, steps)
     p_T, P_T = _terminal(problem, xs[..., -1, :])
     if problem.discount != 1.0:
-        weight = problem.discount ** torch.arange(us.shape[-2] + 1, dtype=us.dtype, device=us.device)
+        weight = problem.discounts(us)
         g, H = weight[:-1, None] * g, weight[:-1, None, None] * H
         p_T, P_T = weight[-1] * p_T, weight[-1] * P_T
         g_next = None if g_next is None else weight[:-1, None] * g_next
@@ -155,7 +155,7 @@ def convex_hessians(
     """
     cost, dynamics = problem.cost, problem.dynamics
     on_manifold = dynamics.tangent_dim != xs.shape[-1]
-    weight = problem.discount ** torch.arange(us.shape[-2] + 1, dtype=us.dtype, device=us.device)
+    weight = problem.discounts(us)
     if cost.needs_next_state:
         H = convexified(expansion.H)
     else:

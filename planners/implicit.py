@@ -91,10 +91,17 @@ class InvalidGradientError(RuntimeError):
         self.certificate = certificate
         bad = ~certificate.optimal
         stuck = int((~(certificate.residual <= certificate.tolerance)).sum())
+        reasons = []
+        if stuck:
+            largest = float(certificate.residual.max())
+            reasons.append(
+                f"{stuck} do not meet the optimality conditions to {certificate.tolerance:.1g} (largest {largest:.2g})"
+            )
+        if int(bad.sum()) > stuck:
+            reasons.append(f"{int(bad.sum()) - stuck} are no strict minima")
         super().__init__(
-            f"{int(bad.sum())} of {bad.numel()} plans have no valid gradient: {stuck} are not converged to "
-            f"{certificate.tolerance:.1g} (largest residual {float(certificate.residual.max()):.2g}), the others are not strict "
-            "minima; raise max_iterations, or choose Implicit(invalid='zero') or Implicit(invalid='one-step')"
+            f"{int(bad.sum())} of {bad.numel()} plans have no valid gradient: {', '.join(reasons)}; look at solution.status, "
+            "raise max_iterations, or choose Implicit(invalid='zero') or Implicit(invalid='one-step')"
         )
 
 
@@ -144,7 +151,7 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
         cost=cost,
         status=torch.where(converged, int(Status.CONVERGED), solution.status),
         K=None if solution.K is None else _where(moved, factor.K, solution.K),
-        P=None if solution.P is None else _where(moved, factor.P / _discounts(problem, us), solution.P),
+        P=None if solution.P is None else _where(moved, factor.P / problem.discounts(us)[:, None, None], solution.P),
         violations=violations,
         multipliers=(point.y, point.y_T),
         certificate=certificate,
@@ -153,12 +160,6 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
 
 def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(mask.reshape((*mask.shape, *[1] * (new.ndim - mask.ndim))), new, old)
-
-
-def _discounts(problem: Problem, us: Tensor) -> Tensor:
-    """By which value functions of the start count later, ``(T+1, 1, 1)``."""
-    steps = torch.arange(us.shape[-2] + 1, dtype=us.dtype, device=us.device)
-    return (problem.discount**steps)[:, None, None]
 
 
 def _convexified(factor: LQFactor, at: Linearized) -> LQFactor:
@@ -209,7 +210,7 @@ def _residual(at: Linearized, x0: Tensor) -> tuple[Tensor, ...]:
             x_next = dynamics.retract(xs[..., 1:, :], _linear(at, dx, du))
             error = torch.zeros_like(costate[..., 1:, :])
             chain = (costate[..., 1:, :] * _linear(at, dx, du)).sum()
-        weight = problem.discount ** torch.arange(T + 1, dtype=us.dtype, device=us.device)
+        weight = problem.discounts(us)
         total = (weight[:-1] * problem.cost.transition(x, u, x_next, steps)).sum()
         final = problem.cost.terminal(last)
         if problem.terminal_value is not None:

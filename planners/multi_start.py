@@ -150,6 +150,8 @@ def multi_start(
         request = Request(t0, time, previous_control, init, generator)
         us = _drawn(problem, x0, request, starts, spread, ColoredNoise() if noise is None else noise)
     else:
+        if not isinstance(controls, Tensor):
+            raise TypeError(f"controls must be a tensor (*batch, starts, T, m), got {type(controls).__name__}")
         starts = controls.shape[-3] if controls.ndim >= 3 else 1
         us = expanded("controls", controls.to(x0), (*batch, starts, T, problem.dynamics.control_dim))
     x0s = x0.unsqueeze(-2).expand(*batch, starts, x0.shape[-1])

@@ -87,8 +87,18 @@ class Problem:
             given = getattr(self, field)
             if isinstance(given, Constraint) or not all(isinstance(constraint, Constraint) for constraint in given):
                 kinds = type(given).__name__ if isinstance(given, Constraint) else [type(c).__name__ for c in given]
-                raise TypeError(
-                    f"{field} must be a sequence of constraints, got {kinds}; wrap a function in Inequality or Equality"
+                fix = (
+                    f"write [{kinds}(...)]"
+                    if isinstance(given, Constraint)
+                    else "wrap a function in Inequality or Equality"
+                )
+                raise TypeError(f"{field} must be a sequence of constraints, got {kinds}; {fix}")
+        n = self.dynamics.state_dim
+        for constraint in self.all_constraints:
+            states = getattr(constraint, "states", None) or ()
+            if any(not -n <= i < n for i in states):
+                raise ValueError(
+                    f"constraint {constraint.name!r} is on the states {states}, the dynamics have {n}: 0 to {n - 1}"
                 )
         wrong = [constraint.name for constraint in self.terminal_constraints if not constraint.of_state]
         if wrong:
@@ -204,7 +214,7 @@ class Problem:
         if self.terminal_value is not None:
             final = final + check_shape("terminal_value", self.terminal_value(last), batch)
         if self.discount != 1.0:
-            stage, final = self._discounts(us)[:-1] * stage, self.discount**T * final
+            stage, final = self.discounts(us)[:-1] * stage, self.discount**T * final
         total = stage.sum(-1) + final if self.termination is None else self._terminated_cost(xs, us, stage, final)
         # A cost that compares states, or ignores them, would not notice that they are NaN.
         if surely_finite(xs):
@@ -249,7 +259,7 @@ class Problem:
             raise ValueError(f"termination must return bool, got {terminal.dtype}; compare with a threshold")
         return terminal.to(torch.uint8).cummax(-1).values.bool()
 
-    def _discounts(self, us: Tensor) -> Tensor:
+    def discounts(self, us: Tensor) -> Tensor:
         """Gamma^t for t = 0 .. T, ``(T+1,)``."""
         return self.discount ** torch.arange(us.shape[-2] + 1, dtype=us.dtype, device=us.device)
 
@@ -260,7 +270,7 @@ class Problem:
         if not self.termination_cost:
             return alive
         first = ended & ~torch.cat([torch.zeros_like(ended[..., :1]), ended[..., :-1]], dim=-1)
-        return alive + self.termination_cost * (self._discounts(us) * first).sum(-1)
+        return alive + self.termination_cost * (self.discounts(us) * first).sum(-1)
 
 
 def check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -281,6 +291,11 @@ def check_rows(constraint: Constraint, value: Tensor, batch: tuple[int, ...]) ->
         raise ValueError(
             f"constraint {constraint.name!r} must give rows (*batch, k) with batch {tuple(batch)}, got {came}; a function of one "
             "row keeps its last axis: x[..., :1] and not x[..., 0]"
+        )
+    if not value.is_floating_point():
+        raise ValueError(
+            f"constraint {constraint.name!r} must give floating-point numbers that are not positive where it holds, got bool or "
+            "whole numbers; return the difference, x[..., :1] - 0.5, and not the comparison"
         )
     return value
 

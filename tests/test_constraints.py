@@ -120,9 +120,21 @@ def test_violations_by_name_leave_out_the_first_state_where_no_control_counts():
         (
             lambda: problem(constraints=StateLimits(1.0)),
             TypeError,
-            "must be a sequence of constraints, got StateLimits",
+            r"must be a sequence of constraints, got StateLimits; write \[StateLimits\(...\)\]",
         ),
         (lambda: problem(constraints=[lambda x: x]), TypeError, "wrap a function in Inequality or Equality"),
+        (
+            lambda: problem(constraints=[StateLimits(-1.0, 1.0, states=[4])]),
+            ValueError,
+            r"constraint 'StateLimits' is on the states \(4,\), the dynamics have 2: 0 to 1",
+        ),
+        (
+            lambda: problem(constraints=[StateInequality(lambda x: x[..., :1] > 0.5, soft=Slack(1.0))]).trajectory_cost(
+                draw(5, 2), draw(4, 1)
+            ),
+            ValueError,
+            "got bool or whole numbers; return the difference",
+        ),
         (
             lambda: problem(terminal_constraints=[Inequality(lambda x, u, t: x, name="grip")]),
             ValueError,

@@ -14,7 +14,6 @@ import abc
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 
@@ -84,7 +83,7 @@ class Constraint(nn.Module, abc.ABC):
     def violation(self, x: Tensor, u: Tensor | None = None, t: int | Tensor | None = None) -> Tensor:
         """By how much each row is violated, ``(*batch, k)``; zero where it holds."""
         value = self.value(x, u, t)
-        return value.abs() if self.equality else torch.relu(value)
+        return value.abs() if self.equality else value.clamp_min(0)
 
     def extra_repr(self) -> str:
         """The line that ``print(constraint)`` shows."""

@@ -195,7 +195,7 @@ class DDP(Planner):
             s = replace(s, xs=xs)
         broken = ~(problem.hard_violation(s.xs, s.us, t0=t0) <= self.constraint_tolerance)
         status = torch.where(broken & (status <= int(Status.TIME_LIMIT)), int(Status.INFEASIBLE), status)
-        discount = problem.discount ** torch.arange(s.us.shape[-2] + 1, dtype=s.us.dtype, device=s.us.device)
+        discount = problem.discounts(s.us)
         solution = finished(
             problem,
             s.xs,
