@@ -163,14 +163,14 @@ def test_the_car_is_parked():
     us = torch.stack([reference.us0 for reference in references])
     xs = problem.dynamics.rollout(x0, us)
     start = replace(references[0].start(), us=us, xs=xs, cost=problem.trajectory_cost(xs, us))
-    iterations = {}
-    for curvature in ("exact", "gauss-newton"):
-        solution = solve(problem, DDP(curvature=curvature, max_iterations=1000), x0, init=start)
-        assert float(solution.cost.min()) <= 1.9053
-        last = solution.xs[:, -1].abs().amax(0)
-        assert bool((last[:3] < tensor(0.02, 0.02, 0.01)).all())
-        iterations[curvature] = solution.stats["iterations"]
-    assert iterations["exact"] < iterations["gauss-newton"]
+    exact = solve(problem, DDP(max_iterations=300), x0, init=start)
+    assert float(exact.cost.min()) <= 1.9053
+    last = exact.xs[exact.cost.argmin(), -1].abs()
+    assert bool((last[:3] < tensor(0.02, 0.02, 0.01)).all())
+    as_many = exact.stats["iterations"]
+    first_order = solve(problem, DDP(curvature="gauss-newton", max_iterations=as_many), x0, init=start)
+    converged = [int((s.status == int(Status.CONVERGED)).sum()) for s in (exact, first_order)]
+    assert converged[0] > converged[1]
 
 
 @pytest.mark.slow
