@@ -251,6 +251,7 @@ def test_a_limited_product_of_controls():
     assert np.allclose(solution.us.numpy(), result.x.reshape(shape), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_batches_equal_single_solves():
     problem, x0 = limited_product(), tensor(-1.0, -1.0, 1.0) + 0.3 * draw(0, 2, 2, 3)
     together = solve(problem, DDP(), x0)

@@ -36,6 +36,7 @@ TINY = {
 }
 
 
+FAST = ("car_parking", "arm", "obstacles")
 GALLERY = {  # figures and videos of each case
     "acrobot": {"acrobot.png", "acrobot.mp4"},
     "arm": {"arm.png", "arm.mp4"},
@@ -182,7 +183,9 @@ def test_control_from_an_estimate_ends_with_a_picture(kind, tmp_path):
     assert (tmp_path / "out" / "estimates.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("case", GALLERY)
+@pytest.mark.parametrize(
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in GALLERY]
+)
 def test_a_case_of_the_gallery_leaves_figures_and_videos(case, tmp_path):
     options = [*TINY["trajectory_optimization.py"], "--only", case, "--run", "run"]
     done = run("trajectory_optimization.py", *options, cwd=tmp_path)

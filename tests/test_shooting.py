@@ -18,6 +18,7 @@ from planners import (
     GradientShooting,
     Problem,
     QuadraticCost,
+    StateLimits,
     Status,
     TransitionCost,
     Unrolled,
@@ -465,8 +466,8 @@ def test_what_is_not_supported_is_refused_by_name():
     for name, fields in {
         "control_values": {"control_values": torch.zeros(1, 1)},
         "rate_limits": {"rate_limits": (-1.0, 1.0)},
-        "constraints": {"constraints": (object(),)},
-        "terminal_constraints": {"terminal_constraints": (object(),)},
+        "constraints": {"constraints": (StateLimits(-1.0, 1.0),)},
+        "terminal_constraints": {"terminal_constraints": (StateLimits(-1.0, 1.0),)},
     }.items():
         with pytest.raises(ValueError, match=f"GradientShooting cannot honor: {name}"):
             solve(linear(**fields), GradientShooting(), X0)
