@@ -458,10 +458,10 @@ def test_view_without_viser_names_the_extra(monkeypatch, mbrl_says):
         (["plan", "PendulumSwingUp", "--model", "nowhere"], "no model at nowhere"),
         (["plan", "PendulumSwingUp", "--model", "."], "there is no model.safetensors in .: it is no run folder"),
         (["plan", "PendulumSwingUp", "--planner", "icme"], "--planner knows no 'icme'; did you mean icem?"),
-        (["plan", "PendulumSwingUp", "--planner"], "--planner takes a name; there is cem, convex-program, ddp"),
+        (["plan", "PendulumSwingUp", "--planner"], "--planner takes a name; there is cem, ddp, icem, lqr"),
         (
             ["plan", "PendulumSwingUp", "--planner", "--mpc"],
-            "--planner takes a name; there is cem, convex-program, ddp",
+            "--planner takes a name; there is cem, ddp, icem, lqr",
         ),
         (["plan", "PendulumSwingUp", "--planner", "cem", "--planner=mppi"], "--planner is given twice"),
         (

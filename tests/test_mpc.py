@@ -408,7 +408,7 @@ def test_the_budget_is_positive(budget):
 
 
 def test_a_planner_that_cannot_solve_the_problem_is_refused_at_once():
-    with pytest.raises(ValueError, match="LQR cannot honor: control_limits; use CEM or .*ICEM or MPPI or"):
+    with pytest.raises(ValueError, match=r"LQR cannot honor: control_limits; use CEM or .*ICEM or MPPI or"):
         MPC(pendulum(), LQR())
     with pytest.raises(ValueError, match="ICEM needs finite control_limits"):
         MPC(replace(pendulum(), control_limits=None), ICEM())
