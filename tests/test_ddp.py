@@ -156,6 +156,7 @@ def test_the_cart_pole_swings_up():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # 500 steps, a few hundred backward passes
 def test_the_car_is_parked():
     """Better than 1.9053 from one of eight initial guesses, at rest in place, with fewer iterations than iLQR."""
     references = [car_parking(seed) for seed in range(8)]
