@@ -29,7 +29,7 @@ def run(folder: Path, tiny: bool) -> bool:
     planner = DDP(max_iterations=4 if tiny else 120, certify=False)
     found = multi_start(problem(Slack(quadratic=200.0)), planner, hanging + away, starts=starts, spread=0.3)
     print(found)
-    planner = DDP(max_iterations=4 if tiny else 300, penalty=1000.0)
+    planner = DDP(max_iterations=4 if tiny else 300, penalty=5e4)
     plan = solve(problem(None), planner, hanging + away, init=found.best, throw=False)
     print(f"{plan}\n{plan.certificate}")
     rest = float(plan.xs[:, -1].abs().max())
