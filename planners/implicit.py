@@ -94,9 +94,7 @@ class InvalidGradientError(RuntimeError):
         reasons = []
         if stuck:
             largest = float(certificate.residual.max())
-            reasons.append(
-                f"{stuck} do not meet the optimality conditions to {certificate.tolerance:.1g} (largest {largest:.2g})"
-            )
+            reasons.append(f"{stuck} are not converged to {certificate.tolerance:.1g} (largest residual {largest:.2g})")
         if int(bad.sum()) > stuck:
             reasons.append(f"{int(bad.sum()) - stuck} are no strict minima")
         super().__init__(
