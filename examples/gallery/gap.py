@@ -53,7 +53,7 @@ def run(folder: Path, tiny: bool) -> bool:
     xs = torch.zeros(T + 1, 6, dtype=torch.float64)
     xs[:, :2], xs[:-1, 3:5] = way, way.diff(dim=0) / quadrotor.dt
     guess = states_guess(problem, xs, hover.expand(T, 2))
-    planner = DDP(shooting="multiple", max_iterations=4 if tiny else 200)
+    planner = DDP(shooting="multiple", max_iterations=4 if tiny else 200, penalty=50.0)
     plan = solve(problem, planner, x0, init=guess, throw=False)
     worst = largest_violation(plan)
     print(f"{plan}\n{plan.certificate}\nlargest violation {worst:.1e}")
