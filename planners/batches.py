@@ -10,13 +10,23 @@ from torch import Tensor
 Value = TypeVar("Value")
 
 
+def spread(value: Tensor, axes: int) -> Tensor:
+    """A number for each batch element ``(*batch,)`` with that many more axes, to broadcast against what each has."""
+    return value.reshape((*value.shape, *[1] * axes))
+
+
+def where_batch(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """One of two tensors ``(*batch, ...)``, by batch element of the mask ``(*batch,)``."""
+    return torch.where(spread(mask, new.ndim - mask.ndim), new, old)
+
+
 def where_rows(mask: Tensor, new: Value, old: Value) -> Value:
     """The fields of one of two dataclass values, by batch element of the mask ``(*batch,)``; None where both have none."""
 
     def chosen(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         if a is None or b is None:
             return a if b is None else b
-        return torch.where(mask.reshape((*mask.shape, *[1] * (a.ndim - mask.ndim))), a, b)
+        return where_batch(mask, a, b)
 
     return type(new)(**{f.name: chosen(getattr(new, f.name), getattr(old, f.name)) for f in fields(new)})  # type: ignore[arg-type]
 

@@ -100,9 +100,7 @@ def _pair(H: Tensor, g: Tensor, lower: Tensor, upper: Tensor) -> BoxQPSolution:
         value = (points * (g.unsqueeze(-2) + 0.5 * (points @ H))).sum(-1).nan_to_num(nan=torch.inf, posinf=torch.inf)
         index = value.argmin(-1)[..., None, None].expand(*value.shape[:-1], 1, 2)
         x = torch.where(inside.unsqueeze(-1), inner, points.gather(-2, index).squeeze(-2))
-    gradient = g + mv(H, x)
-    clamped = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
-    clamped = (clamped | (x <= lower) | (x >= upper)) & ~inside.unsqueeze(-1)
+    clamped = ((x <= lower) | (x >= upper)) & ~inside.unsqueeze(-1)
     L, _ = _factor_on(torch.where(convex[..., None, None], H, _eye_like(H)), ~clamped)
     return BoxQPSolution(x, ~clamped, L, convex, convex)
 

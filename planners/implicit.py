@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from planners.batches import where_rows
+from planners.batches import where_batch, where_rows
 from planners.control_set import expanded
 from planners.expansion import convex_hessians
 from planners.kkt import Certificate, Conditions, Linearized, Point, certified, polished
@@ -148,16 +148,14 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
         us=us,
         cost=cost,
         status=torch.where(converged, int(Status.CONVERGED), solution.status),
-        K=None if solution.K is None else _where(moved, factor.K, solution.K),
-        P=None if solution.P is None else _where(moved, factor.P / problem.discounts(us)[:, None, None], solution.P),
+        K=None if solution.K is None else where_batch(moved, factor.K, solution.K),
+        P=None
+        if solution.P is None
+        else where_batch(moved, factor.P / problem.discounts(us)[:, None, None], solution.P),
         violations=violations,
         multipliers=(point.y, point.y_T),
         certificate=certificate,
     )
-
-
-def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(mask.reshape((*mask.shape, *[1] * (new.ndim - mask.ndim))), new, old)
 
 
 def _convexified(factor: LQFactor, at: Linearized) -> LQFactor:
@@ -177,7 +175,7 @@ def _without(at: Linearized, lost: Tensor) -> Linearized:
     def filled(value: Tensor) -> Tensor:
         rows = value.reshape(lost.numel(), *value.shape[lost.ndim :])
         other = rows[good[0, 0]] if len(good) else torch.zeros_like(rows[0])
-        return torch.where(lost.reshape((*lost.shape, *[1] * (value.ndim - lost.ndim))), other, value)
+        return where_batch(lost, other.expand_as(value), value)
 
     point = Point(**{name: filled(value) for name, value in vars(at.point).items()})
     expansion = replace(at.expansion, F=filled(at.expansion.F))
@@ -265,7 +263,7 @@ class _Adjoint:
         below = us - self.at.gradient <= c.lower
         grads = (-s.dx, -s.du, -s.nu, -s.y, -s.y_T, torch.where(below, pinned, 0.0), torch.where(below, 0.0, pinned))
         keep = (valid if self.invalid == "zero" else valid | asked) & ~self.lost
-        return tuple(torch.where(keep.reshape((*keep.shape, *[1] * (g.ndim - keep.ndim))), g, 0.0) for g in grads)
+        return tuple(where_batch(keep, g, torch.zeros_like(g)) for g in grads)
 
 
 class _ImplicitFunction(torch.autograd.Function):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from planners.batches import where_rows
+from planners.batches import spread, where_rows
 from planners.constraints.rows import Prices, Rows, StageRows, TerminalRows
 from planners.control_set import expanded
 from planners.expansion import (
@@ -139,13 +139,40 @@ class Conditions:
         point, e = at.point, at.expansion
         if not self.exact:
             return convex_hessians(self.bare, e, point.xs, point.us, self.t0)
-        H = e.H + dynamics_curvature(self.bare, e, point.xs, point.us, at.costate, self.t0)
-        P_T = e.P_T
-        if self.stage.size and not self.stage.is_affine:
-            H = H + self.stage.curvature(point.xs, point.us, point.y)
-        if self.terminal.size and not self.terminal.is_affine:
-            P_T = P_T + self.terminal.curvature(point.xs, point.us, point.y_T)
-        return H, P_T
+        multipliers = (self.stage, point.y), (self.terminal, point.y_T)
+        return lagrangian_hessians(self.bare, e, point.xs, point.us, at.costate, self.t0, *multipliers)
+
+
+def lagrangian_hessians(
+    problem: Problem,
+    expansion: Expansion,
+    xs: Tensor,
+    us: Tensor,
+    costate: Tensor,
+    t0: int,
+    stage: tuple[StageRows | None, Tensor | None],
+    terminal: tuple[TerminalRows | None, Tensor | None],
+) -> tuple[Tensor, Tensor]:
+    """The cost's Hessians with the curvature of dynamics and constraints, ``(*batch, T, k, k)`` and ``(*batch, d, d)``.
+
+    Args:
+        problem: dynamics and costs.
+        expansion: about the trajectory.
+        xs: states ``(*batch, T+1, n)``.
+        us: controls ``(*batch, T, m)``.
+        costate: ``(*batch, T+1, d)``.
+        t0: step of the first control.
+        stage: the rows of the stages and their multipliers ``(*batch, T, r)``, or None.
+        terminal: the rows of the last state and their multipliers ``(*batch, r_T)``, or None.
+    """
+    H = expansion.H + dynamics_curvature(problem, expansion, xs, us, costate, t0)
+    P_T = expansion.P_T
+    (rows, y), (rows_T, y_T) = stage, terminal
+    if rows is not None and y is not None and rows.size and not rows.is_affine:
+        H = H + rows.curvature(xs, us, y)
+    if rows_T is not None and y_T is not None and rows_T.size and not rows_T.is_affine:
+        P_T = P_T + rows_T.curvature(xs, us, y_T)
+    return H, P_T
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +216,7 @@ class Linearized:
         sizes = [_largest(self.expansion.gap, 2)]
         for rows, value, y, core in self._groups():
             if rows.size:
-                rho = _spread(self.scale, core)
+                rho = spread(self.scale, core)
                 y_hat, _ = rows.prices.multiplier(value, y, rho)
                 sizes.append(_largest((y_hat - y) / rho, core))
         return torch.stack(sizes).amax(0)
@@ -203,11 +230,11 @@ class Linearized:
         c, us, gradient = self.conditions, self.point.us, self.gradient
         gap = torch.minimum(us - c.lower, c.upper - us)
         pinned = c.lower == c.upper
-        push = gradient.abs() / _spread(self.scale, 2)
+        push = gradient.abs() / spread(self.scale, 2)
         sizes = [torch.where(pinned, torch.inf, torch.maximum(gap, push)).amin((-2, -1))]
         for rows, value, y, core in self._groups():
             if rows.size:
-                margin = _row_margin(rows.prices, value, y, _spread(self.scale, core))
+                margin = _row_margin(rows.prices, value, y, spread(self.scale, core))
                 sizes.append(margin.amin(tuple(range(-core, 0))))
         return torch.stack(sizes).amin(0)
 
@@ -218,8 +245,8 @@ class Linearized:
     def with_settled_rows(self) -> tuple["Linearized", "Settled", "Settled"]:
         """The multipliers of rows that are not part of the next linear system set to what they are; and what is part of it."""
         c = self.conditions
-        stage = settled(c.stage.prices, self.value, self.point.y, _spread(self.scale, 2))
-        terminal = settled(c.terminal.prices, self.value_T, self.point.y_T, _spread(self.scale, 1))
+        stage = settled(c.stage.prices, self.value, self.point.y, spread(self.scale, 2))
+        terminal = settled(c.terminal.prices, self.value_T, self.point.y_T, spread(self.scale, 1))
         point = replace(self.point, y=stage.y, y_T=terminal.y)
         e = self.expansion
         g = e.g + mv(self.C.mT, stage.y - self.point.y)
@@ -396,11 +423,6 @@ def _row_margin(prices: Prices, value: Tensor, y: Tensor, scale: Tensor) -> Tens
     smooth = prices.linear.isinf() | (prices.equality & (prices.linear == 0))
     margin = torch.minimum(inequality, torch.where(smooth, torch.inf, at_price))
     return torch.where(prices.counts, margin, torch.inf)
-
-
-def _spread(scale: Tensor, core: int) -> Tensor:
-    """A number for each problem in the shape of its rows."""
-    return scale.reshape((*scale.shape, *[1] * core))
 
 
 def _largest(value: Tensor, core: int) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from planners.batches import spread
 from planners.constraints import Constraint
 from planners.constraints.rows import Prices
 from planners.kkt import Certificate, Conditions, Linearized, Point, Settled, settled
@@ -159,7 +160,7 @@ def _settled(at: Linearized, interior: Interior, tau: float) -> list[Settled]:
     """All rows: those with a barrier give way by s / y, the others are as without smoothing."""
     found = []
     for prices, value, y, s, core in _groups(at, interior):
-        plain, rows = settled(prices, value, y, at.scale.reshape((*at.scale.shape, *[1] * core))), _barrier_rows(prices)
+        plain, rows = settled(prices, value, y, spread(at.scale, core)), _barrier_rows(prices)
         found.append(
             Settled(
                 y=torch.where(rows, y, plain.y),
@@ -181,7 +182,7 @@ def _residual(at: Linearized, interior: Interior, tau: float) -> Tensor:
     for prices, value, y, s, core in _groups(at, interior):
         if value.shape[-1]:
             rows = _barrier_rows(prices)
-            rho = at.scale.reshape((*at.scale.shape, *[1] * core))
+            rho = spread(at.scale, core)
             other = (prices.multiplier(value, y, rho)[0] - y).abs() / rho
             error = torch.maximum((value + s).abs(), (s * y - tau).abs() / tau**0.5)
             sizes.append(torch.where(rows, error, other).amax(tuple(range(-core, 0))))

@@ -185,14 +185,10 @@ class DDP(Planner):
         return where_rows(met & ~failed, new, s)
 
     def _solution(self, problem: Problem, s: Iterate, solver: Solver, request: Request) -> Solution:
-        t0 = request.t0
-        cost = problem.trajectory_cost(s.xs, s.us, t0=t0)
-        violations = problem.violations(s.xs, s.us, t0=t0)
-        status = s.status
+        t0, status = request.t0, s.status
         if solver.multiple:  # the plan is what its controls do
-            xs = problem.dynamics.rollout(s.xs[..., 0, :], s.us, t0)
-            cost, violations = problem.trajectory_cost(xs, s.us, t0=t0), problem.violations(xs, s.us, t0=t0)
-            s = replace(s, xs=xs)
+            s = replace(s, xs=problem.dynamics.rollout(s.xs[..., 0, :], s.us, t0))
+        cost, violations = problem.trajectory_cost(s.xs, s.us, t0=t0), problem.violations(s.xs, s.us, t0=t0)
         broken = ~(problem.hard_violation(s.xs, s.us, t0=t0) <= self.constraint_tolerance)
         status = torch.where(broken & (status <= int(Status.TIME_LIMIT)), int(Status.INFEASIBLE), status)
         discount = problem.discounts(s.us)

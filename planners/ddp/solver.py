@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from planners.batches import put_rows, take_rows, where_rows
+from planners.batches import put_rows, spread, take_rows, where_batch, where_rows
 from planners.constraints.rows import Rows, StageRows, TerminalRows
 from planners.ddp.backward import LocalPolicy, Model, backward_pass
 from planners.ddp.iterate import RUNNING, Iterate
@@ -23,10 +23,10 @@ from planners.expansion import (
     control_scale,
     convex_hessians,
     costates,
-    dynamics_curvature,
     expand_problem,
     stationarity,
 )
+from planners.kkt import lagrangian_hessians
 from planners.problem import Problem
 from planners.solution import Status
 
@@ -171,7 +171,7 @@ class Solver:
             if rows is not None and y is not None:
                 for _ in range(axis):
                     y = y.unsqueeze(-core - 1)
-                rho = s.rho.reshape((*s.rho.shape, *[1] * (axis + core)))
+                rho = spread(s.rho, axis + core)
                 psi = rows.prices.merit(rows.value(xs, us), y, rho)
                 total = total + (psi.sum(-1) if core == 2 else psi)
         return total
@@ -244,7 +244,7 @@ class Solver:
                 found.append((None, None))
                 continue
             rows, value, C = known
-            y_hat, slope = rows.prices.multiplier(value, y, s.rho.reshape((*s.rho.shape, *[1] * core)))
+            y_hat, slope = rows.prices.multiplier(value, y, spread(s.rho, core))
             gradient = (C.mT @ y_hat.unsqueeze(-1)).squeeze(-1)
             g, p_T = (g + gradient, p_T) if core == 2 else (g, p_T + gradient)
             found.append((y_hat, C.mT @ (slope.unsqueeze(-1) * C)))
@@ -295,13 +295,8 @@ class Solver:
 
     def _lagrangian_hessian(self, s: Iterate, terms: Terms) -> tuple[Tensor, Tensor]:
         """The cost's Hessians with the curvature of dynamics and constraints."""
-        H = terms.expansion.H + dynamics_curvature(self.problem, terms.expansion, s.xs, s.us, terms.costate, self.t0)
-        P_T = terms.expansion.P_T
-        if self.stage is not None and terms.y_hat is not None and not self.stage.is_affine:
-            H = H + self.stage.curvature(s.xs, s.us, terms.y_hat)
-        if self.terminal is not None and terms.y_hat_T is not None and not self.terminal.is_affine:
-            P_T = P_T + self.terminal.curvature(s.xs, s.us, terms.y_hat_T)
-        return H, P_T
+        rows = (self.stage, terms.y_hat), (self.terminal, terms.y_hat_T)
+        return lagrangian_hessians(self.problem, terms.expansion, s.xs, s.us, terms.costate, self.t0, *rows)
 
     def _searched(self, s: Iterate, terms: Terms, policy: LocalPolicy, convex: Model, gap: Tensor | None) -> Iterate:
         """The best of some step lengths; the iterate itself, with more regularization, where none decreases the merit."""
@@ -330,8 +325,8 @@ class Solver:
         full = scale * REGULARIZATION[1]
         moved = replace(
             s,
-            xs=_chosen(good, xs, s.xs),
-            us=_chosen(good, us, s.us),
+            xs=where_batch(good, xs, s.xs),
+            us=where_batch(good, us, s.us),
             merit=torch.where(good, merit, s.merit),
             mu=torch.minimum(mu, full),
             newton=newton,
@@ -435,10 +430,6 @@ def _scale(policy: LocalPolicy, terms: Terms) -> Tensor:
 
 def _plus(value: Tensor, addition: Tensor | None) -> Tensor:
     return value if addition is None else value + addition
-
-
-def _chosen(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(mask.reshape((*mask.shape, *[1] * (new.ndim - mask.ndim))), new, old)
 
 
 def _put_masked(policy: LocalPolicy, mask: Tensor, part: LocalPolicy) -> LocalPolicy:
