@@ -170,14 +170,12 @@ class LQFactor:
         smallest = torch.where(self.system.free.any(-1), values[..., 0], torch.inf)
         return smallest.amin(-1)
 
-    def solve(self, right: LQRight, *, refinements: int = MAX_REFINEMENTS) -> LQSolution:
+    def solve(self, right: LQRight) -> LQSolution:
         """Solve for a right side, to the accuracy of the arithmetic where the system allows it."""
         solution = self._solve_once(right)
-        if not refinements:
-            return solution
         left = self.system.residual(right, solution)
         size = _size(left)
-        for _ in range(refinements):
+        for _ in range(MAX_REFINEMENTS):
             if not bool((size > 0).any()):
                 break
             candidate = solution.plus(self._solve_once(left))
