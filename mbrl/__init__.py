@@ -12,7 +12,26 @@ from mbrl.envs import (
     record_env,
 )
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
-from mbrl.policies import Actor, EstimatedStateActor, EstimatedStateMemory, SplineNoise, UniformNoise
+from mbrl.policies import (
+    ActionDistribution,
+    Actor,
+    Beta,
+    BetaHead,
+    Categorical,
+    CategoricalHead,
+    DiagonalGaussian,
+    EstimatedStateActor,
+    EstimatedStateMemory,
+    GaussianHead,
+    GaussianMixture,
+    Head,
+    MixtureHead,
+    NoClosedFormError,
+    SplineNoise,
+    SquashedGaussian,
+    SquashedGaussianHead,
+    UniformNoise,
+)
 from mbrl.recording import record
 from mbrl.runs import Run, RunError, RunGroup, RunRecord, add_evaluation, find_runs, group_runs, open_run, read_run
 from mbrl.simulated_plant import SimulatedPlant
@@ -33,14 +52,25 @@ from mbrl.tasks import (
 )
 
 __all__ = [
+    "ActionDistribution",
     "Actor",
+    "Beta",
+    "BetaHead",
+    "Categorical",
+    "CategoricalHead",
     "ControlLoopError",
     "ControlLoopResult",
+    "DiagonalGaussian",
     "EstimatedStateActor",
     "EstimatedStateMemory",
     "Evaluation",
     "FrameStack",
+    "GaussianHead",
+    "GaussianMixture",
+    "Head",
+    "MixtureHead",
     "MujocoVectorEnv",
+    "NoClosedFormError",
     "Plant",
     "Run",
     "RunError",
@@ -49,6 +79,8 @@ __all__ = [
     "Safety",
     "SimulatedPlant",
     "SplineNoise",
+    "SquashedGaussian",
+    "SquashedGaussianHead",
     "Task",
     "TaskEnv",
     "TaskVectorEnv",

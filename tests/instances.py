@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from dynamics import (
     Unicycle,
 )
 from dynamics.learned.base import TransitionData
-from mbrl import Task
+from mbrl import BetaHead, CategoricalHead, GaussianHead, Head, MixtureHead, SquashedGaussianHead, Task
 from mbrl.tasks import CONSTRUCTORS
 from planners import (
     CEM,
@@ -174,6 +175,17 @@ ALL_PLANNERS: dict[str, Planner] = {
     "RRT": RRT(max_iterations=3, num_extensions=4),
     "RRT, one at a time": RRT(goal_bias=0.5, num_controls=4, max_steps=2, num_extensions=1, max_iterations=5),
     "predictive sampling, white": PredictiveSampling(num_samples=1, max_iterations=3, noise=WhiteNoise()),
+}
+
+# each for a number of features
+ALL_HEADS: dict[str, Callable[..., Head]] = {
+    "categorical": partial(CategoricalHead, choices=4),
+    "Gaussian": partial(GaussianHead, action_dim=2),
+    "Gaussian, state-dependent": partial(GaussianHead, action_dim=2, initial_std=0.5, state_dependent_std=True),
+    "squashed": partial(SquashedGaussianHead, action_dim=2, initial_std=0.5),
+    "squashed, state-dependent": partial(SquashedGaussianHead, action_dim=2, state_dependent_std=True),
+    "beta": partial(BetaHead, action_dim=2),
+    "mixture": partial(MixtureHead, action_dim=2, components=3),
 }
 
 ALL_TASKS: dict[str, Callable[..., Task]] = CONSTRUCTORS
