@@ -1,0 +1,1 @@
+"""Policy optimization from what the policy itself has just done."""
