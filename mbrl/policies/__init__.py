@@ -1,5 +1,6 @@
 """What acts on a task."""
 
+from mbrl.policies.action_space import ActionSpace, ContinuousActions, DiscreteActions
 from mbrl.policies.actor import Actor
 from mbrl.policies.distributions import (
     ActionDistribution,
@@ -19,26 +20,44 @@ from mbrl.policies.heads import (
     MixtureHead,
     SquashedGaussianHead,
 )
+from mbrl.policies.networks import Body, FeedForward, Recurrent
+from mbrl.policies.normalizer import RunningNormalizer
+from mbrl.policies.policy import NetworkSettings, Policy, PolicyMemory
+from mbrl.policies.saving import load_policy, save_policy
 from mbrl.policies.spline_noise import SplineNoise
 from mbrl.policies.uniform_noise import UniformNoise
+from mbrl.policies.value_function import ValueFunction
 
 __all__ = [
     "ActionDistribution",
+    "ActionSpace",
     "Actor",
     "Beta",
     "BetaHead",
+    "Body",
     "Categorical",
     "CategoricalHead",
+    "ContinuousActions",
     "DiagonalGaussian",
+    "DiscreteActions",
     "EstimatedStateActor",
     "EstimatedStateMemory",
+    "FeedForward",
     "GaussianHead",
     "GaussianMixture",
     "Head",
     "MixtureHead",
+    "NetworkSettings",
     "NoClosedFormError",
+    "Policy",
+    "PolicyMemory",
+    "Recurrent",
+    "RunningNormalizer",
     "SplineNoise",
     "SquashedGaussian",
     "SquashedGaussianHead",
     "UniformNoise",
+    "ValueFunction",
+    "load_policy",
+    "save_policy",
 ]

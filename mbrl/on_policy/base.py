@@ -1,0 +1,241 @@
+r"""What on-policy algorithms share: the iteration.
+
+.. math::
+    \text{collect } (y_t, a_t, r_t) \text{ under } \pi_k \;\to\; \hat A_t, \hat R_t \text{ from } V_k
+    \;\to\; \pi_{k+1}, V_{k+1} \;\to\; \text{statistics of observations}
+
+The statistics that observations are normalized by change last, so that within an iteration the policy that collected, the old
+one of the ratios and the one that is improved are the same function of what was seen.
+
+An algorithm says how the policy and the value function learn from samples: one method.
+"""
+
+import abc
+import time
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrl.on_policy.advantages import AdvantageEstimator, GeneralizedAdvantages
+from mbrl.on_policy.reward_scale import RewardScale, count_in
+from mbrl.on_policy.rollout import Rollout, Samples, collect, rollout_values
+from mbrl.policies.networks import seeded_weights
+from mbrl.policies.policy import NetworkSettings, Policy
+from mbrl.policies.value_function import ValueFunction
+from mbrl.training.algorithm import Algorithm, Assignment, Learner
+
+
+@dataclass(frozen=True)
+class OnPolicy(Algorithm, abc.ABC):
+    """What all on-policy algorithms are told.
+
+    Attributes:
+        discount: gamma.
+        advantages: how good an action was: :class:`GeneralizedAdvantages`, :class:`NStepAdvantages` or :class:`RewardsToGo`.
+        num_envs: number of worlds, of each process.
+        steps_per_iteration: environment steps of one iteration, over the worlds of a process.
+        network: of the policy, and the body of the value function.
+        sequence_length: steps through which a recurrent network is trained at a time.
+        normalize_rewards: whether rewards are divided by the standard deviation of the discounted return.
+
+    Raises:
+        ValueError: a number is out of its range, or the steps of an iteration are no multiple of the worlds.
+    """
+
+    _: KW_ONLY
+    discount: float = 0.99
+    advantages: AdvantageEstimator = field(default_factory=GeneralizedAdvantages)
+    num_envs: int = 8
+    steps_per_iteration: int = 2048
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    sequence_length: int = 32
+    normalize_rewards: bool = True
+
+    def __post_init__(self):
+        if not 0 <= self.discount <= 1:
+            raise ValueError(f"discount must be in [0, 1], got {self.discount}")
+        if self.num_envs < 1 or self.steps_per_iteration < 1 or self.steps_per_iteration % self.num_envs:
+            raise ValueError(
+                f"steps_per_iteration must be a multiple of num_envs >= 1, got {self.steps_per_iteration} and {self.num_envs}"
+            )
+        if self.network.recurrent and (self.steps_per_iteration // self.num_envs) % self.sequence_length:
+            raise ValueError(
+                f"each of {self.num_envs} worlds takes {self.steps_per_iteration // self.num_envs} steps in an iteration, which "
+                f"must be a multiple of sequence_length, got {self.sequence_length}"
+            )
+
+    def learner(self, assignment: Assignment) -> "OnPolicyLearner":
+        """A learner at its first step."""
+        return OnPolicyLearner(self, assignment)
+
+    @abc.abstractmethod
+    def prepare(self, learner: "OnPolicyLearner") -> None:
+        """Give a new learner what the updates need: optimizers, and numbers that change."""
+
+    @abc.abstractmethod
+    def update(self, learner: "OnPolicyLearner", samples: Samples) -> dict[str, float]:
+        """Improve policy and value function on samples, and say how it went."""
+
+
+class OnPolicyLearner(Learner):
+    """The state of on-policy training.
+
+    Args:
+        algorithm: its settings.
+        assignment: what is to be learned.
+
+    Attributes:
+        policy: the policy.
+        value: the value function.
+        optimizers: of the algorithm, by name.
+        numbers: of the algorithm that change and are kept, by name.
+        generator: source of actions and minibatches.
+        progress: share of the steps that are taken, from 0 to 1.
+    """
+
+    def __init__(self, algorithm: OnPolicy, assignment: Assignment):
+        _check_unused(assignment)
+        self.algorithm, self.assignment = algorithm, assignment
+        self.processes = assignment.processes
+        self.worlds = assignment.worlds(algorithm.num_envs)
+        seed, network = assignment.seed_for("weights"), algorithm.network
+        self.policy = _first_policy(assignment, self.worlds.observation_dim, self.worlds.actions, network, seed)
+        self.value = self._value_function(seed + 1)
+        self.generator = assignment.generator("actions")
+        self.scale = RewardScale(algorithm.num_envs, algorithm.discount).to(assignment.device)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.numbers: dict[str, float] = {}
+        self.steps = self.iterations = 0
+        self._hidden = self.policy.initial_hidden(algorithm.num_envs)
+        self._value_hidden = self.value.initial_hidden(algorithm.num_envs)
+        algorithm.prepare(self)
+
+    def _value_function(self, seed: int) -> ValueFunction:
+        with seeded_weights(seed):
+            value = ValueFunction(self.policy.settings.body(self.policy.observation_dim))
+        return value.to(self.policy.dtype).to(self.assignment.device)
+
+    @property
+    def progress(self) -> float:
+        """Share of the environment steps that are taken."""
+        return min(self.steps / self.assignment.steps, 1.0)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the worlds can be kept to the bit."""
+        return self.worlds.exact
+
+    def iterate(self) -> dict[str, float]:
+        """Collect, update, and count in what was seen."""
+        settings = self.algorithm
+        rollout, hidden = collect(
+            self.policy, self.worlds, settings.steps_per_iteration // settings.num_envs, self._hidden, self.generator
+        )
+        begun = time.perf_counter()
+        samples, value_hidden = self.samples(rollout)
+        metrics = settings.update(self, samples)
+        if self.policy.normalizer is not None:
+            count_in(self.policy.normalizer, rollout.observations[rollout.valid], self.processes)
+        self._hidden, self._value_hidden = hidden, value_hidden
+        self.steps += settings.steps_per_iteration * self.processes.number
+        self.iterations += 1
+        environment, inference = rollout.seconds
+        return {
+            **self._episodes(),
+            "rollout/invalid": float((~rollout.valid).sum()),
+            **metrics,
+            "time/environment": environment,
+            "time/inference": inference,
+            "time/update": time.perf_counter() - begun,
+        }
+
+    def samples(self, rollout: Rollout) -> tuple[Samples, Tensor]:
+        """What is learned from a rollout, and what the value function remembers after it."""
+        settings, device = self.algorithm, self.assignment.device
+        rewards = rollout.rewards.to(device)
+        ended, terminated, valid = (flag.to(device) for flag in (rollout.ended, rollout.terminated, rollout.valid))
+        if settings.normalize_rewards:
+            rewards = self.scale(rewards, ended, self.processes)
+        values, next_values, value_hidden = rollout_values(self.policy, self.value, rollout, self._value_hidden)
+        advantages, returns = settings.advantages.estimate(
+            rewards.to(values), values, next_values, terminated, ended, valid, settings.discount
+        )
+        samples = Samples(
+            inputs=self.policy.inputs(rollout.observations),
+            actions=rollout.actions.to(device),
+            advantages=advantages,
+            returns=returns,
+            values=values,
+            weights=valid.to(values),
+            starts=rollout.starts.to(device),
+            hidden=rollout.hidden,
+            value_hidden=value_hidden[:-1],
+        )
+        pieces = samples.in_pieces(settings.sequence_length if self.policy.body.hidden_dim else 1)
+        return pieces.with_old_policy(self.policy), value_hidden[-1]
+
+    def _episodes(self) -> dict[str, float]:
+        """Means over the episodes that have ended; none where none has."""
+        finished = self.worlds.take_finished()
+        sums = torch.tensor([[e.reward, e.cost, e.steps, 1.0] for e in finished], dtype=torch.float64).reshape(-1, 4)
+        reward, cost, steps, number = self.processes.sum(sums.sum(0)).tolist()
+        if not number:
+            return {"rollout/episodes": 0.0}
+        found = {"rollout/return": reward / number, "rollout/length": steps / number, "rollout/episodes": number}
+        return {**found, "rollout/cost": cost / number} if cost else found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+        return {
+            "policy": self.policy.state_dict(),
+            "value": self.value.state_dict(),
+            "scale": self.scale.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "numbers": dict(self.numbers),
+            "generator": self.generator.get_state(),
+            "worlds": self.worlds.state_dict(),
+            "hidden": self._hidden,
+            "value_hidden": self._value_hidden,
+            "steps": self.steps,
+            "iterations": self.iterations,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called; worlds that cannot be kept begin new episodes."""
+        for module, name in ((self.policy, "policy"), (self.value, "value"), (self.scale, "scale")):
+            module.load_state_dict(state[name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.numbers.update(state["numbers"])
+        self.generator.set_state(state["generator"].cpu())
+        self.steps, self.iterations = state["steps"], state["iterations"]
+        if self.worlds.exact:
+            self.worlds.load_state_dict(state["worlds"])
+            self._hidden, self._value_hidden = (
+                state[name].to(self.assignment.device) for name in ("hidden", "value_hidden")
+            )
+        else:
+            seed = self.assignment.seed_for(f"worlds after iteration {self.iterations}")
+            self.worlds.begin(seed + self.algorithm.num_envs * self.processes.rank)
+
+
+def _first_policy(
+    assignment: Assignment, observation_dim: int, actions: Any, network: NetworkSettings, seed: int
+) -> Policy:
+    policy = Policy(observation_dim, actions, network, seed=seed)
+    if assignment.init is not None:
+        given = assignment.init
+        if given.config() != policy.config():
+            raise ValueError(
+                f"init must be a policy of the same task and network, {policy.config()}, got {given.config()}; give the "
+                "algorithm network=policy.settings"
+            )
+        policy.load_state_dict(given.state_dict())
+    return policy.to(assignment.device)
+
+
+def _check_unused(assignment: Assignment) -> None:
+    if assignment.demonstrations is not None:
+        raise ValueError("this algorithm learns from rewards alone; pass demonstrations to BC, or its policy as init=")

@@ -1,0 +1,56 @@
+"""Rewards of order one, whatever the task's units."""
+
+import torch
+from torch import Tensor, nn
+
+from mbrl.policies.normalizer import RunningNormalizer, moments
+from mbrl.training.processes import Processes
+
+
+class RewardScale(nn.Module):
+    r"""Divides rewards by the standard deviation of the discounted return so far.
+
+    .. math:: G_t = r_t + \gamma G_{t-1}, \qquad \tilde r_t = \operatorname{clip}(r_t / \sqrt{\operatorname{Var} G}, -c, c)
+
+    The sum runs forward from the beginning of the episode, as in OpenAI's baselines, because what it is for is only the order
+    of magnitude of values.
+
+    Args:
+        worlds: number of worlds.
+        discount: gamma.
+        clip: largest magnitude c of a scaled reward.
+    """
+
+    running: Tensor
+
+    def __init__(self, worlds: int, discount: float, *, clip: float = 10.0):
+        super().__init__()
+        self.discount, self.clip = discount, clip
+        self.statistics = RunningNormalizer(1)
+        self.register_buffer("running", torch.zeros(worlds, dtype=torch.float64))
+
+    @torch.no_grad()
+    def forward(self, rewards: Tensor, ended: Tensor, processes: Processes) -> Tensor:
+        """Count in rewards ``(T, N)`` and scale them; ``ended`` marks the last steps of episodes."""
+        found = torch.empty_like(rewards, dtype=torch.float64)
+        for t, (r, end) in enumerate(zip(rewards, ended, strict=True)):
+            self.running = self.discount * self.running + r
+            found[t] = self.running
+            self.running = self.running * ~end
+        count_in(self.statistics, found.unsqueeze(-1), processes)
+        scaled = rewards * (self.statistics.variance + 1e-8).rsqrt()
+        return scaled.clamp(-self.clip, self.clip)
+
+
+@torch.no_grad()
+def count_in(statistics: RunningNormalizer, values: Tensor, processes: Processes) -> None:
+    """Count in values ``(*batch, dim)`` of all processes."""
+    rows = values.reshape(-1, values.shape[-1])
+    if processes.number == 1:
+        statistics.update(rows)
+        return
+    count, mean, variance = moments(rows)
+    sums = processes.sum(torch.cat([count.reshape(1), count * mean, count * (variance + mean.square())]))
+    total, dim = sums[0], rows.shape[-1]
+    mean = sums[1 : 1 + dim] / total
+    statistics.merge(total, mean, (sums[1 + dim :] / total - mean.square()).clamp_min(0.0))

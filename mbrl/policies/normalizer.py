@@ -1,0 +1,58 @@
+"""Running statistics of what a policy sees."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningNormalizer(nn.Module):
+    r"""Subtracts the mean and divides by the standard deviation of everything it has been shown.
+
+    .. math:: z = \operatorname{clip}\bigl((y - \mu) / \sqrt{\sigma^2 + 10^{-8}}, -c, c\bigr)
+
+    The statistics are part of the policy and change in :meth:`update` alone, which training calls between iterations: what
+    acts, what is evaluated and what is differentiated sees the same numbers. Batches are merged exactly (Chan, Golub and
+    LeVeque 1983), in double precision.
+
+    Args:
+        dim: number of columns.
+        clip: largest magnitude c of an output.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, dim: int, *, clip: float = 10.0):
+        super().__init__()
+        self.clip = clip
+        self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(dim, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Normalized values ``(*batch, dim)`` in double precision; those that came, clipped, before the first update."""
+        z = (y.double() - self.mean) * (self.variance + 1e-8).rsqrt()
+        return z.clamp(-self.clip, self.clip)
+
+    @torch.no_grad()
+    def update(self, y: Tensor) -> None:
+        """Count in values ``(*batch, dim)``."""
+        y = y.reshape(-1, y.shape[-1]).to(self.mean)
+        if len(y):
+            self.merge(*moments(y))
+
+    @torch.no_grad()
+    def merge(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Count in values of which there are the number, the mean and the (biased) variance."""
+        total = self.count + count
+        delta = mean - self.mean
+        spread = self.variance * self.count + variance * count + delta.square() * self.count * count / total
+        self.mean += delta * count / total
+        self.variance.copy_(spread / total)
+        self.count.copy_(total)
+
+
+def moments(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and biased variance of the rows of ``(N, dim)``, in double precision."""
+    y = y.double()
+    return torch.tensor(float(len(y)), dtype=torch.float64, device=y.device), y.mean(0), y.var(0, correction=0)

@@ -1,0 +1,250 @@
+r"""Stochastic policies on networks.
+
+.. math:: a_t \sim \pi_\theta(\cdot \mid z_t, h_{t-1}), \qquad z_t = \text{normalizer}(y_t), \qquad u_t = \text{controls}(a_t)
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from mbrl.policies.action_space import ActionSpace, ContinuousActions, DiscreteActions
+from mbrl.policies.distributions import ActionDistribution
+from mbrl.policies.heads import (
+    BetaHead,
+    CategoricalHead,
+    GaussianHead,
+    Head,
+    MixtureHead,
+    SquashedGaussianHead,
+)
+from mbrl.policies.networks import ACTIVATIONS, Body, FeedForward, Recurrent, seeded_weights
+from mbrl.policies.normalizer import RunningNormalizer
+from mbrl.tasks.base import Task
+
+HeadName = Literal["gaussian", "squashed-gaussian", "beta", "mixture", "categorical"]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What the network of a policy looks like; a value function beside it has the same body.
+
+    Attributes:
+        head: family of distributions: ``"gaussian"``, whose controls are clamped to the limits, ``"squashed-gaussian"`` and
+            ``"beta"``, which keep within them, ``"mixture"`` of Gaussians, or ``"categorical"`` for finitely many controls. By
+            default that one, or Gaussian.
+        hidden: widths of the fully connected layers.
+        activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"silu"`` or ``"softplus"``.
+        recurrent: gated recurrent units on top of them, for tasks that are not seen in full; 0 for none.
+        initial_std: standard deviation of (squashed) Gaussian actions at first, in half widths of the limits.
+        state_dependent_std: whether it is an output of the network instead of a parameter.
+        components: of a mixture.
+        normalize: whether observations are normalized by running statistics.
+        dtype: ``"float32"`` or ``"float64"``, of the networks.
+
+    Raises:
+        ValueError: a value is none of these.
+    """
+
+    head: HeadName | None = None
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    recurrent: int = 0
+    initial_std: float = 1.0
+    state_dependent_std: bool = False
+    components: int = 5
+    normalize: bool = True
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self):
+        if self.head not in (None, *HEADS):
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
+        if min((*self.hidden, 1)) < 1 or self.recurrent < 0 or self.components < 1 or not self.initial_std > 0:
+            raise ValueError(
+                "need widths and components >= 1, recurrent >= 0 and initial_std > 0, got "
+                f"{self.hidden}, {self.components}, {self.recurrent} and {self.initial_std}"
+            )
+
+    def body(self, inputs: int) -> Body:
+        """Layers on a number of inputs, with random weights of the global generator."""
+        if self.recurrent:
+            return Recurrent(inputs, self.recurrent, self.hidden, self.activation)
+        return FeedForward(inputs, self.hidden, self.activation)
+
+
+HEADS = ("gaussian", "squashed-gaussian", "beta", "mixture", "categorical")
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyMemory:
+    """Where a policy stands in a batch of episodes.
+
+    Attributes:
+        hidden: what a recurrent network remembers, ``(batch, h)``.
+        generator: source of the actions that are drawn; its present state is part of the value.
+    """
+
+    hidden: Tensor
+    generator: torch.Generator
+
+
+class Policy(nn.Module):
+    """A distribution of actions for what is seen; acts like every actor.
+
+    Args:
+        observation_dim: number of observed columns.
+        actions: what there is to choose among.
+        settings: of the network.
+        seed: of its first weights.
+
+    Attributes:
+        normalizer: running statistics of the observations; None where the settings say so.
+        body: from normalized observations to features.
+        head: from features to a distribution.
+
+    Raises:
+        ValueError: the head does not fit the actions.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        actions: ActionSpace,
+        settings: NetworkSettings = NetworkSettings(),
+        *,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.observation_dim, self.actions, self.settings = observation_dim, actions, settings
+        with seeded_weights(seed):
+            self.normalizer = RunningNormalizer(observation_dim) if settings.normalize else None
+            self.body = settings.body(observation_dim)
+            self.head = _head(self.body.features, actions, settings)
+        self.dtype = getattr(torch, settings.dtype)
+        self.body.to(self.dtype)
+        self.head.to(self.dtype)
+
+    @classmethod
+    def for_task(cls, task: Task, settings: NetworkSettings = NetworkSettings(), *, seed: int = 0) -> Self:
+        """A policy that sees what the task shows and chooses among its controls."""
+        sample = task.observe(task.initial_state(1, torch.Generator().manual_seed(0)))
+        return cls(sample.shape[-1], task_actions(task), settings, seed=seed)
+
+    @property
+    def acts_on(self) -> str:
+        """``"observation"``."""
+        return "observation"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def inputs(self, y: Tensor) -> Tensor:
+        """What the network gets for observations ``(*batch, ny)``: normalized, in its dtype, on its device."""
+        y = y.to(self.device)
+        return (y if self.normalizer is None else self.normalizer(y)).to(self.dtype)
+
+    def initial_hidden(self, batch: int) -> Tensor:
+        """What is remembered before an episode, ``(batch, h)``."""
+        return torch.zeros(batch, self.body.hidden_dim, dtype=self.dtype, device=self.device)
+
+    def distribution(self, y: Tensor, hidden: Tensor | None = None) -> ActionDistribution:
+        """The distribution of actions for observations ``(*batch, ny)``.
+
+        Args:
+            y: observations.
+            hidden: what is remembered, ``(*batch, h)``; that of the start of an episode by default.
+        """
+        self._check(y)
+        if hidden is None:
+            hidden = self.initial_hidden(1).squeeze(0).expand(*y.shape[:-1], -1)
+        return self.step(self.inputs(y), hidden)[0]
+
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[ActionDistribution, Tensor]:
+        """The distribution for :meth:`inputs` ``(*batch, ny)``, and the next hidden values ``(*batch, h)``."""
+        features, hidden = self.body.step(inputs, hidden)
+        return self.head(features), hidden
+
+    def sequence(self, inputs: Tensor, hidden: Tensor, starts: Tensor) -> tuple[ActionDistribution, Tensor]:
+        """The distributions for sequences of :meth:`inputs` ``(T, N, ny)``, and hidden values after each step.
+
+        Args:
+            inputs: normalized observations.
+            hidden: ``(N, h)`` before the first step.
+            starts: ``(T, N)`` of bool, steps that are the first of an episode.
+        """
+        features, hiddens = self.body.sequence(inputs, hidden, starts)
+        return self.head(features), hiddens
+
+    def init(self, batch: int = 1, *, generator: torch.Generator | None = None) -> PolicyMemory:
+        """Memory at the start of a batch of episodes; actions from a generator seeded with 0 by default."""
+        generator = generator.clone_state() if generator else torch.Generator(self.device).manual_seed(0)
+        return PolicyMemory(self.initial_hidden(batch), generator)
+
+    @torch.no_grad()
+    def act(self, y: Tensor, memory: PolicyMemory, *, deterministic: bool = True) -> tuple[Tensor, PolicyMemory]:
+        """Controls ``(batch, m)`` for observations ``(batch, ny)`` in their dtype, and the next memory.
+
+        Args:
+            y: observations.
+            memory: from :meth:`init` or the step before.
+            deterministic: the mode of the distribution; otherwise a draw.
+        """
+        self._check(y)
+        distribution, hidden = self.step(self.inputs(y), memory.hidden)
+        generator = memory.generator
+        if deterministic:
+            actions = distribution.mode()
+        else:
+            generator = generator.clone_state()
+            actions = distribution.sample(generator)
+        return self.actions.controls(actions).to(y), PolicyMemory(hidden, generator)
+
+    def config(self) -> dict[str, Any]:
+        """JSON values from which :func:`mbrl.load_policy` makes the policy again, without its weights."""
+        return {
+            "observation_dim": self.observation_dim,
+            "actions": self.actions.config(),
+            "settings": asdict(self.settings),
+        }
+
+    def _check(self, y: Tensor) -> None:
+        if y.shape[-1] != self.observation_dim:
+            raise ValueError(f"the policy sees {self.observation_dim} columns, got observations {tuple(y.shape)}")
+
+
+def task_actions(task: Task) -> ActionSpace:
+    """What there is to choose among on a task."""
+    if task.control_values is not None:
+        return DiscreteActions(task.control_values.double())
+    return ContinuousActions(*task.limits())
+
+
+def _head(features: int, actions: ActionSpace, settings: NetworkSettings) -> Head:
+    discrete = isinstance(actions, DiscreteActions)
+    name = settings.head or ("categorical" if discrete else "gaussian")
+    if (name == "categorical") != discrete:
+        what = "finitely many controls take the head 'categorical'" if discrete else "'categorical' needs finitely many"
+        raise ValueError(f"head {name!r} does not fit the actions: {what}")
+    if isinstance(actions, DiscreteActions):
+        return CategoricalHead(features, len(actions.values))
+    m = actions.control_dim
+    bounded = isinstance(actions, ContinuousActions) and bool(actions.lower.isfinite().all())
+    if name in ("squashed-gaussian", "beta") and not bounded:
+        raise ValueError(f"head {name!r} keeps within limits, and these controls have none; take 'gaussian'")
+    std = {"initial_std": settings.initial_std, "state_dependent_std": settings.state_dependent_std}
+    match name:
+        case "gaussian":
+            return GaussianHead(features, m, **std)
+        case "squashed-gaussian":
+            return SquashedGaussianHead(features, m, **std)
+        case "beta":
+            return BetaHead(features, m)
+        case _:
+            return MixtureHead(features, m, components=settings.components)

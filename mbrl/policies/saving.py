@@ -1,0 +1,71 @@
+"""Policies as files: tensors in safetensors, the configuration as JSON in its header; nothing is executed on loading."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialized
+
+from mbrl.policies.action_space import action_space
+from mbrl.policies.policy import NetworkSettings, Policy
+from mbrl.runs.files import replace_file
+
+FORMAT = "mbrl-control policy 1"
+
+
+def save_policy(policy: Policy, path: str | Path) -> Path:
+    """Write a policy with the statistics of its normalizer to one file, whole or not at all.
+
+    Args:
+        policy: the policy.
+        path: the file, by convention ``policy.safetensors``; an existing file is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: it is no policy.
+    """
+    if not isinstance(policy, Policy):
+        raise TypeError(f"save_policy takes a mbrl.Policy, got {type(policy).__name__}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": FORMAT, "config": json.dumps(policy.config(), sort_keys=True)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    content = serialized(tensors, metadata)
+    replace_file(path, lambda partial: partial.write_bytes(content))
+    return path
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Read a policy written by :func:`save_policy`; it acts as the saved one, bit for bit.
+
+    Args:
+        path: the file, or the folder of a run that holds ``policy.safetensors``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no policy of this version.
+    """
+    path = Path(path)
+    path = path / "policy.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"no policy at {path}; policies are written by mbrl.save_policy(policy, path)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); was it cut short?") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; write policies with mbrl.save_policy"
+        )
+    try:
+        config = json.loads(metadata["config"])
+        settings = {**config["settings"], "hidden": tuple(config["settings"]["hidden"])}
+        policy = Policy(config["observation_dim"], action_space(config["actions"]), NetworkSettings(**settings))
+        policy.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} does not describe a policy of this version: {error}") from error
+    return policy

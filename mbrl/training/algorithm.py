@@ -1,0 +1,104 @@
+"""What every training algorithm is: settings that make a learner, and a learner that goes one iteration further."""
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dynamics import Trajectory
+from mbrl.envs.making import vector_env
+from mbrl.policies.policy import Policy
+from mbrl.tasks import Task
+from mbrl.training.processes import Processes
+from mbrl.training.worlds import Worlds
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """What is to be learned.
+
+    Attributes:
+        task: a task, or the id of a gymnasium environment.
+        steps: environment steps in all.
+        seed: of everything that is drawn.
+        demonstrations: episodes of an expert, where the algorithm learns from some.
+        init: policy to begin with, copied; a new one by default.
+        device: where networks are trained.
+        processes: that train together.
+    """
+
+    task: Task | str
+    steps: int
+    seed: int = 0
+    demonstrations: Sequence[Trajectory] | None = None
+    init: Policy | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    processes: Processes = field(default_factory=Processes)
+
+    def worlds(self, number: int) -> Worlds:
+        """So many worlds of the task, of this process."""
+        first = number * self.processes.rank
+        return Worlds(vector_env(self.task, number), spread_seed(self.seed, "worlds") + first)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A source of random numbers for a purpose, on the device; each process has its own."""
+        seed = spread_seed(self.seed, purpose) + self.processes.rank
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def seed_for(self, purpose: str) -> int:
+        """A seed for a purpose, the same in all processes."""
+        return spread_seed(self.seed, purpose)
+
+
+class Learner(abc.ABC):
+    """What changes while an algorithm learns.
+
+    Everything that decides how it goes on is in :meth:`state_dict`: a learner that was loaded with it does what the one that it
+    was taken from would have done, bit for bit.
+
+    Attributes:
+        policy: the policy as it is now.
+        steps: environment steps taken so far, over all processes.
+    """
+
+    policy: Policy
+    steps: int
+
+    @abc.abstractmethod
+    def iterate(self) -> dict[str, float]:
+        """Go one iteration further and say how it went, by names such as ``"train/kl"``."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes: nested dicts, lists and tuples of tensors, numbers, strings and None."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether :meth:`state_dict` has all of it; worlds of other libraries begin new episodes when a run is resumed."""
+        return True
+
+
+@dataclass(frozen=True)
+class Algorithm(abc.ABC):
+    """The settings of a training algorithm; :func:`mbrl.train` runs it."""
+
+    @abc.abstractmethod
+    def learner(self, assignment: Assignment) -> Learner:
+        """A learner at its first step.
+
+        Raises:
+            ValueError: the assignment lacks what the algorithm needs, or has what it would ignore.
+        """
+
+
+def spread_seed(seed: int, purpose: str) -> int:
+    """A seed of its own for a purpose, below 2**62, so that equal seeds do not give equal numbers everywhere."""
+    import hashlib
+
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big") >> 2

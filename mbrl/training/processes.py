@@ -1,0 +1,56 @@
+"""Sums over the processes of a training, each with worlds of its own; of one process, the numbers themselves."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Processes:
+    """The processes that train together under ``torchrun``, or the only one.
+
+    What is averaged over samples is a sum over all processes divided by a number that is summed too, so that any number of
+    processes does what one would do with all the samples.
+    """
+
+    def __init__(self) -> None:
+        self.number, self.rank = 1, 0
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.number, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes; not differentiable where there are several."""
+        if self.number == 1:
+            return values
+        values = values.detach().clone()
+        torch.distributed.all_reduce(values)
+        return values
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Add up the gradients of all processes in place, as one message."""
+        if self.number == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        torch.distributed.all_reduce(flat)
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """The values of all processes in the first one, None in the others."""
+        if self.number == 1:
+            return [value]
+        values = [None] * self.number if self.rank == 0 else None
+        torch.distributed.gather_object(value, values)
+        return values
+
+    def scatter(self, values: list[Any] | None) -> Any:
+        """One of the first process's values for each process; None where it has none."""
+        if self.number == 1:
+            return None if values is None else values[0]
+        found = [None]
+        if self.rank == 0 and values is None:
+            values = [None] * self.number
+        torch.distributed.scatter_object_list(found, values)
+        return found[0]

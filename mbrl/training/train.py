@@ -1,0 +1,262 @@
+"""The training loop, once for all algorithms: iterate, evaluate, log, keep, resume, stop."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dynamics import Trajectory
+from dynamics.progress import progress_bar
+from mbrl.evaluation import Evaluation, evaluate
+from mbrl.policies.policy import Policy
+from mbrl.policies.saving import save_policy
+from mbrl.runs.metrics import read as read_metrics
+from mbrl.runs.run import Resume, Run, open_run
+from mbrl.tasks import Task
+from mbrl.training.algorithm import Algorithm, Assignment, Learner, spread_seed
+from mbrl.training.processes import Processes
+
+Metrics = dict[str, np.ndarray]
+
+
+class ResumeWarning(UserWarning):
+    """A resumed run goes on, but not as the uninterrupted one would have."""
+
+
+class TrainingError(RuntimeError):
+    """A training cannot go on, for instance because a loss or a weight is not finite; the message says what to change."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What a training left.
+
+    Attributes:
+        policy: the policy after the last iteration.
+        learner: what learned it, for what else it holds, such as ``learner.value``.
+        metrics: what was logged: ``"step"`` and further columns, ``(iterations,)`` each, NaN where nothing was logged.
+        evaluation: of the policy after the last iteration; None if there was to be none.
+        steps: environment steps taken.
+        seconds: time spent since the start, or since the run was resumed.
+    """
+
+    policy: Policy
+    learner: Learner
+    metrics: Metrics
+    evaluation: Evaluation | None
+    steps: int
+    seconds: float
+
+    def __str__(self) -> str:
+        evaluated = "not evaluated" if self.evaluation is None else str(self.evaluation)
+        return f"{self.steps} steps in {self.seconds:.0f} s: {evaluated}"
+
+
+def train(
+    algorithm: Algorithm,
+    task: Task | str,
+    *,
+    steps: int,
+    seed: int = 0,
+    demonstrations: Sequence[Trajectory] | None = None,
+    init: Policy | None = None,
+    run: str | Path | None = None,
+    resume: Resume = "auto",
+    evaluate_every: int | None = None,
+    evaluation_episodes: int = 10,
+    device: str | torch.device = "cpu",
+    on_iteration: Callable[[Mapping[str, float]], object] | None = None,
+    progress: bool | None = None,
+) -> TrainingResult:
+    """Train a policy.
+
+    Equal arguments give equal policies on the same machine with the same number of threads. With ``run`` everything is kept
+    after each iteration: after Ctrl-C or a kill the same call goes on where it was and gives what an uninterrupted one would
+    have given, bit for bit, on tasks and on the MuJoCo environments that this library steps itself. Other gymnasium
+    environments cannot be kept: their worlds begin new episodes then, and a :class:`ResumeWarning` says so.
+
+    Args:
+        algorithm: for instance ``mbrl.PPO()``.
+        task: a task, or the id of a gymnasium environment.
+        steps: environment steps in all; the last iteration is a whole one.
+        seed: of everything that is drawn.
+        demonstrations: episodes of an expert, where the algorithm learns from some.
+        init: policy to begin with, copied; a new one by default.
+        run: folder of the run; see :func:`mbrl.open_run` for what it holds, and ``policy.safetensors`` at the end.
+        resume: ``"auto"``, ``"must"`` or ``"never"``, see :func:`mbrl.open_run`.
+        evaluate_every: environment steps between evaluations on the way, logged as ``eval/return``; None for none.
+        evaluation_episodes: episodes of an evaluation; 0 for none at the end either.
+        device: where networks are trained.
+        on_iteration: told of each row of the metrics as it is made.
+        progress: show a progress bar; None shows it on a terminal.
+
+    Returns:
+        The policy, and how it came about.
+
+    Raises:
+        TypeError: algorithm or task is none.
+        ValueError: a number is out of its range, or the algorithm lacks what it needs.
+        TrainingError: a number is not finite.
+        RunError: the folder cannot be used.
+    """
+    _check(algorithm, task, steps, evaluate_every, evaluation_episodes)
+    assignment = Assignment(task, steps, seed, demonstrations, init, torch.device(device), Processes())
+    learner = algorithm.learner(assignment)
+    keeper = _Keeper(
+        assignment.processes, run, resume, _config(algorithm, assignment, evaluate_every, evaluation_episodes)
+    )
+    keeper.restore(learner)
+    start, rows = time.perf_counter(), keeper.rows
+    with progress_bar(f"{type(algorithm).__name__} on {_task_name(task)}", steps, show=progress) as advance:
+        while learner.steps < steps:
+            before = learner.steps
+            row = learner.iterate()
+            _check_finite(learner)
+            due = evaluate_every is not None and learner.steps // evaluate_every > before // evaluate_every
+            if due and assignment.processes.rank == 0:
+                row["eval/return"] = _evaluated(learner, task, seed, evaluation_episodes).iqm
+            row = {"step": learner.steps, **row}
+            rows.append(row)
+            keeper.keep(learner, row)
+            if on_iteration is not None:
+                on_iteration(row)
+            advance(min(learner.steps, steps), _headline(rows))
+    evaluation = _evaluated(learner, task, seed, evaluation_episodes) if evaluation_episodes else None
+    seconds = time.perf_counter() - start
+    result = TrainingResult(learner.policy, learner, _columns(rows), evaluation, learner.steps, seconds)
+    keeper.finish(result)
+    return result
+
+
+def _check(algorithm: Any, task: Any, steps: int, evaluate_every: int | None, evaluation_episodes: int) -> None:
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"algorithm must be one such as mbrl.PPO(), got {algorithm!r}")
+    if not isinstance(task, Task | str):
+        raise TypeError(f"task must be a Task or the id of a gymnasium environment, got {task!r}")
+    if steps < 1 or evaluation_episodes < 0 or (evaluate_every is not None and evaluate_every < 1):
+        raise ValueError(
+            "need steps >= 1, evaluate_every >= 1 or None and evaluation_episodes >= 0, got "
+            f"{steps}, {evaluate_every} and {evaluation_episodes}"
+        )
+    if evaluate_every is not None and evaluation_episodes < 1:
+        raise ValueError("evaluate_every needs evaluation_episodes >= 1, got 0")
+
+
+def _task_name(task: Task | str) -> str:
+    return task if isinstance(task, str) else task.name
+
+
+def _config(
+    algorithm: Algorithm, assignment: Assignment, evaluate_every: int | None, evaluation_episodes: int
+) -> dict[str, Any]:
+    """What decides the run."""
+    given = {"demonstrations": assignment.demonstrations is not None, "init": assignment.init is not None}
+    return {
+        "algorithm": algorithm,
+        "task": _task_name(assignment.task),
+        "steps": assignment.steps,
+        "seed": assignment.seed,
+        "evaluate_every": evaluate_every,
+        "evaluation_episodes": evaluation_episodes,
+        "processes": assignment.processes.number,
+        **{name: True for name, there in given.items() if there},
+    }
+
+
+def _evaluated(learner: Learner, task: Task | str, seed: int, episodes: int) -> Evaluation:
+    """The same episodes at every evaluation of a run."""
+    generator = torch.Generator().manual_seed(spread_seed(seed, "evaluation"))
+    return evaluate(learner.policy, task, episodes=episodes, generator=generator)
+
+
+def _check_finite(learner: Learner) -> None:
+    broken = [name for name, p in learner.policy.named_parameters() if not bool(p.isfinite().all())]
+    if broken:
+        raise TrainingError(
+            f"after {learner.steps} steps the policy's {broken[0]} is not finite; lower the learning rate, or look at the "
+            "rewards of the task"
+        )
+
+
+def _headline(rows: Sequence[Mapping[str, float]]) -> str:
+    """The latest return, of an evaluation or of training episodes."""
+    for name in ("eval/return", "rollout/return"):
+        found = [row[name] for row in rows if name in row]
+        if found:
+            return f"{name} {found[-1]:.4g}"
+    return ""
+
+
+def _columns(rows: Sequence[Mapping[str, float]]) -> Metrics:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows], dtype=np.float64) for name in names}
+
+
+class _Keeper:
+    """The run folder of a training; without one, nothing is kept. With several processes the first one keeps for all."""
+
+    def __init__(self, processes: Processes, folder: str | Path | None, resume: Resume, config: dict[str, Any]):
+        self.processes = processes
+        self.kept = folder is not None
+        self.run: Run | None = None
+        self.rows: list[dict[str, float]] = []
+        if folder is not None and processes.rank == 0:
+            self.run = open_run(folder, config=config, resume=resume)
+            self.rows = _logged(self.run)
+
+    def restore(self, learner: Learner) -> None:
+        """Go on where the run was left."""
+        if not self.kept:
+            return
+        states = None
+        if self.run is not None and (saved := self.run.load_state()) is not None:
+            states = saved["learners"]
+        state = self.processes.scatter(states)
+        if state is None:
+            return
+        learner.load_state_dict(state)
+        if not learner.exact and self.processes.rank == 0:
+            warnings.warn(
+                "the worlds of this environment cannot be kept: the run goes on from its networks after the last iteration, "
+                "with new episodes",
+                ResumeWarning,
+                stacklevel=3,
+            )
+
+    def keep(self, learner: Learner, row: Mapping[str, float]) -> None:
+        """Log a row and write the state after it."""
+        if not self.kept:
+            return
+        states = self.processes.gather(learner.state_dict())
+        if self.run is not None:
+            scalars = {name: value for name, value in row.items() if name != "step"}
+            self.run.log(int(row["step"]), **scalars)
+            self.run.save_state({"learners": states})
+
+    def finish(self, result: TrainingResult) -> None:
+        """Leave the policy and the summary."""
+        if self.run is None:
+            return
+        save_policy(result.policy, self.run.path("policy.safetensors"))
+        summary: dict[str, Any] = {"steps": result.steps, "seconds": result.seconds}
+        if result.evaluation is not None:
+            low, high = result.evaluation.interval
+            summary.update({"return": result.evaluation.iqm, "interval_low": low, "interval_high": high})
+            if result.evaluation.success_rate is not None:
+                summary["success_rate"] = result.evaluation.success_rate
+        self.run.finish(summary)
+
+
+def _logged(run: Run) -> list[dict[str, float]]:
+    """The rows of a run so far."""
+    path = run.folder / "metrics.csv"
+    if not path.exists():
+        return []
+    columns = read_metrics(path)
+    count = len(columns["step"]) if columns else 0
+    return [{n: float(v[i]) for n, v in columns.items() if not np.isnan(v[i])} for i in range(count)]
