@@ -157,11 +157,11 @@ def test_betas_have_one_mode_and_begin_broad():
 def test_components_of_a_mixture_part_when_there_are_two_things_to_do():
     """Demonstrations that go left or right: better than the best single Gaussian, whose entropy is 1.4 here."""
     head = MixtureHead(FEATURES, 1, components=3, generator=seeded())
-    f = features(256)
-    side = torch.arange(256).remainder(2).mul(2).sub(1).unsqueeze(-1)
-    actions = side + 0.1 * torch.randn(256, 1, generator=seeded(2))
+    f = features(64)
+    side = torch.arange(64).remainder(2).mul(2).sub(1).unsqueeze(-1)
+    actions = side + 0.1 * torch.randn(64, 1, generator=seeded(2))
     optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
-    for _ in range(300):
+    for _ in range(200):
         loss = -head(f).log_prob(actions).mean()
         optimizer.zero_grad()
         loss.backward()
