@@ -381,6 +381,24 @@ class TakesAnyNumberOfActions(TaskVectorEnv):
         return super().step(np.resize(actions, (self.num_envs, 1)))
 
 
+class ForgetsItsNumbers(TaskVectorEnv):
+    """The state is complete but for the random numbers."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "random": [None] * self.num_envs}
+
+
+class ForgetsWhoHasEnded(TaskVectorEnv):
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self._ended[:] = False
+
+
+class SavesArrays(TaskVectorEnv):
+    def state_dict(self):
+        return {**super().state_dict(), "more": np.zeros(2)}
+
+
 class StaysOpen(TaskVectorEnv):
     def close(self, **kwargs):
         pass
@@ -428,6 +446,9 @@ VIOLATIONS = {
     OneBuffer: "mode NEXT_STEP: what was returned must not change by later calls",
     HandsOutItsState: "what was returned must not be used again when the caller overwrites it",
     TakesAnyNumberOfActions: "2 actions for 3 worlds must be refused",
+    ForgetsItsNumbers: "mode NEXT_STEP: loaded with the state before call 0, call .* must be what it was, to the bit",
+    ForgetsWhoHasEnded: "mode NEXT_STEP: loaded with the state before call ., call . must be what it was, to the bit",
+    SavesArrays: "checking saving: UnpicklingError: Weights only load failed",
     StaysOpen: "closed must be true after close",
 }
 

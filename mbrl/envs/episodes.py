@@ -1,12 +1,14 @@
 """Episodes side by side: what native vector environments have in common, whatever steps their worlds."""
 
 import abc
+import json
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
@@ -88,6 +90,19 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray],
     @abc.abstractmethod
     def state_dim(self) -> int:
         """Number n of states of one world."""
+
+    @property
+    @abc.abstractmethod
+    def _of(self) -> str:
+        """What the worlds are worlds of: a gymnasium id or the name of a task."""
+
+    @abc.abstractmethod
+    def _saved(self) -> dict[str, np.ndarray]:
+        """What decides the next steps beside what is kept here, ``(num_envs, ...)`` each; these may be views."""
+
+    @abc.abstractmethod
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over what ``_saved`` of such an environment gave, with the same names, shapes and dtypes."""
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -198,6 +213,72 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray],
                 info[f"_{key}"] = np.zeros(self.num_envs, dtype=bool)
             info[key][worlds], info[f"_{key}"][worlds] = rows, True
 
+    # Saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what the next calls give, as tensors, numbers, texts and None: the worlds go on from it to the bit.
+
+        Where worlds and their constraint solvers are, how long their episodes have lasted, which have ended, and their random
+        numbers. Those of ``action_space.sample`` are the caller's, and what the environment was made with is not in it.
+        """
+        self._check_open()
+        return {
+            "environment": self._of,
+            "num_envs": self.num_envs,
+            "autoreset_mode": self.autoreset_mode.value,
+            "began": self._began,
+            "seeds": [None if seed is None else str(seed) for seed in self._seeds],  # one by chance has 128 bits
+            "random": [None if source is None else json.dumps(source.bit_generator.state) for source in self._random],
+            "worlds": {name: torch.from_numpy(array.copy()) for name, array in self._arrays().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another environment was, which was made with the same arguments.
+
+        Args:
+            state: what :meth:`state_dict` of that environment gave.
+
+        Raises:
+            ValueError: it is of another environment, number of worlds or autoreset mode; nothing has happened.
+        """
+        self._check_open()
+        worlds = self._checked_state(state)
+        self._began = state["began"]
+        self._seeds = [None if seed is None else int(seed) for seed in state["seeds"]]
+        self._random = [None if text is None else _source_from(text) for text in state["random"]]
+        for name, array in self._own_arrays().items():
+            array[...] = worlds.pop(name)
+        self._restore(worlds)
+
+    def _own_arrays(self) -> dict[str, np.ndarray]:
+        return {"observations": self._observations, "elapsed": self._elapsed, "ended": self._ended}
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {**self._own_arrays(), **self._saved()}
+
+    def _checked_state(self, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The arrays of a state that fits."""
+        missing = {"environment", "num_envs", "autoreset_mode", "began", "seeds", "random", "worlds"} - set(state)
+        if missing:
+            raise ValueError(f"this is no state of a vector environment: it lacks {', '.join(sorted(missing))}")
+        for name, what, own in (
+            ("environment", "", self._of),
+            ("num_envs", "num_envs=", self.num_envs),
+            ("autoreset_mode", "autoreset mode ", self.autoreset_mode.value),
+        ):
+            if state[name] != own:
+                raise ValueError(
+                    f"the state is one of {what}{state[name]}, this environment is one of {what}{own}; load it into one that "
+                    "was made with the same arguments"
+                )
+        arrays, worlds = self._arrays(), {name: value.cpu().numpy() for name, value in state["worlds"].items()}
+        came, own = ({name: (a.shape, str(a.dtype)) for name, a in found.items()} for found in (worlds, arrays))
+        if came != own:
+            raise ValueError(
+                f"the state is one of a {self._of} that was made with other arguments: it has {came}, this environment {own}"
+            )
+        return worlds
+
     # Checks
 
     def _check_open(self) -> None:
@@ -247,6 +328,13 @@ class EpisodesVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray],
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be a number or one for each of {self.num_envs} worlds, got {len(seeds)}")
         return seeds
+
+
+def _source_from(text: str) -> np.random.Generator:
+    """The random numbers whose state was written as JSON."""
+    source = np.random.Generator(np.random.PCG64(0))
+    source.bit_generator.state = json.loads(text)
+    return source
 
 
 def _which(mask: np.ndarray) -> Worlds:

@@ -1,10 +1,11 @@
 """The last observations of many worlds side by side."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
@@ -68,6 +69,47 @@ class FrameStack(VectorWrapper):
         self._fill(ended if same_step else self._begins, y)
         self._begins = ended if mode is AutoresetMode.NEXT_STEP else np.zeros_like(ended)
         return self._frames.copy(), rewards, terminated, truncated, infos
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what the next calls give, see :meth:`mbrl.TaskVectorEnv.state_dict`, with the stacks.
+
+        Raises:
+            TypeError: the stacked environment has no ``state_dict``.
+        """
+        return {
+            "env": self._saving.state_dict(),
+            "frames": torch.from_numpy(self._frames.copy()),
+            "begins": torch.from_numpy(self._begins.copy()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another environment was, which was made with the same arguments.
+
+        Args:
+            state: what :meth:`state_dict` of that environment gave.
+
+        Raises:
+            ValueError: it is of another environment or another number of frames; nothing has happened.
+            TypeError: the stacked environment has no ``load_state_dict``.
+        """
+        missing = {"env", "frames", "begins"} - set(state)
+        if missing:
+            raise ValueError(f"this is no state of a FrameStack: it lacks {', '.join(sorted(missing))}")
+        frames, begins = (state[name].cpu().numpy().copy() for name in ("frames", "begins"))
+        if frames.shape[2:] != self._frames.shape[2:] or frames.shape[1] != self.stack_size:
+            raise ValueError(
+                f"the state is one of stacks {frames.shape[1:]}, this environment is one of {self._frames.shape[1:]}; load it "
+                "into one that was made with the same arguments"
+            )
+        self._saving.load_state_dict(state["env"])
+        self._frames, self._begins = frames, begins
+
+    @property
+    def _saving(self) -> Any:
+        """The stacked environment, if it can be saved."""
+        if not hasattr(self.env, "state_dict"):
+            raise TypeError(f"{self.env!r} cannot be saved: it has no state_dict; native vector environments have one")
+        return self.env
 
     def _fill(self, worlds: np.ndarray, y: np.ndarray) -> None:
         """Begin the stacks of some worlds with their observations in ``(num_envs, *observation)``."""

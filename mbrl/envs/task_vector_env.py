@@ -1,5 +1,6 @@
 """A task as many environments that are stepped as one batch."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,16 @@ class TaskVectorEnv(EpisodesVectorEnv):
     def state(self) -> np.ndarray:
         """A copy of the present states, ``(num_envs, n)``."""
         return self._x.numpy().copy()
+
+    @property
+    def _of(self) -> str:
+        return self.task.name
+
+    def _saved(self) -> dict[str, np.ndarray]:
+        return {"state": self._x.numpy()}
+
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._x = torch.from_numpy(arrays["state"].copy())
 
     def _begin(self, worlds: Worlds, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
         if states is None:

@@ -7,11 +7,13 @@ actions every mode must tell the same lives; mode DISABLED, where the caller res
 
 import contextlib
 import copy
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
@@ -28,7 +30,8 @@ def check_vector_env(make: Callable[..., VectorEnv], *, num_envs: int = 3, max_s
     Spaces, shapes, dtypes and masks of everything that is returned; a seed decides a world's life, also its later episodes,
     whatever other worlds do; resets of some worlds leave the others alone; NEXT_STEP ignores the action of a world that it
     resets, SAME_STEP returns the last observation in ``final_obs``, DISABLED refuses to step a world that has ended; nothing
-    that was handed out changes later or is used again; wrong masks, seeds and actions are refused; close.
+    that was handed out changes later or is used again; wrong masks, seeds and actions are refused; close. An environment with
+    ``state_dict`` and ``load_state_dict``, which gymnasium does not ask for, goes on in a new environment to the bit.
 
     Args:
         make: ``make(num_envs=..., autoreset_mode=...)`` gives a new environment, for example
@@ -505,6 +508,39 @@ def _check_actions(case: _Case) -> None:
             _require_refused(lambda env=env, space=space: env.step(space.sample()), f"{worlds} actions for {n} worlds")
 
 
+def _check_saving(case: _Case) -> None:
+    """A new environment goes on as the one that was saved did, from files that hold no code."""
+    for mode in AutoresetMode:
+        with case.env(mode) as env:
+            if not (hasattr(env, "state_dict") and hasattr(env.unwrapped, "state_dict")):
+                return
+            _reset(env, seed=_SEED)
+            actions = _Actions(env)
+            played = [actions.next(~case.everyone()) for _ in range(case.calls)]
+            files, results = [], []
+            for action in played:
+                file = io.BytesIO()
+                torch.save(env.state_dict(), file)  # type: ignore[attr-defined]
+                files.append(file.getvalue())
+                results.append(_step_and_reset(env, action))
+        for k in sorted({0, case.first_end - 1, case.first_end}):
+            with case.env(mode) as env:
+                _reset(env)  # which it forgets
+                env.load_state_dict(torch.load(io.BytesIO(files[k]), weights_only=True))  # type: ignore[attr-defined]
+                for i, action in enumerate(played[k:], k):
+                    place = f"mode {mode.name}: loaded with the state before call {k}, call {i} must be what it was, to the bit"
+                    require(_close(_step_and_reset(env, action), results[i], exact=True), place)
+
+
+def _step_and_reset(env: VectorEnv, action: Any) -> list[Any]:
+    """What a step returns, and the reset of worlds that have ended where the caller has to."""
+    returned = copy.deepcopy(env.step(action))
+    ended = returned[2] | returned[3]
+    if env.metadata["autoreset_mode"] is AutoresetMode.DISABLED and ended.any():
+        return [returned, copy.deepcopy(env.reset(options={"reset_mask": ended}))]
+    return [returned]
+
+
 def _check_close(case: _Case) -> None:
     env = case.make(num_envs=case.num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
     env.reset(seed=_SEED)
@@ -539,5 +575,6 @@ _CHECKS: tuple[Callable[[_Case], None], ...] = (
     _check_resets_in_between,
     _check_copies,
     _check_actions,
+    _check_saving,
     _check_close,
 )

@@ -8,6 +8,7 @@ import math
 import operator
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -83,6 +84,7 @@ class MujocoVectorEnv(EpisodesVectorEnv):
         max_episode_steps: int | None,
     ):
         self.rules = rules
+        self._env_id = env_id
         self.frame_skip = rules.frame_skip
         self.max_episode_steps = max_episode_steps
         self._last_step = math.inf if max_episode_steps is None else max_episode_steps
@@ -112,6 +114,16 @@ class MujocoVectorEnv(EpisodesVectorEnv):
     def state_dim(self) -> int:
         """Number of positions, velocities and activations of one world."""
         return self.model.nq + self.model.nv + self.model.na
+
+    @property
+    def _of(self) -> str:
+        return self._env_id
+
+    def _saved(self) -> dict[str, np.ndarray]:
+        return self._warm.saved()
+
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._warm.restore(arrays)
 
     def _begin(self, worlds: Worlds, states: np.ndarray | None) -> tuple[np.ndarray, Info]:
         if states is None:

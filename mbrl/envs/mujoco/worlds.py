@@ -3,6 +3,7 @@
 # pyright: reportAttributeAccessIssue=false
 # (the compiled parts of mujoco have no type stubs)
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +69,9 @@ class WarmWorlds:
             qvel=state[:, model.nq : model.nq + model.nv],
             ctrl=self._ctrl.copy(),
             diverged=np.zeros(number, dtype=bool),
-            **{name: self._batch.bind(name) for name in outputs},
+            **{name: self._batch.bind(name).copy() for name in outputs},
         )
+        self._outputs = {name: self._batch.bind(name) for name in outputs}
         self._scratch: Any = None
         if contact_forces:
             self._scratch = MjData(model)
@@ -105,11 +107,41 @@ class WarmWorlds:
         fields = {name: values[worlds] for name, values in vars(self.data).items() if name != "model"}
         return SimpleNamespace(model=self.model, **fields)
 
+    def saved(self) -> dict[str, np.ndarray]:
+        """What decides the next steps, ``(worlds, ...)`` each, not to be written.
+
+        Beside the integration state these are the outputs, which are as old as the last call.
+
+        Raises:
+            ValueError: bodies of the model fall asleep, which no integration state says.
+        """
+        from mujoco import mjtEnableBit
+
+        if self.model.opt.enableflags & int(mjtEnableBit.mjENBL_SLEEP):
+            raise ValueError(
+                "MuJoCo does not tell which bodies are asleep; save worlds of a model without the flag sleep"
+            )
+        return {"integration": self._batch.state, **self._old()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on where other worlds of the same model were when they gave ``arrays`` by :meth:`saved`."""
+        self._batch.state[:] = arrays["integration"]
+        self._counters[:] = 1
+        self.data.state[:], self.data.ctrl[:], self.data.diverged[:] = self._state, self._ctrl, False
+        for name, array in self._old().items():
+            array[:] = arrays[name]
+
+    def _old(self) -> dict[str, np.ndarray]:
+        names = [*self._outputs, *([] if self._scratch is None else ["cfrc_ext"])]
+        return {name: getattr(self.data, name) for name in names}
+
     def _read(self, worlds: Worlds) -> None:
         """Take over what a call has left in some worlds."""
         from mujoco import mjtWarning
 
         self.data.state[worlds], self.data.ctrl[worlds] = self._state[worlds], self._ctrl[worlds]
+        for name, output in self._outputs.items():
+            getattr(self.data, name)[worlds] = output[worlds]
         changed = self._counters != 1
         unstable = slice(int(mjtWarning.mjWARN_BADQPOS), int(mjtWarning.mjWARN_BADQACC) + 1)
         self.data.diverged[worlds] = changed[worlds, unstable].any(axis=1)
