@@ -35,6 +35,8 @@ class Task:
         system: the plant as a formula, which can be drawn without MuJoCo; ``dynamics`` by default.
         control_values: the only controls there are, ``(k, m)`` within the limits, see :func:`mbrl.discretized`; all within the
             limits by default.
+        constraint_cost: ``fn(x, u) -> (*batch,)``, not negative: what a step costs that a constrained policy keeps below a limit
+            in expectation. Environments report it as ``info["cost"]``; it is no part of the reward, and planners do not see it.
 
     Raises:
         ValueError: limits are not finite, inverted, or not m each, values are not within them, or a number of steps is not
@@ -59,6 +61,7 @@ class Task:
     observation_names: Sequence[str] | None = None
     system: Dynamics | None = None
     control_values: Tensor | None = None
+    constraint_cost: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __post_init__(self):
         lower, upper = self.limits()
