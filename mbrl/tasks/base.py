@@ -94,13 +94,25 @@ class Task:
 
     def admissible(self, u: Tensor) -> Tensor:
         """The nearest controls ``(*batch, m)`` that there are: within the limits, and among ``control_values``."""
-        lower, upper = (limit.to(u) for limit in self.limits())
-        u = torch.minimum(torch.maximum(u, lower), upper)
         if self.control_values is None:
-            return u
-        values = self.control_values.to(u)
-        distance = ((u.unsqueeze(-2) - values) / (upper - lower)).square().sum(-1)
-        return values[distance.argmin(-1)]
+            return self._clamped(u)
+        return self.control_values.to(u)[self.control_numbers(u)]
+
+    def control_numbers(self, u: Tensor) -> Tensor:
+        """Which of ``control_values``, int64 ``(*batch,)``, is nearest to controls ``(*batch, m)``, in units of the limits.
+
+        Raises:
+            ValueError: the task lists no controls.
+        """
+        if self.control_values is None:
+            raise ValueError(f"task {self.name} lists no control_values; discretize it with mbrl.discretized")
+        lower, upper = (limit.to(u) for limit in self.limits())
+        distance = ((self._clamped(u).unsqueeze(-2) - self.control_values.to(u)) / (upper - lower)).square().sum(-1)
+        return distance.argmin(-1)
+
+    def _clamped(self, u: Tensor) -> Tensor:
+        lower, upper = (limit.to(u) for limit in self.limits())
+        return torch.minimum(torch.maximum(u, lower), upper)
 
     def observe(self, x: Tensor) -> Tensor:
         """What a policy sees of states ``(*batch, n)``."""
