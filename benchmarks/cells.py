@@ -52,11 +52,11 @@ def serve(answer: Callable[[dict[str, Any]], Any]) -> None:
 
     What else is printed meanwhile goes to standard error.
     """
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        answers.write(json.dumps(answer(json.loads(line))) + "\n")
-        answers.flush()
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            answers.write(json.dumps(answer(json.loads(line))) + "\n")
+            answers.flush()
 
 
 def folder(name: str, quick: bool) -> Path:

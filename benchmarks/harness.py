@@ -120,12 +120,15 @@ def _cpu_model() -> str:
 
 def _commit() -> str | None:
     """The commit of the working tree, marked when tracked files differ from it; None outside a repository."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"],
+            cwd=HERE,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:  # no git
+        return None
     return described.stdout.strip() or None
 
 

@@ -1,5 +1,6 @@
 """Benchmarks made of cells: every cell runs once, and what is said of their returns is right."""
 
+import io
 import json
 import os
 import sys
@@ -104,19 +105,21 @@ def test_cells_with_the_same_name_and_no_processes_are_refused(cells, some, tmp_
         cells.run(make(), tmp_path, 0)
 
 
-def test_a_script_answers_whatever_it_prints(cells, tmp_path):
-    script = tmp_path / "noisy.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\n"
-        "import os\nfrom cells import serve\n"
-        "def answer(request):\n"
-        "    print('noise')\n"
-        "    os.write(1, b'more noise')\n"
-        "    return {'returns': [request['x']]}\n"
-        "serve(answer)\n"
-    )
-    found = cells.run([cells.Cell("noisy", script, {"x": 1.5})], tmp_path / "kept", 1)
-    assert found["noisy"]["answer"] == {"returns": [1.5]}
+def test_an_answer_is_all_that_a_script_writes_to_standard_output(cells, capfd, monkeypatch):
+    def answer(request):
+        os.write(1, b"a library's noise")
+        return {"returns": [request["x"]]}
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"x": 1.5}\n{"x": 2.5}\n'))
+    before = os.dup(1)
+    try:
+        cells.serve(answer)
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+    written = capfd.readouterr()
+    assert [json.loads(line) for line in written.out.splitlines()] == [{"returns": [1.5]}, {"returns": [2.5]}]
+    assert written.err == 2 * "a library's noise"
 
 
 def test_the_interval_of_one_seed_is_the_bootstrap_of_its_episodes(cells):
@@ -124,11 +127,13 @@ def test_the_interval_of_one_seed_is_the_bootstrap_of_its_episodes(cells):
 
     returns = np.random.default_rng(3).normal(100.0, 20.0, (1, 40))
     expected = bootstrap(
-        (returns[0],), lambda x, axis: trim_mean(x, 0.25, axis=axis), method="percentile", n_resamples=20_000, rng=4
+        (returns[0],), lambda x, axis: trim_mean(x, 0.25, axis=axis), method="percentile", n_resamples=5_000, rng=4
     )
     mean, ends = cells.summarize(returns)
     assert mean == pytest.approx(np.sort(returns[0])[10:30].mean())
-    assert ends == pytest.approx(tuple(expected.confidence_interval), abs=0.05 * expected.standard_error)
+    assert ends == pytest.approx(
+        tuple(expected.confidence_interval), abs=0.15 * expected.standard_error
+    )  # both are random: 0.05 each
 
 
 def test_the_interval_of_seeds_without_spread_is_that_of_all_their_resamples(cells):

@@ -61,9 +61,12 @@ def test_the_machine_is_described_without_its_name(harness):
     assert harness.platform.node() not in json.dumps(machine).split('"')
 
 
-def test_a_machine_without_some_library_is_described_too(harness, monkeypatch):
+def test_a_machine_without_some_library_and_git_is_described_too(harness, monkeypatch):
     monkeypatch.setattr(harness, "VERSIONED", ("torch", "no-such-library"))
-    assert harness.machine()["versions"] == {"torch": harness.torch.__version__, "no-such-library": None}
+    monkeypatch.setenv("PATH", "")  # nor git
+    machine = harness.machine()
+    assert machine["versions"] == {"torch": harness.torch.__version__, "no-such-library": None}
+    assert machine["commit"] is None
 
 
 def test_a_peer_answers_from_its_own_process(harness, tmp_path):
