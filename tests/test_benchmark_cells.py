@@ -131,9 +131,7 @@ def test_the_interval_of_one_seed_is_the_bootstrap_of_its_episodes(cells):
     )
     mean, ends = cells.summarize(returns)
     assert mean == pytest.approx(np.sort(returns[0])[10:30].mean())
-    assert ends == pytest.approx(
-        tuple(expected.confidence_interval), abs=0.15 * expected.standard_error
-    )  # both are random: 0.05 each
+    assert ends == pytest.approx(tuple(expected.confidence_interval), abs=0.15 * expected.standard_error)
 
 
 def test_the_interval_of_seeds_without_spread_is_that_of_all_their_resamples(cells):
