@@ -24,35 +24,29 @@ class Case:
         env: gymnasium's id.
         steps: environment steps of a training.
         seeds: number of seeds, from 0.
-        algorithms: of ours, by name.
-        settings: of the peer: "tuned" for this task by its makers, "generic" for all of them.
+        pairs: algorithm of ours, and the settings of the peer: "tuned" for this task by its makers, or "generic".
         aims: least mean return by algorithm, to be reached by all seeds but one.
     """
 
     env: str
     steps: int
     seeds: int
-    algorithms: tuple[str, ...]
-    settings: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
     aims: tuple[tuple[str, float], ...] = ()
 
 
+MUJOCO = (("ppo", "generic"), ("trpo", "tuned"), ("ppo", "tuned"))
+CLASSIC = (("ppo", "tuned"), ("ppo-kl", "tuned"), ("trpo", "tuned"))
 CASES = (  # the longest first
-    Case("HalfCheetah-v5", 300_000, 3, ("ppo", "trpo"), ("tuned", "generic")),
-    Case("Hopper-v5", 300_000, 3, ("ppo", "trpo"), ("tuned", "generic")),
-    Case("Walker2d-v5", 300_000, 3, ("ppo", "trpo"), ("tuned", "generic")),
-    Case(
-        "Pendulum-v1", 100_000, 5, ("ppo", "ppo-kl", "trpo"), ("tuned",),
-        (("ppo", -200.0), ("ppo-kl", -200.0), ("trpo", -220.0)),
-    ),
-    Case(
-        "CartPole-v1", 100_000, 5, ("ppo", "ppo-kl", "trpo"), ("tuned",),
-        (("ppo", 500.0), ("ppo-kl", 500.0), ("trpo", 500.0)),
-    ),
-)  # fmt: skip
+    Case("HalfCheetah-v5", 300_000, 3, MUJOCO),
+    Case("Hopper-v5", 300_000, 3, MUJOCO),
+    Case("Walker2d-v5", 300_000, 3, MUJOCO),
+    Case("Pendulum-v1", 100_000, 5, CLASSIC, (("ppo", -200.0), ("ppo-kl", -200.0), ("trpo", -220.0))),
+    Case("CartPole-v1", 100_000, 5, CLASSIC, (("ppo", 500.0), ("ppo-kl", 500.0), ("trpo", 500.0))),
+)
 QUICK = (
-    Case("HalfCheetah-v5", 10_000, 2, ("ppo", "trpo"), ("generic",)),
-    Case("CartPole-v1", 20_000, 2, ("ppo", "ppo-kl", "trpo"), ("tuned",)),
+    Case("HalfCheetah-v5", 10_000, 2, MUJOCO[:2]),
+    Case("CartPole-v1", 20_000, 2, CLASSIC),
 )
 
 
@@ -68,19 +62,17 @@ def main(quick: bool) -> list[dict[str, Any]]:
     results = run(cells(quick, None), folder("on_policy", quick))
     rows = []
     for case in QUICK if quick else CASES:
-        for algorithm in case.algorithms:
+        for algorithm, settings in case.pairs:
             names = [_ours_name(case, algorithm, seed) for seed in range(case.seeds)]
-            aim = dict(case.aims).get(algorithm)
-            for settings in case.settings:
-                peers = [_peer_name(case, algorithm, settings, seed) for seed in range(case.seeds)]
-                row = {"env": case.env, "steps": case.steps, "seeds": case.seeds, "algorithm": algorithm}
-                row |= {"peer settings": settings}
-                row |= compare(returns_of(results, names), returns_of(results, peers))
-                if aim is not None:
-                    means = returns_of(results, names).mean(axis=1)
-                    row |= {"aim": aim, "reached": f"{int((means >= aim).sum())} of {case.seeds}"}
-                row |= {"seconds": _seconds(results, names), "peer seconds": _seconds(results, peers)}
-                rows.append(row | {"hardware": hardware_of(results, [*names, *peers])})
+            peers = [_peer_name(case, algorithm, settings, seed) for seed in range(case.seeds)]
+            row = {"env": case.env, "steps": case.steps, "seeds": case.seeds, "algorithm": algorithm}
+            row |= {"peer settings": settings}
+            row |= compare(returns_of(results, names), returns_of(results, peers))
+            if (aim := dict(case.aims).get(algorithm)) is not None:
+                reached = int((returns_of(results, names).mean(axis=1) >= aim).sum())
+                row |= {"aim": aim, "reached": f"{reached} of {case.seeds}"}
+            row |= {"seconds": _seconds(results, names), "peer seconds": _seconds(results, peers)}
+            rows.append(row | {"hardware": hardware_of(results, [*names, *peers])})
     return rows
 
 
@@ -97,14 +89,13 @@ def cells(quick: bool, peer_python: Path | None) -> list[Cell]:
     for case in QUICK if quick else CASES:
         common = {"what": "train", "env": case.env, "steps": case.steps, "episodes": EPISODES}
         for seed in range(case.seeds):
-            for algorithm in case.algorithms:
+            for algorithm, settings in case.pairs:
                 request = common | {"algorithm": algorithm, "seed": seed}
                 name = _ours_name(case, algorithm, seed)
                 found[name] = Cell(name, Path(__file__), request)
-                for settings in case.settings:
-                    request = common | {"algorithm": PEER[algorithm], "settings": settings, "seed": seed}
-                    name = _peer_name(case, algorithm, settings, seed)
-                    found[name] = Cell(name, HERE / "peers" / "sb3_on_policy.py", request, peer_python)
+                request = common | {"algorithm": PEER[algorithm], "settings": settings, "seed": seed}
+                name = _peer_name(case, algorithm, settings, seed)
+                found[name] = Cell(name, HERE / "peers" / "sb3_on_policy.py", request, peer_python)
     return list(found.values())
 
 
