@@ -9,11 +9,8 @@ from cells import Cell, compare, folder, hardware_of, returns_of, run, serve
 from harness import HERE, peer_environment
 
 EPISODES = 20  # of the evaluation of each policy
-PEER = {
-    "ppo": "ppo",
-    "ppo-kl": "ppo",
-    "trpo": "trpo",
-}  # ppo-kl is PPO with the adaptive penalty on KL, which the peer lacks
+# ppo-kl is PPO with the adaptive penalty on KL, which the peer lacks
+PEER = {"ppo": "ppo", "ppo-kl": "ppo", "trpo": "trpo"}
 
 
 @dataclass(frozen=True)
