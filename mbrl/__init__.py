@@ -13,7 +13,10 @@ from mbrl.envs import (
 )
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.on_policy import (
+    A2C,
     PPO,
+    REINFORCE,
+    TRPO,
     AdvantageEstimator,
     ClippedObjective,
     GeneralizedAdvantages,
@@ -22,6 +25,7 @@ from mbrl.on_policy import (
     OnPolicy,
     OnPolicyLearner,
     PolicyObjective,
+    PolicyThenValue,
     RewardsToGo,
 )
 from mbrl.policies import (
@@ -88,7 +92,10 @@ from mbrl.training import (
 )
 
 __all__ = [
+    "A2C",
     "PPO",
+    "REINFORCE",
+    "TRPO",
     "ActionDistribution",
     "ActionSpace",
     "Actor",
@@ -128,6 +135,7 @@ __all__ = [
     "Policy",
     "PolicyMemory",
     "PolicyObjective",
+    "PolicyThenValue",
     "Recurrent",
     "ResumeWarning",
     "RewardsToGo",
