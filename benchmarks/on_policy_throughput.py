@@ -24,7 +24,7 @@ def main(quick: bool) -> list[dict[str, Any]]:
     All collect the same number of transitions per iteration with networks of the same size, two layers of 64, and take the
     same gradient steps; "ours, defaults" takes those of our own defaults. Observations and rewards are normalized. Steps of
     environments and of torch use the number of threads given; "sb3 subproc" also has one process per environment. "ratio" is
-    the row's rate over that of "sb3 dummy", the peer's usual way and its faster one wherever the row below it says so.
+    the row's rate over that of "sb3 dummy", the way the peer is usually run.
     The shares are those of the median run: stepping and resetting environments with the normalization, policy and value
     while collecting, the update with its advantages.
     """
