@@ -1,5 +1,6 @@
 """Sums over the processes of a training, each with worlds of its own; of one process, the numbers themselves."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,6 +31,15 @@ class Processes:
         """Replace values, such as gradients, by their sum over the processes."""
         if self.number > 1:
             torch.distributed.all_reduce(values)
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Add up the gradients of all processes in place, as one message."""
+        gradients = [p.grad for p in parameters if p.grad is not None] if self.number > 1 else []
+        if gradients:
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            self.sum_into(flat)
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all processes in the first one, None in the others."""
