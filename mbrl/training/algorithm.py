@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from dynamics import Trajectory
-from mbrl.envs.making import vector_env
+from mbrl.envs.making import EnvFactory, vector_env
 from mbrl.policies.policy import Policy
 from mbrl.tasks import Task
 from mbrl.training.processes import Processes
@@ -20,7 +21,7 @@ class Assignment:
     """What is to be learned.
 
     Attributes:
-        task: a task, or the id of a gymnasium environment.
+        task: a task, the id of a gymnasium environment, or what makes one.
         steps: environment steps in all.
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
@@ -29,7 +30,7 @@ class Assignment:
         processes: that train together.
     """
 
-    task: Task | str
+    task: Task | str | EnvFactory
     steps: int
     seed: int = 0
     demonstrations: Sequence[Trajectory] | None = None
@@ -77,6 +78,11 @@ class Learner(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called."""
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by name; training ends with an error where one is not finite."""
+        return {"policy": self.policy}
 
     @property
     def exact(self) -> bool:
