@@ -65,17 +65,17 @@ class Counter(gymnasium.Env):
         return y, np.nan if broken == "reward" else 1.0, False, self.t == 20, info
 
 
-# Stop and go on
+# StoppedError and go on
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     """Somebody has had enough."""
 
 
 def stop_after(iterations):
     def stop(row):
         if row["step"] == 32 * iterations:
-            raise Stop
+            raise StoppedError
 
     return stop
 
@@ -148,7 +148,7 @@ def test_a_stopped_run_goes_on_to_the_bit(run, tmp_path):
     if run != "trust region":  # a thousand steps each
         settings.update(evaluate_every=64, evaluation_episodes=1)
     whole = mbrl.train(algorithm, task(), run=tmp_path / "whole", **settings)
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         mbrl.train(algorithm, task(), run=tmp_path / "parts", on_iteration=stop_after(2), **settings)
     assert checkpoint(tmp_path / "parts")["steps"] == 64
     parts = mbrl.train(algorithm, task(), run=tmp_path / "parts", resume="must", **settings)
@@ -195,7 +195,7 @@ def test_a_killed_process_loses_one_iteration(tmp_path):
 def test_a_run_that_was_stopped_in_its_last_evaluation_is_evaluated_and_finished(tmp_path, monkeypatch):
     settings = {"steps": 64, "evaluation_episodes": 1}
     whole = mbrl.train(CLIPPED, pendulum(), run=tmp_path / "whole", **settings)
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         mbrl.train(CLIPPED, pendulum(), run=tmp_path / "parts", on_iteration=stop_after(2), **settings)
     parts = mbrl.train(CLIPPED, pendulum(), run=tmp_path / "parts", **settings)
     assert parts.steps == 64
@@ -207,7 +207,7 @@ def test_a_run_that_was_stopped_in_its_last_evaluation_is_evaluated_and_finished
 @pytest.mark.parametrize("algorithm", [CLIPPED, RECURRENT], ids=["feedforward", "recurrent"])
 def test_worlds_that_cannot_be_kept_begin_anew_after_the_last_iteration(algorithm, tmp_path):
     settings = {"steps": 128, "evaluation_episodes": 0}
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         mbrl.train(algorithm, "CartPole-v1", run=tmp_path / "first", on_iteration=stop_after(2), **settings)
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     for name in ("first", "second"):
@@ -277,7 +277,7 @@ def heavy():
 )
 def test_a_run_does_not_go_on_as_another_one(change, named, tmp_path):
     given = {"algorithm": CLIPPED, "task": pendulum(), "steps": 64, "seed": 0, "evaluation_episodes": 0}
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         mbrl.train(**given, run=tmp_path / "run", on_iteration=stop_after(1))
     with pytest.raises(mbrl.RunError, match="another config") as caught:
         mbrl.train(**{**given, **change}, run=tmp_path / "run")
@@ -409,7 +409,7 @@ def test_weights_that_are_not_finite_end_the_training():
 
 def test_a_value_function_that_is_not_finite_ends_the_training():
     algorithm = replace(RUNS["trust region"][0], value_learning_rate=1e38)
-    with pytest.raises(TrainingError, match="value function's .* is not finite"):
+    with pytest.raises(TrainingError, match=r"value function's .* is not finite"):
         mbrl.train(algorithm, pendulum(), steps=320, evaluation_episodes=0)
 
 
@@ -487,7 +487,7 @@ def test_observations_of_other_axes_are_refused():
 
 def test_a_function_that_makes_an_environment_is_trained_on(tmp_path):
     settings = {"steps": 64, "evaluation_episodes": 2}
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         mbrl.train(CLIPPED, Counter, run=tmp_path / "run", on_iteration=stop_after(1), **settings)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["task"] == f"{__name__}:Counter"
     with pytest.warns(ResumeWarning):
