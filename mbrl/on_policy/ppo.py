@@ -88,9 +88,7 @@ class PPO(OnPolicy):
     def descend(self, learner: OnPolicyLearner, samples: Samples) -> None:
         """One step of Adam on samples whose advantages are normalized."""
         policy, value, parameters = learner.policy, learner.value, learner.parameters
-        weights = samples.weights / learner.processes.sum(samples.weights.sum()).clamp_min(
-            1.0
-        )  # there may be none that count
+        weights = samples.weights / learner.processes.sum(samples.weights.sum()).clamp_min(1.0)
         new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
         values, _ = value.sequence(samples.inputs, samples.value_hidden, samples.starts)
         ratios = (new.log_prob(samples.actions) - samples.log_probs).exp()
