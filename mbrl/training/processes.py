@@ -27,15 +27,19 @@ class Processes:
         torch.distributed.all_reduce(values)
         return values
 
+    def sum_into(self, values: Tensor) -> None:
+        """Replace values, such as gradients, by their sum over the processes."""
+        if self.number > 1:
+            torch.distributed.all_reduce(values)
+
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients of all processes in place, as one message."""
-        if self.number == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        torch.distributed.all_reduce(flat)
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        gradients = [p.grad for p in parameters if p.grad is not None] if self.number > 1 else []
+        if gradients:
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            self.sum_into(flat)
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all processes in the first one, None in the others."""
