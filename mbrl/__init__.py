@@ -12,6 +12,7 @@ from mbrl.envs import (
     record_env,
 )
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
+from mbrl.imitation import BC, BCLearner, DAgger, DAggerLearner
 from mbrl.on_policy import (
     PPO,
     AdvantageEstimator,
@@ -88,6 +89,7 @@ from mbrl.training import (
 )
 
 __all__ = [
+    "BC",
     "PPO",
     "ActionDistribution",
     "ActionSpace",
@@ -95,6 +97,7 @@ __all__ = [
     "AdvantageEstimator",
     "Algorithm",
     "Assignment",
+    "BCLearner",
     "Beta",
     "BetaHead",
     "Body",
@@ -104,6 +107,8 @@ __all__ = [
     "ContinuousActions",
     "ControlLoopError",
     "ControlLoopResult",
+    "DAgger",
+    "DAggerLearner",
     "DiagonalGaussian",
     "DiscreteActions",
     "EstimatedStateActor",
