@@ -47,8 +47,8 @@ def test_a_linear_policy_becomes_the_least_squares_solution():
     y = rng.normal(size=(400, 3)) @ np.diag([1.0, 10.0, 0.1]) + [0.0, 5.0, -2.0]
     K, noise = np.array([[0.2, -0.01, 1.0], [0.1, 0.02, -2.0]]), np.array([0.05, 0.2])
     u = y @ K.T + noise * rng.normal(size=(400, 2))  # some beyond the limits: a Gaussian has none
-    settings = BC(network=LINEAR, batch_size=400, learning_rate=0.05, validation_share=0.0)
-    result = clone(linear_task(), trajectories(y, u, [50] * 8), steps=1500, settings=settings)
+    settings = BC(network=LINEAR, batch_size=400, learning_rate=0.1, validation_share=0.0)
+    result = clone(linear_task(), trajectories(y, u, [50] * 8), steps=500, settings=settings)
     regressors = np.column_stack([y, np.ones(len(y))])
     solution = np.linalg.lstsq(regressors, u, rcond=None)[0]
     residual = u - regressors @ solution
@@ -66,9 +66,9 @@ def test_a_categorical_policy_becomes_the_empirical_frequencies():
     choice = np.where(context == 0, rng.choice(3, 300, p=[0.7, 0.2, 0.1]), rng.choice(3, 300, p=[0.1, 0.3, 0.6]))
     demonstrations = trajectories(np.eye(2)[context], values.numpy()[choice], [30] * 10)
     network = NetworkSettings(hidden=(), normalize=False, dtype="float64")
-    settings = BC(network=network, batch_size=300, learning_rate=0.05, validation_share=0.0)
+    settings = BC(network=network, batch_size=300, learning_rate=0.1, validation_share=0.0)
     task = linear_task(2, 1, control_values=values)
-    policy = clone(task, demonstrations, steps=600, settings=settings).policy
+    policy = clone(task, demonstrations, steps=200, settings=settings).policy
     frequencies = [[np.mean(choice[context == c] == k) for k in range(3)] for c in range(2)]
     probabilities = policy.distribution(torch.eye(2).double()).logits.softmax(-1)
     np.testing.assert_allclose(probabilities.detach(), frequencies, atol=1e-3)
@@ -89,8 +89,8 @@ def memory_task_demonstrations(number=64):
 @pytest.mark.parametrize(("sequence_length", "recurrent"), [(128, 16), (2, 16), (128, 0)])
 def test_memory_solves_what_no_memoryless_policy_can(sequence_length, recurrent):
     network = NetworkSettings(hidden=(16,), recurrent=recurrent, initial_std=0.5)
-    settings = BC(network=network, batch_size=128, learning_rate=1e-2, sequence_length=sequence_length)
-    policy = clone(linear_task(1, 1), memory_task_demonstrations(), steps=250, settings=settings).policy
+    settings = BC(network=network, batch_size=128, learning_rate=2e-2, sequence_length=sequence_length)
+    policy = clone(linear_task(1, 1), memory_task_demonstrations(), steps=120, settings=settings).policy
     memory, errors = policy.init(2), []
     for t in range(8):
         y = torch.tensor([[1.0], [-1.0]]) * (t == 0)
@@ -112,7 +112,7 @@ def test_sequences_of_unequal_lengths_count_as_each_alone(head, recurrent):
         parameter.data.normal_(generator=generator)
     lengths = torch.tensor([4, 1, 9, 6])
     y = torch.randn(20, 3, generator=generator, dtype=torch.float64)
-    a = 2 * torch.rand(20, 2, generator=generator, dtype=torch.float64) - 1
+    a = 1.9 * torch.rand(20, 2, generator=generator, dtype=torch.float64) - 0.95
     actions = torch.randint(3, (20,), generator=generator) if head == "categorical" else a
     material = Material(Labels(y, actions, lengths), policy, 1e-3, torch.arange(4))
     units = torch.arange(material.units)
@@ -144,7 +144,7 @@ def test_an_expert_at_its_limits_is_cloned(head, dtype):
     y = rng.normal(size=(200, 1))
     demonstrations = trajectories(y, np.sign(y), [20] * 10)
     settings = BC(network=NetworkSettings(head, (16,), dtype=dtype), learning_rate=1e-2)
-    result = clone(linear_task(1, 1), demonstrations, steps=300, settings=settings)
+    result = clone(linear_task(1, 1), demonstrations, steps=150, settings=settings)
     assert np.isfinite(result.metrics["train/loss"]).all()
     u, _ = result.policy.act(torch.tensor([[-1.0], [1.0]]), result.policy.init(2))
     assert u.flatten().tolist() == pytest.approx([-1.0, 1.0], abs=0.05)
@@ -176,7 +176,7 @@ def test_the_best_weights_are_kept_and_training_ends_when_it_helps_no_more():
     rows = labels.rows(others)
     assert set(rows.tolist()).isdisjoint(labels.rows(learned).tolist())
     kept = result.policy.distribution(labels.observations[rows]).log_prob(labels.actions[rows].float())
-    assert -float(kept.mean()) == pytest.approx(held_out.min(), abs=1e-5)
+    assert -float(kept.mean().detach()) == pytest.approx(held_out.min(), abs=1e-5)
     np.testing.assert_allclose(
         result.policy.normalizer.mean, labels.observations[labels.rows(learned)].mean(0), atol=1e-12
     )
@@ -193,12 +193,12 @@ def test_a_column_that_does_not_vary_is_not_blown_up():
 def test_weight_decay_is_for_matrices_alone():
     """Far into the decay, weights that the data say nothing about are zero; log-std and bias are the maximum likelihood's."""
     rng = np.random.default_rng(0)
-    y, u = rng.normal(size=(100, 1)), 0.5 + 0.01 * rng.normal(size=(100, 1))
-    settings = BC(network=LINEAR, learning_rate=0.05, weight_decay=50.0, validation_share=0.0)
-    policy = clone(linear_task(1, 1), trajectories(y, u, [10] * 10), steps=600, settings=settings).policy
+    y, u = rng.normal(size=(100, 1)), 0.5 + 0.2 * rng.normal(size=(100, 1))
+    settings = BC(network=LINEAR, learning_rate=0.05, weight_decay=10.0, validation_share=0.0)
+    policy = clone(linear_task(1, 1), trajectories(y, u, [10] * 10), steps=300, settings=settings).policy
     assert float(policy.head.layer.weight.detach().abs().max()) < 1e-3
     assert float(policy.head.layer.bias.detach()) == pytest.approx(u.mean(), abs=1e-3)
-    assert float(policy.head.log_std.detach()) == pytest.approx(np.log(u.std()), abs=0.02)
+    assert float(policy.head.log_std.detach()) == pytest.approx(np.log(u.std()), abs=1e-3)
 
 
 @pytest.mark.parametrize("recurrent", [0, 4])

@@ -69,7 +69,8 @@ class BC(Algorithm):
     margin: float = 1e-3
 
     def __post_init__(self):
-        if min(self.batch_size, self.sequence_length, self.steps_per_iteration) < 1 or (self.patience or 1) < 1:
+        patience = 1 if self.patience is None else self.patience
+        if min(self.batch_size, self.sequence_length, self.steps_per_iteration, patience) < 1:
             raise ValueError(
                 "need batch_size, sequence_length, steps_per_iteration and patience >= 1, got "
                 f"{self.batch_size}, {self.sequence_length}, {self.steps_per_iteration} and {self.patience}"
