@@ -98,10 +98,17 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "versions": {name: _version(name) for name in VERSIONED},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # parts of a benchmark may run where not everything is installed
+        return None
 
 
 def _cpu_model() -> str:
@@ -113,12 +120,15 @@ def _cpu_model() -> str:
 
 def _commit() -> str | None:
     """The commit of the working tree, marked when tracked files differ from it; None outside a repository."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"],
+            cwd=HERE,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:  # no git
+        return None
     return described.stdout.strip() or None
 
 

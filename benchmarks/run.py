@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
-MACHINERY = {"run", "harness"}
+MACHINERY = {"run", "harness", "cells"}
 
 
 def available() -> dict[str, str]:

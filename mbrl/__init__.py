@@ -14,7 +14,10 @@ from mbrl.envs import (
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
 from mbrl.imitation import BC, BCLearner, DAgger, DAggerLearner
 from mbrl.on_policy import (
+    A2C,
     PPO,
+    REINFORCE,
+    TRPO,
     AdvantageEstimator,
     ClippedObjective,
     GeneralizedAdvantages,
@@ -23,6 +26,7 @@ from mbrl.on_policy import (
     OnPolicy,
     OnPolicyLearner,
     PolicyObjective,
+    PolicyThenValue,
     RewardsToGo,
 )
 from mbrl.policies import (
@@ -89,8 +93,11 @@ from mbrl.training import (
 )
 
 __all__ = [
+    "A2C",
     "BC",
     "PPO",
+    "REINFORCE",
+    "TRPO",
     "ActionDistribution",
     "ActionSpace",
     "Actor",
@@ -133,6 +140,7 @@ __all__ = [
     "Policy",
     "PolicyMemory",
     "PolicyObjective",
+    "PolicyThenValue",
     "Recurrent",
     "ResumeWarning",
     "RewardsToGo",

@@ -190,15 +190,24 @@ def test_a_column_that_does_not_vary_is_not_blown_up():
     assert policy.inputs(torch.tensor([[0.0, 3.1]]).double())[0, 1] == pytest.approx(0.1)
 
 
-def test_weight_decay_is_for_matrices_alone():
-    """Far into the decay, weights that the data say nothing about are zero; log-std and bias are the maximum likelihood's."""
+def test_weight_decay_is_that_of_adamw_on_matrices_alone():
     rng = np.random.default_rng(0)
-    y, u = rng.normal(size=(100, 1)), 0.5 + 0.2 * rng.normal(size=(100, 1))
-    settings = BC(network=LINEAR, learning_rate=0.05, weight_decay=10.0, validation_share=0.0)
-    policy = clone(linear_task(1, 1), trajectories(y, u, [10] * 10), steps=300, settings=settings).policy
-    assert float(policy.head.layer.weight.detach().abs().max()) < 1e-3
-    assert float(policy.head.layer.bias.detach()) == pytest.approx(u.mean(), abs=1e-3)
-    assert float(policy.head.log_std.detach()) == pytest.approx(np.log(u.std()), abs=1e-3)
+    y, u = rng.normal(size=(100, 3)), 0.5 + 0.2 * rng.normal(size=(100, 2))
+    network = NetworkSettings(hidden=(4,), dtype="float64")
+    settings = BC(network=network, learning_rate=0.05, weight_decay=3.0, validation_share=0.0, anneal=False)
+    policy = clone(linear_task(), trajectories(y, u, [10] * 10), steps=20, settings=settings).policy
+    other = mbrl.Policy.for_task(linear_task(), network, seed=Assignment(linear_task(), 20).seed_for("weights"))
+    other.normalizer.update(torch.from_numpy(y))
+    matrices, vectors = ([p for p in other.parameters() if (p.ndim > 1) == big] for big in (True, False))
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 3.0}, {"params": vectors, "weight_decay": 0.0}], lr=0.05
+    )
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-other.distribution(torch.from_numpy(y)).log_prob(torch.from_numpy(u)).mean()).backward()
+        optimizer.step()
+    for found, expected in zip(policy.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("recurrent", [0, 4])

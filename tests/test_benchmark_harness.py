@@ -61,6 +61,14 @@ def test_the_machine_is_described_without_its_name(harness):
     assert harness.platform.node() not in json.dumps(machine).split('"')
 
 
+def test_a_machine_without_some_library_and_git_is_described_too(harness, monkeypatch):
+    monkeypatch.setattr(harness, "VERSIONED", ("torch", "no-such-library"))
+    monkeypatch.setenv("PATH", "")  # nor git
+    machine = harness.machine()
+    assert machine["versions"] == {"torch": harness.torch.__version__, "no-such-library": None}
+    assert machine["commit"] is None
+
+
 def test_a_peer_answers_from_its_own_process(harness, tmp_path):
     script = tmp_path / "peer.py"
     script.write_text(
@@ -115,7 +123,7 @@ def test_the_runner_lists_the_benchmarks_and_refuses_an_unknown_one():
 
 
 def test_every_benchmark_says_what_it_measures_and_has_a_main():
-    names = [path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in {"run", "harness"}]
+    names = [path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in {"run", "harness", "cells"}]
     assert "matmul_peak" in names
     for name in names:
         source = (BENCHMARKS / f"{name}.py").read_text()

@@ -29,6 +29,7 @@ from mbrl.imitation.labels import Batch, Labels, Material, log_likelihood, read_
 from mbrl.policies.normalizer import moments
 from mbrl.policies.policy import NetworkSettings, Policy
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.flat_parameters import FlatParameters
 from mbrl.training.processes import Processes
 from mbrl.training.train import TrainingError
 
@@ -176,13 +177,10 @@ class Cloning:
         self.network, self.policy = network, copy.deepcopy(network)
         self._learned = Material(labels, network, settings.margin, learned)
         self._held_out = Material(labels, network, settings.margin, held_out) if len(held_out) else None
-        matrices = [p for p in network.parameters() if p.ndim > 1]
-        others = [p for p in network.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        self._flat = FlatParameters(network)
+        decays = [torch.full_like(p, settings.weight_decay * (p.ndim > 1)).flatten() for p in network.parameters()]
+        self._decay = torch.cat(decays)
+        self._optimizer = torch.optim.Adam([self._flat.vector], lr=settings.learning_rate, fused=True)
         self._order = torch.zeros(0, dtype=torch.int64)  # of the units in this pass
         self._next = self._passes = 0  # minibatch of it, and passes begun
         self._best, self._since = -math.inf, 0
@@ -226,12 +224,12 @@ class Cloning:
 
     def _descend(self) -> Tensor:
         """One step of Adam; this process's part of the loss, -log pi per step, before it."""
-        if self.settings.anneal:
-            for group in self._optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * (1 - self.steps / self.total)
+        left = 1 - self.steps / self.total if self.settings.anneal else 1.0
+        (group,) = self._optimizer.param_groups
+        group["lr"] = self.settings.learning_rate * left
         batch = self._minibatch()
         weight = self.processes.sum(batch.weights.sum())
-        self._optimizer.zero_grad()
+        self._flat.zero_gradients()
         hidden = self.network.initial_hidden(batch.weights.shape[1])
         total = torch.zeros((), device=hidden.device)
         for piece in pieces(batch, self.settings.sequence_length):
@@ -239,7 +237,9 @@ class Cloning:
             loss = -log_probs.sum() / weight
             loss.backward()
             total = total + loss.detach()
-        self.processes.sum_gradients(self.network.parameters())
+        self.processes.sum_into(self._flat.gradient)
+        if self.settings.weight_decay:
+            self._flat.vector.detach().mul_(1 - group["lr"] * self._decay)
         self._optimizer.step()
         self.steps += 1
         return total.cpu()

@@ -1,12 +1,19 @@
 """Policy optimization from what the policy itself has just done: the iteration once, an algorithm per file."""
 
+from mbrl.on_policy.a2c import A2C
 from mbrl.on_policy.advantages import AdvantageEstimator, GeneralizedAdvantages, NStepAdvantages, RewardsToGo
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
 from mbrl.on_policy.objectives import ClippedObjective, KLPenalty, PolicyObjective
 from mbrl.on_policy.ppo import PPO
+from mbrl.on_policy.reinforce import REINFORCE
+from mbrl.on_policy.trpo import TRPO
+from mbrl.on_policy.value_fitting import PolicyThenValue
 
 __all__ = [
+    "A2C",
     "PPO",
+    "REINFORCE",
+    "TRPO",
     "AdvantageEstimator",
     "ClippedObjective",
     "GeneralizedAdvantages",
@@ -15,5 +22,6 @@ __all__ = [
     "OnPolicy",
     "OnPolicyLearner",
     "PolicyObjective",
+    "PolicyThenValue",
     "RewardsToGo",
 ]

@@ -25,6 +25,7 @@ from mbrl.policies.networks import seeded_weights
 from mbrl.policies.policy import NetworkSettings
 from mbrl.policies.value_function import ValueFunction
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.flat_parameters import FlatParameters
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class OnPolicyLearner(Learner):
     Attributes:
         policy: the policy.
         value: the value function.
+        parameters: of both as one vector.
         optimizers: of the algorithm, by name.
         numbers: of the algorithm that change and are kept, by name.
         generator: source of actions and minibatches.
@@ -104,6 +106,7 @@ class OnPolicyLearner(Learner):
         self.value = self._value_function(assignment.seed_for("weights") + 1)
         self.generator = assignment.generator("actions")
         self.scale = RewardScale(algorithm.num_envs, algorithm.discount).to(assignment.device)
+        self.parameters = FlatParameters(self.policy, self.value)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.numbers: dict[str, float] = {}
         self.steps = self.iterations = 0

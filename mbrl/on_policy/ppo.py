@@ -55,8 +55,9 @@ class PPO(OnPolicy):
 
     def prepare(self, learner: OnPolicyLearner) -> None:
         """One optimizer for both networks, and the penalty's coefficient."""
-        networks = [{"params": list(network.parameters())} for network in (learner.policy, learner.value)]
-        learner.optimizers["adam"] = torch.optim.Adam(networks, lr=self.learning_rate, eps=1e-5, fused=True)
+        learner.optimizers["adam"] = torch.optim.Adam(
+            [learner.parameters.vector], lr=self.learning_rate, eps=1e-5, fused=True
+        )
         learner.numbers["coefficient"] = self.objective.initial_coefficient
 
     def update(self, learner: OnPolicyLearner, samples: Samples) -> dict[str, float]:
@@ -86,7 +87,7 @@ class PPO(OnPolicy):
 
     def descend(self, learner: OnPolicyLearner, samples: Samples) -> None:
         """One step of Adam on samples whose advantages are normalized."""
-        policy, value, optimizer = learner.policy, learner.value, learner.optimizers["adam"]
+        policy, value, parameters = learner.policy, learner.value, learner.parameters
         weights = samples.weights / learner.processes.sum(samples.weights.sum())
         new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
         values, _ = value.sequence(samples.inputs, samples.value_hidden, samples.starts)
@@ -96,13 +97,11 @@ class PPO(OnPolicy):
         if self.entropy_weight:
             gain = gain + self.entropy_weight * new.entropy()
         loss = (weights * (0.5 * (values - samples.returns).square() - gain)).sum()
-        optimizer.zero_grad()
+        parameters.zero_gradients()
         loss.backward()
-        of_policy, of_value = (group["params"] for group in optimizer.param_groups)
-        learner.processes.sum_gradients([*of_policy, *of_value])
-        for parameters in (of_policy, of_value):
-            torch.nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
-        optimizer.step()
+        learner.processes.sum_into(parameters.gradient)
+        parameters.clip_gradients(self.max_gradient_norm)
+        learner.optimizers["adam"].step()
 
     def _set_learning_rate(self, learner: OnPolicyLearner) -> None:
         rate = self.learning_rate * (1.0 - learner.progress if self.anneal else 1.0)

@@ -1,5 +1,6 @@
 """Segments of experience under one policy: collected, then turned into samples that an update draws minibatches from."""
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -165,6 +166,7 @@ class Samples:
     def with_old_policy(self, policy: Policy) -> Self:
         """These samples with the distributions of a policy that are not going to change with it."""
         distribution, _ = policy.sequence(self.inputs, self.hidden, self.starts)
+        distribution = copy.deepcopy(distribution)  # a parameter may itself be one of its own
         return replace(self, distribution=distribution, log_probs=distribution.log_prob(self.actions))
 
     def pieces(self, which: Tensor | slice) -> Self:

@@ -31,7 +31,7 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": FORMAT, "config": json.dumps(policy.config(), sort_keys=True)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
     content = serialized(tensors, metadata)
     replace_file(path, lambda partial: partial.write_bytes(content))
     return path

@@ -1,6 +1,5 @@
 """Sums over the processes of a training, each with worlds of its own; of one process, the numbers themselves."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -27,15 +26,10 @@ class Processes:
         torch.distributed.all_reduce(values)
         return values
 
-    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up the gradients of all processes in place, as one message."""
-        if self.number == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        torch.distributed.all_reduce(flat)
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+    def sum_into(self, values: Tensor) -> None:
+        """Replace values, such as gradients, by their sum over the processes."""
+        if self.number > 1:
+            torch.distributed.all_reduce(values)
 
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all processes in the first one, None in the others."""

@@ -1,0 +1,141 @@
+"""PPO and TRPO against stable-baselines3 and sb3-contrib after the same environment steps (interquartile mean return)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cells import Cell, compare, folder, hardware_of, returns_of, run, serve
+from harness import HERE, peer_environment
+
+EPISODES = 20  # of the evaluation of each policy
+# ppo-kl is PPO with the adaptive penalty on KL, which the peer lacks
+PEER = {"ppo": "ppo", "ppo-kl": "ppo", "trpo": "trpo"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task, and who is compared on it.
+
+    Attributes:
+        env: gymnasium's id.
+        steps: environment steps of a training.
+        seeds: number of seeds, from 0.
+        pairs: algorithm of ours, and the settings of the peer: "tuned" for this task by its makers, or "generic".
+        aims: least mean return by algorithm, to be reached by all seeds but one.
+    """
+
+    env: str
+    steps: int
+    seeds: int
+    pairs: tuple[tuple[str, str], ...]
+    aims: tuple[tuple[str, float], ...] = ()
+
+
+MUJOCO = (("ppo", "generic"), ("trpo", "tuned"), ("ppo", "tuned"))
+CLASSIC = (("ppo", "tuned"), ("ppo-kl", "tuned"), ("trpo", "tuned"))
+CASES = (  # the longest first
+    Case("HalfCheetah-v5", 300_000, 3, MUJOCO),
+    Case("Hopper-v5", 300_000, 3, MUJOCO),
+    Case("Walker2d-v5", 300_000, 3, MUJOCO),
+    Case("Pendulum-v1", 100_000, 5, CLASSIC, (("ppo", -200.0), ("ppo-kl", -200.0), ("trpo", -220.0))),
+    Case("CartPole-v1", 100_000, 5, CLASSIC, (("ppo", 500.0), ("ppo-kl", 500.0), ("trpo", 500.0))),
+)
+QUICK = (
+    Case("HalfCheetah-v5", 10_000, 2, MUJOCO[:2]),
+    Case("CartPole-v1", 20_000, 2, CLASSIC),
+)
+
+
+def main(quick: bool) -> list[dict[str, Any]]:
+    """One row per task, algorithm of ours and settings of the peer.
+
+    Each training is a cell, see ``benchmarks/cells.py``; its policy is evaluated deterministically on 20 episodes. Ours has
+    its defaults everywhere but on the pendulum, see :func:`ours`; the peer's settings are RL Baselines3 Zoo's for the task
+    ("tuned") or the library's defaults with normalized observations and rewards ("generic"). "seconds" and "peer seconds"
+    are medians of a training on one processor, with as many at a time as "hardware" says: for times side by side see
+    ``on_policy_throughput``. "reached" counts the seeds whose mean return is at least the aim.
+    """
+    results = run(cells(quick, None), folder("on_policy", quick))
+    rows = []
+    for case in QUICK if quick else CASES:
+        for algorithm, settings in case.pairs:
+            names = [_ours_name(case, algorithm, seed) for seed in range(case.seeds)]
+            peers = [_peer_name(case, algorithm, settings, seed) for seed in range(case.seeds)]
+            row = {"env": case.env, "steps": case.steps, "seeds": case.seeds, "algorithm": algorithm}
+            row |= {"peer settings": settings}
+            row |= compare(returns_of(results, names), returns_of(results, peers))
+            if (aim := dict(case.aims).get(algorithm)) is not None:
+                reached = int((returns_of(results, names).mean(axis=1) >= aim).sum())
+                row |= {"aim": aim, "reached": f"{reached} of {case.seeds}"}
+            row |= {"seconds": _seconds(results, names), "peer seconds": _seconds(results, peers)}
+            rows.append(row | {"hardware": hardware_of(results, [*names, *peers])})
+    return rows
+
+
+def cells(quick: bool, peer_python: Path | None) -> list[Cell]:
+    """All trainings, each task's seed by seed, so that what has run first compares first.
+
+    Args:
+        quick: those of the quick benchmark.
+        peer_python: the interpreter that has the peer; None for one in an environment of its own.
+    """
+    if peer_python is None:
+        peer_python = peer_environment("sb3_on_policy")
+    found = {}
+    for case in QUICK if quick else CASES:
+        common = {"what": "train", "env": case.env, "steps": case.steps, "episodes": EPISODES}
+        for seed in range(case.seeds):
+            for algorithm, settings in case.pairs:
+                request = common | {"algorithm": algorithm, "seed": seed}
+                name = _ours_name(case, algorithm, seed)
+                found[name] = Cell(name, Path(__file__), request)
+                request = common | {"algorithm": PEER[algorithm], "settings": settings, "seed": seed}
+                name = _peer_name(case, algorithm, settings, seed)
+                found[name] = Cell(name, HERE / "peers" / "sb3_on_policy.py", request, peer_python)
+    return list(found.values())
+
+
+def _ours_name(case: Case, algorithm: str, seed: int) -> str:
+    return f"{case.env}_ours_{algorithm}_{seed}"
+
+
+def _peer_name(case: Case, algorithm: str, settings: str, seed: int) -> str:
+    return f"{case.env}_sb3_{PEER[algorithm]}_{settings}_{seed}"
+
+
+def _seconds(results: dict[str, dict[str, Any]], names: Sequence[str]) -> float:
+    from statistics import median
+
+    return median(results[name]["answer"]["seconds"] for name in names)
+
+
+def ours(request: dict[str, Any]) -> dict[str, Any]:
+    """What a cell of ours is: learn, then evaluate; the only place that calls the library."""
+    import tempfile
+    import time
+
+    import torch
+
+    import mbrl
+
+    torch.set_num_threads(1)
+    algorithm = {
+        "ppo": lambda **settings: mbrl.PPO(**settings),
+        "ppo-kl": lambda **settings: mbrl.PPO(objective=mbrl.AdaptiveKL(), **settings),
+        "trpo": lambda **settings: mbrl.TRPO(**settings),
+    }[request["algorithm"]]
+    settings = {"gamma": 0.9} if request["env"] == "Pendulum-v1" else {}
+    with tempfile.TemporaryDirectory() as run_folder:
+        start = time.perf_counter()
+        result = mbrl.train(
+            algorithm(**settings), request["env"], steps=request["steps"], seed=request["seed"], run=run_folder
+        )
+        seconds = time.perf_counter() - start
+    generator = torch.Generator().manual_seed(10_000 + request["seed"])
+    evaluation = mbrl.evaluate(result.policy, request["env"], episodes=request["episodes"], generator=generator)
+    return {"returns": [float(value) for value in evaluation.returns], "seconds": seconds}
+
+
+if __name__ == "__main__":
+    serve(ours)

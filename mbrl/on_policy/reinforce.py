@@ -1,0 +1,64 @@
+r"""REINFORCE (Williams 1992): a step along the gradient of the expected return.
+
+.. math:: \theta_{k+1} = \theta_k + \text{Adam}\Bigl(\hat{\mathbb E}[\nabla \log \pi_\theta(a \mid y) \, \hat A]
+    + c \, \hat{\mathbb E}[\nabla S[\pi_\theta]]\Bigr)
+
+with the rewards to go as :math:`\hat A`, minus the value as a baseline unless there is to be none. Advantages are not
+normalized: the estimate keeps its expectation, and Adam makes up for its scale. Where it differs from the paper: several
+episodes make a step, and one that the segment cuts off is continued by the value.
+"""
+
+from dataclasses import KW_ONLY, dataclass, field
+
+import torch
+
+from mbrl.on_policy.advantages import AdvantageEstimator, RewardsToGo
+from mbrl.on_policy.base import OnPolicyLearner
+from mbrl.on_policy.policy_gradient import movement, policy_gradient_objective, weighted_share
+from mbrl.on_policy.rollout import Samples
+from mbrl.on_policy.value_fitting import PolicyThenValue
+
+
+@dataclass(frozen=True)
+class REINFORCE(PolicyThenValue):
+    """Policy gradients with rewards to go, one step of an iteration.
+
+    Attributes:
+        learning_rate: of Adam, for the policy.
+        entropy_weight: c.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    _: KW_ONLY
+    advantages: AdvantageEstimator = field(default_factory=RewardsToGo)
+    learning_rate: float = 1e-2
+    entropy_weight: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.learning_rate > 0:
+            raise ValueError(f"need learning_rate > 0, got {self.learning_rate}")
+
+    def prepare(self, learner: OnPolicyLearner) -> None:
+        """An optimizer for each network."""
+        super().prepare(learner)
+        parameters = learner.policy.parameters()
+        learner.optimizers["policy"] = torch.optim.Adam(parameters, lr=self.learning_rate, eps=1e-5, fused=True)
+
+    def improve(self, learner: OnPolicyLearner, samples: Samples) -> dict[str, float]:
+        """One step of Adam on all samples."""
+        policy, processes, optimizer = learner.policy, learner.processes, learner.optimizers["policy"]
+        new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
+        gain = policy_gradient_objective(new, samples, processes)
+        if self.entropy_weight:
+            gain = gain + self.entropy_weight * weighted_share(new.entropy(), samples.weights, processes)
+        optimizer.zero_grad()
+        (-gain).backward()
+        processes.sum_gradients(policy.parameters())
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None]))
+        optimizer.step()
+        with torch.no_grad():
+            new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
+        return {**movement(new, samples, processes), "train/gradient_norm": norm}
