@@ -273,6 +273,21 @@ def test_on_another_gymnasium_environment_with_an_expert_on_observations():
         dagger(DAgger(Feedback(), cloning=SMALL), "CartPole-v1", steps=10)
 
 
+def test_worlds_show_their_present_states():
+    """After steps, in worlds that have begun again, and in others that go on from a saved state."""
+    task = balancing(7, termination=lambda x: x[..., 0].abs() < 0.3)
+    worlds, others = (mbrl.Worlds(mbrl.make_vec_env(task, 5, autoreset_mode="Disabled"), seed) for seed in (0, 1))
+    again = 0
+    for _ in range(20):
+        worlds.step(0.1 * torch.ones(5, 1).double())
+        again += int(worlds.starts.sum())
+        np.testing.assert_array_equal(worlds.states, worlds.env.state)
+        np.testing.assert_array_equal(worlds.states, worlds.observations)  # this task shows its state
+    assert again > 5
+    others.load_state_dict(worlds.state_dict())
+    np.testing.assert_array_equal(others.states, worlds.states)
+
+
 def test_episodes_one_after_the_other():
     one = Labels(torch.zeros(3, 2).double(), torch.zeros(3, 1).double(), torch.tensor([1, 2]))
     two = Labels(torch.ones(4, 2).double(), torch.ones(4, 1).double(), torch.tensor([4]))

@@ -214,7 +214,11 @@ def test_every_package_has_a_reference_page():
 
 SMALLER = {
     "README.md": {"steps=4000": "steps=40", "ICEM(initial_std=0.6)": "ICEM(num_samples=20, max_iterations=1)"},
-    "docs/imitation.md": {"steps=2000": "steps=20", "gradient_steps=500": "gradient_steps=20"},
+    "docs/imitation.md": {
+        "steps=2000": "steps=20",
+        "gradient_steps=500": "gradient_steps=20",
+        "horizon=15": "horizon=2",
+    },
 }
 
 

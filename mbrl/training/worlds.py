@@ -93,8 +93,7 @@ class Worlds:
         """Begin new episodes in all worlds."""
         y, info = self.env.reset(seed=seed)
         self.observations = _tensor(y)
-        self._states: Tensor | None = None
-        self._see(info)
+        self._infos = [info]  # of the last step, and of resets after it
         self.starts = torch.ones(self.number, dtype=torch.bool)
         self._sums = np.zeros((3, self.number))  # of rewards, costs and steps of the present episodes
 
@@ -112,11 +111,11 @@ class Worlds:
         self._count(rewards, costs, ended)
         next_observations = torch.from_numpy(y)
         self.observations, self.starts = next_observations, torch.from_numpy(ended)
-        self._see(info)
+        self._infos = [info]
         if ended.any():
             y, info = self.env.reset(options={"reset_mask": ended})
             self.observations = _tensor(y)
-            self._see(info)
+            self._infos.append(info)
         return WorldsStep(
             torch.from_numpy(rewards),
             next_observations,
@@ -129,7 +128,14 @@ class Worlds:
     @property
     def states(self) -> Tensor | None:
         """The present full states ``(N, n)``, of ``info["state"]``; None where the environment does not give them."""
-        return self._states
+        states = None
+        for info in self._infos:
+            if "state" not in info or np.ndim(info["state"]) != 2:
+                continue
+            new = _tensor(info["state"])
+            about = torch.from_numpy(np.array(info.get("_state", np.ones(self.number, dtype=bool))))
+            states = new if states is None else torch.where(about.unsqueeze(-1), new, states)
+        return states
 
     def take_finished(self) -> list[Episode]:
         """The episodes that have ended since the last call."""
@@ -145,29 +151,21 @@ class Worlds:
             "observations": self.observations.clone(),
             "starts": self.starts.clone(),
             "sums": torch.from_numpy(self._sums.copy()),
-            "states": self._states,
+            "states": self.states,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called."""
         self.env.load_state_dict(state["env"])  # type: ignore[attr-defined]
         self.observations, self.starts = state["observations"].clone(), state["starts"].clone()
-        self._sums, self._states = state["sums"].numpy().copy(), state["states"]
+        self._sums = state["sums"].numpy().copy()
+        self._infos = [] if state["states"] is None else [{"state": state["states"].numpy()}]
 
     def _env_actions(self, actions: Tensor) -> np.ndarray:
         space = self.env.single_action_space
         if isinstance(space, gymnasium.spaces.Discrete):
             return (actions + int(space.start)).cpu().numpy()
         return self.actions.controls(actions).cpu().numpy().astype(space.dtype)
-
-    def _see(self, info: dict[str, Any]) -> None:
-        """Take over the states of the worlds that an info is about; a new tensor, the one before may be in use."""
-        if "state" not in info or np.ndim(info["state"]) != 2:
-            return
-        states = _tensor(info["state"])
-        about = torch.from_numpy(np.array(info.get("_state", np.ones(self.number, dtype=bool))))
-        old = torch.full_like(states, torch.nan) if self._states is None else self._states
-        self._states = torch.where(about.unsqueeze(-1), states, old)
 
     def _count(self, rewards: np.ndarray, costs: np.ndarray | None, ended: np.ndarray) -> None:
         self._sums[0] += rewards
