@@ -1,5 +1,6 @@
 """How well anything that acts does on a task: interquartile mean, confidence interval, success rate, video."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,11 @@ import numpy as np
 import torch
 
 from dynamics import Trajectory
-from mbrl.policies.actor import Actor
+from mbrl.envs.making import checked_id, vector_env
+from mbrl.envs.recording import record_env, step_duration
+from mbrl.envs.replay import drawing_env, replayed_frames
+from mbrl.envs.task_vector_env import TaskVectorEnv
+from mbrl.policies.actor import Actor, check_actor
 from mbrl.recording import record
 from mbrl.tasks.base import Task
 
@@ -38,7 +43,7 @@ class Evaluation:
 
 def evaluate(
     actor: Actor,
-    task: Task,
+    task: Task | str,
     *,
     episodes: int = 10,
     generator: torch.Generator | None = None,
@@ -49,22 +54,65 @@ def evaluate(
 
     Args:
         actor: anything that acts: a policy, a controller, MPC.
-        task: what to run it on.
+        task: what to run it on: a task, or a gymnasium id, whose worlds are native where the library has them. An environment
+            that does not say how long a step takes (gymnasium's ``CartPole-v1``) is recorded with steps of 1 s.
         episodes: number of episodes, run as one batch.
         generator: source of initial states and of the actor's randomness; seeded with 0 by default.
-        video: file to write the first episode to (mp4).
-        progress: show a progress bar; None shows it on a terminal.
+        video: file to write the first episode to (mp4), of a gymnasium id as gymnasium draws it.
+        progress: show a progress bar, of a task only; None shows it on a terminal.
+
+    Raises:
+        ValueError: gymnasium knows no such id, episodes < 1, the actor gave no control that there is, or see
+            :func:`mbrl.record` and :func:`mbrl.record_env`.
+        TypeError: actor is nothing that acts, or task neither a task nor a text.
     """
-    trajectories = record(task, actor, episodes, generator=generator, progress=progress)
+    check_actor(actor)
+    generator = generator or torch.Generator().manual_seed(0)
+    if isinstance(task, Task):
+        trajectories = record(task, actor, episodes, generator=generator, progress=progress)
+        if video is not None:
+            _write_task_video(video, task, trajectories)
+        return _summary(trajectories, task)
+    return _evaluate_id(actor, checked_id(task), episodes, generator, video)
+
+
+def _evaluate_id(
+    actor: Actor, env_id: str, episodes: int, generator: torch.Generator, video: str | Path | None
+) -> Evaluation:
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    with contextlib.ExitStack() as stack:
+        env = stack.enter_context(contextlib.closing(vector_env(env_id, episodes)))
+        task = env.task if isinstance(env, TaskVectorEnv) else None
+        # Whether it draws is known before the episodes are run.
+        drawing = None
+        if video is not None and task is None:
+            drawing = stack.enter_context(contextlib.closing(drawing_env(env_id)))
+        dt = step_duration(env) or 1.0
+        seed = int(torch.randint(2**31, (), generator=generator))
+        trajectories = record_env(env, actor, episodes, dt=dt, seed=seed, generator=generator)
+        if video is not None and task is not None:
+            _write_task_video(video, task, trajectories)
+        elif video is not None and drawing is not None:
+            from mbrl.plots import write_video
+
+            fps = drawing.metadata.get("render_fps") or 1.0 / dt
+            write_video(video, replayed_frames(drawing, trajectories[0], seed), fps)
+    return _summary(trajectories, task)
+
+
+def _write_task_video(video: str | Path, task: Task, trajectories: list[Trajectory]) -> None:
+    from mbrl.plots import write_task_video
+
+    write_task_video(video, task, trajectories[0])
+
+
+def _summary(trajectories: list[Trajectory], task: Task | None) -> Evaluation:
     returns = np.array([_return(trajectory) for trajectory in trajectories])
     success = None
-    if task.success is not None:
+    if task is not None and task.success is not None:
         finished = [t for t in trajectories if t.states is not None and not _diverged(t)]
         success = sum(bool(task.success(torch.from_numpy(np.array(t.states)))) for t in finished) / len(trajectories)
-    if video is not None:
-        from mbrl.plots import write_task_video
-
-        write_task_video(video, task, trajectories[0])
     low, high = bootstrap_interval(returns).tolist()
     return Evaluation(returns, interquartile_mean(returns), (low, high), success, trajectories)
 

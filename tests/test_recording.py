@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
+from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformAction, TransformObservation
 from instances import ALL_TASK_VARIANTS, ALL_TASKS
 
 from dynamics import LinearDynamics, TorchDynamics, check_compatible, read_trajectories, transitions
@@ -20,7 +20,9 @@ from mbrl import (
     SplineNoise,
     Task,
     cart_pole_swing_up,
+    discretized,
     make_env,
+    make_vec_env,
     pendulum_swing_up,
     record,
     record_env,
@@ -385,8 +387,15 @@ def test_a_wrapper_that_changes_a_space_takes_its_names_away():
 
 
 def test_what_cannot_be_recorded_from_an_environment():
-    with pytest.raises(ValueError, match=r"need Box spaces of one axis, got Discrete\(2\); flatten it"):
-        record_env(gymnasium.make("CartPole-v1"), None, 1, dt=0.02)
+    with pytest.raises(ValueError, match=r"need observations in a Box of one axis, got Discrete\(16\); flatten it"):
+        record_env(gymnasium.make("FrozenLake-v1"), None, 1, dt=1.0)
+    several = TransformAction(
+        gymnasium.make("Pendulum-v1"), lambda a: np.zeros(1), gymnasium.spaces.MultiDiscrete([2, 2])
+    )
+    with pytest.raises(
+        ValueError, match=r"need actions in a Box of one axis or Discrete, got MultiDiscrete\(\[2 2\]\)"
+    ):
+        record_env(several, None, 1)
     task = pendulum_swing_up("torch")
     with pytest.raises(ValueError, match="episodes must be at least 1, got 0"):
         record_env(make_env(task), None, 0)
@@ -394,6 +403,114 @@ def test_what_cannot_be_recorded_from_an_environment():
         record_env(gymnasium.make("Pendulum-v1"), mpc(task), 1)
     with pytest.raises(ValueError, match="Fixed gave a control that is not finite on TaskEnv"):
         record_env(make_env(task), Fixed(math.nan), 1)
+
+
+# record_env: numbered actions
+
+
+def cart_pole_v1(y, u):
+    """Gymnasium's formula of CartPole-v1: a step of Euler's method under a push of 10 N to the left or the right."""
+    x, v, angle, w = y.T
+    force, sin, cos = np.where(u[:, 0] == 1, 10.0, -10.0), np.sin(angle), np.cos(angle)
+    push = (force + 0.05 * w**2 * sin) / 1.1
+    turn = (9.8 * sin - cos * push) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
+    return np.stack(
+        [x + 0.02 * v, v + 0.02 * (push - 0.05 * turn * cos / 1.1), angle + 0.02 * w, w + 0.02 * turn], axis=1
+    )
+
+
+def leaning(y, k):
+    """Pushes to where the pole leans."""
+    return (y[:, 2:3] + 0.3 * y[:, 3:4] > 0).to(y)
+
+
+@pytest.mark.parametrize("worlds", [None, 3])
+@pytest.mark.parametrize("actor", [None, Fixed(leaning), Fixed(lambda y, k: leaning(y, k) + 5e-7)])
+def test_cart_pole_v1_is_recorded_as_it_happened(actor, worlds):
+    if worlds is None:
+        env = gymnasium.make("CartPole-v1", max_episode_steps=60)
+    else:
+        kwargs = {"autoreset_mode": AutoresetMode.DISABLED}
+        options = {"max_episode_steps": 60, "vectorization_mode": "sync", "vector_kwargs": kwargs}
+        env = gymnasium.make_vec("CartPole-v1", worlds, **options)
+    trajectories = record_env(env, actor, 4, dt=0.02)
+    for trajectory in trajectories:
+        assert trajectory.controls.shape == (trajectory.num_steps, 1)
+        assert set(trajectory.controls.flatten().tolist()) == {0.0, 1.0}
+        predicted = cart_pole_v1(trajectory.observations[:-1], trajectory.controls)
+        np.testing.assert_allclose(trajectory.observations[1:], predicted, atol=1e-5)
+        assert trajectory.rewards.sum() == trajectory.num_steps
+        if actor is not None:
+            assert (trajectory.num_steps, trajectory.truncated) == (60, True)
+            expected = leaning(torch.from_numpy(np.array(trajectory.observations[:-1])), 0)
+            np.testing.assert_array_equal(trajectory.controls, expected.numpy())
+    assert actor is not None or any(t.terminated for t in trajectories)
+
+
+def test_acrobot_v1_has_three_actions():
+    (trajectory,) = record_env(gymnasium.make("Acrobot-v1", max_episode_steps=40), None, 1)
+    assert (trajectory.dt, trajectory.num_steps) == (0.2, 40)
+    assert set(trajectory.controls.flatten().tolist()) == {0.0, 1.0, 2.0}
+
+
+class Counting(gymnasium.Env):
+    """Actions -1, 0 and 1; the observation is the last one."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-9, 9, (1,)), gymnasium.spaces.Discrete(3, start=-1)
+    dt = 1.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self._steps += 1
+        return np.full(1, action, np.float32), float(action), self._steps == 5, False, {}
+
+
+def test_the_numbers_begin_where_the_space_does():
+    (trajectory,) = record_env(Counting(), Fixed(lambda y, k: torch.full_like(y, k % 3 - 1)), 1)
+    assert trajectory.controls.tolist() == [[-1.0], [0.0], [1.0], [-1.0], [0.0]]
+    assert trajectory.rewards.tolist() == [-1.0, 0.0, 1.0, -1.0, 0.0]
+    assert trajectory.observations[1:].tolist() == trajectory.controls.tolist()
+    (sampled,) = record_env(Counting(), None, 1, seed=1)
+    assert sampled.observations[1:].tolist() == sampled.controls.tolist()
+
+
+@pytest.mark.parametrize("control", [0.4, 1.00001, 2.0, -2.0])
+def test_controls_that_are_no_number_of_an_action(control):
+    message = r"Fixed gave a control that is no action on Counting: expected an integer from -1 to 1, \(batch, 1\), got"
+    with pytest.raises(ValueError, match=message):
+        record_env(Counting(), Fixed(control), 1)
+    with pytest.raises(ValueError, match=message):
+        record_env(Counting(), Fixed(lambda y, k: torch.zeros(len(y), 2)), 1)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_actors_on_discretized_tasks_give_controls_and_the_nearest_one_acts(many):
+    """As in recordings of the task itself."""
+    task = discretized(replace(pendulum_swing_up("torch"), episode_steps=15), 5)
+    policy = Fixed(lambda y, k: 3.0 * torch.sin(y[:, 1:2] + 0.3 * k))
+    env = make_vec_env(task, 2, autoreset_mode="Disabled") if many else make_env(task)
+    from_env = record_env(env, policy, 2)
+    for trajectory in from_env:
+        assert_happened(task, trajectory)
+        assert trajectory.names.controls == ("torque",)
+        assert set(trajectory.controls.flatten().tolist()) <= {-2.0, -1.0, 0.0, 1.0, 2.0}
+    x = torch.from_numpy(np.stack([t.states[0] for t in from_env]))
+    for one, other in zip(from_env, record(task, policy, 2, initial_states=x), strict=True):
+        np.testing.assert_array_equal(one.controls, other.controls)
+        np.testing.assert_allclose(one.states, other.states, rtol=0, atol=1e-12)
+    (sampled,) = record_env(make_env(task), None, 1)
+    assert_happened(task, sampled)
+    with pytest.raises(ValueError, match=r"expected controls \(batch, 1\), got \(1, 2\)"):
+        record_env(make_env(task), Fixed(lambda y, k: torch.zeros(len(y), 2)), 1)
+
+
+def test_a_task_that_lists_no_controls_has_no_numbers_of_them():
+    with pytest.raises(ValueError, match="task PendulumSwingUp lists no control_values; discretize it"):
+        pendulum_swing_up("torch").control_numbers(torch.zeros(1))
 
 
 class Timeless(gymnasium.Env):

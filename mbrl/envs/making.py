@@ -1,24 +1,62 @@
-"""From a task or an id to many environments that are stepped side by side."""
+"""Tasks and gymnasium ids as vector environments: native ones where there are any."""
 
+import difflib
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
-from mbrl.envs.mujoco import make_mujoco_vec_env
-from mbrl.envs.mujoco.vector_env import RULES
+from mbrl.envs.mujoco import RULES, make_mujoco_vec_env
 from mbrl.envs.task_vector_env import make_vec_env
 from mbrl.tasks import Task
 
 
-def vector_env(task: Task | str, num_envs: int, *, autoreset_mode: Any = AutoresetMode.DISABLED, **options: Any) -> Any:
-    """Many environments of a task, or of a gymnasium id; the library's own where it has some."""
-    if isinstance(task, Task):
-        return make_vec_env(task, num_envs, autoreset_mode=autoreset_mode)
-    if task in RULES:
-        return make_mujoco_vec_env(task, num_envs, autoreset_mode=autoreset_mode, **options)
-    if task.startswith("mbrl/"):
-        return gymnasium.make_vec(task, num_envs, autoreset_mode=autoreset_mode, **options)
-    return gymnasium.make_vec(
-        task, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": autoreset_mode}, **options
-    )
+def vector_env(
+    task_or_id: Task | str,
+    num_envs: int,
+    *,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
+    **options: Any,
+) -> VectorEnv:
+    """Many worlds of a task or of a gymnasium id.
+
+    Args:
+        task_or_id: a task, or an id. Those of the library's tasks, ``mbrl/...``, and of gymnasium's MuJoCo environments, v5,
+            become native vector environments, others gymnasium's ``SyncVectorEnv``.
+        num_envs: number of worlds.
+        autoreset_mode: when a world whose episode has ended begins the next one; by default the caller resets it.
+        **options: of :func:`mbrl.make_vec_env`, the task's constructor, :func:`mbrl.make_mujoco_vec_env` or ``gymnasium.make``.
+
+    Raises:
+        ValueError: there is no such id, mode or option.
+        TypeError: it is neither a task nor a text.
+    """
+    if isinstance(task_or_id, Task):
+        return make_vec_env(task_or_id, num_envs, autoreset_mode=autoreset_mode, **options)
+    env_id = checked_id(task_or_id)
+    if env_id in RULES:
+        return make_mujoco_vec_env(env_id, num_envs, autoreset_mode=autoreset_mode, **options)
+    if env_id.startswith("mbrl/"):
+        return gymnasium.make_vec(env_id, num_envs, autoreset_mode=autoreset_mode, **options)
+    mode = {"autoreset_mode": AutoresetMode(autoreset_mode)}
+    return gymnasium.make_vec(env_id, num_envs, vectorization_mode="sync", vector_kwargs=mode, **options)
+
+
+def checked_id(env_id: str) -> str:
+    """The id, if gymnasium knows it; an id with a module in front, ``module:id``, is known once the module is imported.
+
+    Raises:
+        ValueError: it does not.
+        TypeError: this is no text.
+    """
+    if not isinstance(env_id, str):
+        raise TypeError(f"expected a Task or a gymnasium id, got {env_id!r}")
+    if ":" not in env_id and env_id not in gymnasium.registry:
+        near = difflib.get_close_matches(env_id, gymnasium.registry, n=4)
+        hint = (
+            f"did you mean {' or '.join(repr(name) for name in near)}?"
+            if near
+            else "gymnasium.pprint_registry() lists all"
+        )
+        raise ValueError(f"gymnasium knows no environment {env_id!r}; {hint}")
+    return env_id

@@ -21,25 +21,29 @@ def record_env(
     seed: int = 0,
     generator: torch.Generator | None = None,
 ) -> list[Trajectory]:
-    """Episodes of any gymnasium environment with Box spaces.
+    """Episodes of any gymnasium environment with observations in a Box and actions in a Box or numbered.
 
     Args:
         env: an environment whose episodes end, or a vector environment of such with autoreset mode DISABLED, so that no
             transition is made up.
         actor: anything that acts on observations, or on states where ``info["state"]`` has them; None samples the action space.
+            Where actions are Discrete, its controls ``(batch, 1)`` are their numbers; where they are those of a task that lists
+            its controls, see :func:`mbrl.discretized`, they are controls ``(batch, m)``, of which the nearest one is taken.
         episodes: number of episodes.
         dt: duration of a step [s]; the environment's own ``dt`` by default (one in another process cannot be asked).
         seed: of the first reset and of the sampled actions.
         generator: source of the actor's randomness, of its own for each episode; seeded with ``seed`` by default.
 
     Returns:
-        One trajectory per episode with the actions as they went in, clipped to the action space; states come from
+        One trajectory per episode with the actions as they went in, clipped to the action space: numbers ``(T, 1)`` where they
+        are Discrete, the controls themselves where a task lists them. States come from
         ``info["state"]`` where the environment gives them. An episode in which a number is not finite, or the simulation
         diverges (``info["diverged"]``), ends before that step, with neither ``terminated`` nor ``truncated``.
 
     Raises:
-        ValueError: the vector environment resets by itself, the spaces are no Boxes of one axis, dt is unknown, the actor
-            needs states that the environment does not give, or it gave a control that is not finite.
+        ValueError: the vector environment resets by itself, observations are no Box of one axis or actions neither that nor
+            Discrete, dt is unknown, the actor needs states that the environment does not give, or it gave a control that is not
+            finite or no number of an action.
         TypeError: actor is nothing that acts.
     """
     if actor is not None:
@@ -84,9 +88,10 @@ class _EnvRecorder(abc.ABC):
         self.env, self.actor, self.seed = env, actor, seed
         self.generator = generator or torch.Generator().manual_seed(seed)
         self.observation_space, self.action_space = _single_spaces(env)
-        _check_boxes(self.observation_space, self.action_space)
+        _check_spaces(self.observation_space, self.action_space)
         plain = _plain_env(env)
-        self.dt = _env_dt(plain) if dt is None else dt
+        self._actions = _actions(plain, self.action_space)
+        self.dt = _required_duration(env) if dt is None else dt
         self.names, self.units = self._labels(plain)
         spec = getattr(env, "spec", None)
         self.name = spec.id if spec is not None else type(env).__name__
@@ -116,9 +121,8 @@ class _EnvRecorder(abc.ABC):
         seed = int(torch.randint(2**62, (), generator=self.generator))
         return self.actor.init(batch, generator=torch.Generator().manual_seed(seed))
 
-    def _controls(self, y: np.ndarray, info: dict[str, Any], memory: Any) -> tuple[np.ndarray, Any]:
-        """Actions ``(batch, m)`` for observations ``(batch, ny)`` within the action space."""
-        low, high = self.action_space.low, self.action_space.high
+    def _act(self, y: np.ndarray, info: dict[str, Any], memory: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Actions ``(batch, ...)`` for observations ``(batch, ny)``, their controls ``(batch, m)``, and the memory."""
         if self.actor is None:
             actions = np.stack([self.action_space.sample() for _ in y])
         else:
@@ -128,15 +132,19 @@ class _EnvRecorder(abc.ABC):
                 )
             seen = np.asarray(info["state"] if self.actor.acts_on == "state" else y, dtype=np.float64)
             u, memory = self.actor.act(torch.from_numpy(seen.reshape(len(y), -1)), memory)
-            actions = u.detach().cpu().numpy()
-            if not np.isfinite(actions).all():
-                raise ValueError(f"{type(self.actor).__name__} gave a control that is not finite on {self.name}")
-        return np.clip(actions, low, high).astype(self.action_space.dtype), memory
+            controls, who = u.detach().cpu().numpy(), f"{type(self.actor).__name__} gave a control"
+            if not np.isfinite(controls).all():
+                raise ValueError(f"{who} that is not finite on {self.name}")
+            try:
+                actions = self._actions.nearest(controls)
+            except ValueError as error:
+                raise ValueError(f"{who} that is no action on {self.name}: {error}") from error
+        return actions, self._actions.controls(actions), memory
 
     def _trajectory(self, log: _EpisodeLog, terminated: bool, truncated: bool, index: int) -> Trajectory:
         return Trajectory(
             np.stack(log.observations),
-            np.array(log.controls).reshape(-1, *self.action_space.shape),
+            np.array(log.controls).reshape(-1, self._actions.width),
             states=np.stack(log.states) if log.states else None,
             rewards=np.array(log.rewards),
             dt=self.dt,
@@ -158,8 +166,8 @@ class _SingleRecorder(_EnvRecorder):
             log = _EpisodeLog(np.array(y), _copy(info.get("state")))
             terminated = truncated = False
             while not (terminated or truncated or log.diverged):
-                u, memory = self._controls(np.asarray(y)[None], info, memory)
-                y, reward, terminated, truncated, info = self.env.step(u[0])
+                actions, u, memory = self._act(np.asarray(y)[None], info, memory)
+                y, reward, terminated, truncated, info = self.env.step(actions[0])
                 log.add(u[0], float(reward), np.array(y), _copy(info.get("state")), bool(info.get("diverged", False)))
             found.append(self._trajectory(log, bool(terminated), bool(truncated), index))
         return found
@@ -194,8 +202,8 @@ class _VectorRecorder(_EnvRecorder):
         logs = [_EpisodeLog(y[i].copy(), _row(info.get("state"), i)) for i in range(len(y))]
         done: dict[int, Trajectory] = {}
         while len(done) < len(logs):
-            u, memory = self._controls(y, info, memory)
-            y, reward, terminated, truncated, info = self.env.step(u)
+            actions, u, memory = self._act(y, info, memory)
+            y, reward, terminated, truncated, info = self.env.step(actions)
             diverged = info.get("diverged", np.zeros(len(logs), dtype=bool))
             for i in (i for i in range(len(logs)) if i not in done):
                 logs[i].add(u[i], reward[i], y[i].copy(), _row(info.get("state"), i), bool(diverged[i]))
@@ -224,10 +232,94 @@ def _single_spaces(env: Any) -> tuple[Any, Any]:
     return env.observation_space, env.action_space
 
 
-def _check_boxes(*spaces: Any) -> None:
-    for space in spaces:
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise ValueError(f"need Box spaces of one axis, got {space}; flatten it with a gymnasium wrapper")
+def _check_spaces(observations: Any, actions: Any) -> None:
+    if not _is_vector(observations):
+        raise ValueError(
+            f"need observations in a Box of one axis, got {observations}; flatten it with a gymnasium wrapper"
+        )
+    if not (_is_vector(actions) or isinstance(actions, gymnasium.spaces.Discrete)):
+        raise ValueError(
+            f"need actions in a Box of one axis or Discrete, got {actions}; flatten it with a gymnasium wrapper"
+        )
+
+
+def _is_vector(space: Any) -> bool:
+    return isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
+
+
+class _Actions(abc.ABC):
+    """How controls ``(batch, m)`` of actors and trajectories become actions ``(batch, ...)`` of a space, and back."""
+
+    width: int  # m
+
+    @abc.abstractmethod
+    def nearest(self, controls: np.ndarray) -> np.ndarray:
+        """The actions that come nearest to finite controls."""
+
+    @abc.abstractmethod
+    def controls(self, actions: np.ndarray) -> np.ndarray:
+        """The controls that actions are."""
+
+
+class _BoxActions(_Actions):
+    """Controls within limits."""
+
+    def __init__(self, space: gymnasium.spaces.Box):
+        self._space = space
+        (self.width,) = space.shape
+
+    def nearest(self, controls: np.ndarray) -> np.ndarray:
+        return np.clip(controls, self._space.low, self._space.high).astype(self._space.dtype)
+
+    def controls(self, actions: np.ndarray) -> np.ndarray:
+        return np.clip(actions, self._space.low, self._space.high)
+
+
+class _NumberedActions(_Actions):
+    """Numbers from the start of a space on."""
+
+    width = 1
+
+    def __init__(self, space: gymnasium.spaces.Discrete):
+        self._space = space
+
+    def nearest(self, controls: np.ndarray) -> np.ndarray:
+        first, last = int(self._space.start), int(self._space.start + self._space.n - 1)
+        numbers = np.rint(controls)
+        fits = (np.abs(controls - numbers) <= 1e-6) & (numbers >= first) & (numbers <= last)
+        if controls.shape[1:] != (1,) or not fits.all():
+            raise ValueError(f"expected an integer from {first} to {last}, (batch, 1), got {controls.tolist()}")
+        return numbers[:, 0].astype(self._space.dtype)
+
+    def controls(self, actions: np.ndarray) -> np.ndarray:
+        return actions[:, None]
+
+
+class _ListedActions(_Actions):
+    """Numbers of the controls of a task."""
+
+    def __init__(self, task: Task, values: torch.Tensor):
+        self._task, self._values = task, values.to(torch.float64)
+        self.width = values.shape[1]
+
+    def nearest(self, controls: np.ndarray) -> np.ndarray:
+        u = torch.from_numpy(controls).to(torch.float64)
+        if u.shape[1:] != (self.width,):
+            raise ValueError(f"expected controls (batch, {self.width}), got {tuple(u.shape)}")
+        return self._task.control_numbers(u).numpy()
+
+    def controls(self, actions: np.ndarray) -> np.ndarray:
+        return self._values[torch.from_numpy(actions)].numpy()
+
+
+def _actions(plain: Any, space: Any) -> _Actions:
+    """The actions of a space; those of a task that lists its controls, if no wrapper has changed them."""
+    if isinstance(space, gymnasium.spaces.Box):
+        return _BoxActions(space)
+    task = getattr(plain, "task", None)
+    if isinstance(task, Task) and task.control_values is not None and _single_spaces(plain)[1] == space:
+        return _ListedActions(task, task.control_values)
+    return _NumberedActions(space)
 
 
 def _plain_env(env: Any) -> Any:
@@ -239,9 +331,14 @@ def _plain_env(env: Any) -> Any:
     return envs[0].unwrapped if envs else env.unwrapped
 
 
-def _env_dt(plain: Any) -> float:
-    """The duration of a step as the environment itself states it."""
-    dt = getattr(plain, "dt", None)
-    if not isinstance(dt, (int, float)) or not dt > 0:
+def step_duration(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> float | None:
+    """The duration of a step [s] as an environment, one or many, itself states it; None if it does not."""
+    dt = getattr(_plain_env(env), "dt", None)
+    return float(dt) if isinstance(dt, int | float) and dt > 0 else None
+
+
+def _required_duration(env: Any) -> float:
+    dt = step_duration(env)
+    if dt is None:
         raise ValueError("the environment does not say how long a step takes; pass dt= [s]")
-    return float(dt)
+    return dt

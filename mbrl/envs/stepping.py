@@ -17,13 +17,21 @@ from planners.problem import check_shape
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a step led to: state ``(*batch, n)``, and ``(*batch,)`` each of reward and flags."""
+    """What a step led to: state ``(*batch, n)``, and ``(*batch,)`` each of reward, flags and constraint cost, if there is one."""
 
     state: Tensor
     reward: Tensor
     terminated: Tensor
     truncated: Tensor
     diverged: Tensor
+    cost: Tensor | None = None
+
+    def info(self) -> dict[str, np.ndarray]:
+        """What environments say beside observations, rewards and ends."""
+        said = {"state": self.state, "diverged": self.diverged}
+        return {
+            key: value.numpy() for key, value in (said if self.cost is None else {**said, "cost": self.cost}).items()
+        }
 
 
 class TaskStepper:
@@ -104,7 +112,10 @@ class TaskStepper:
     def step(self, x: Tensor, u: Tensor, t: int | Tensor) -> Step:
         """Apply controls ``(*batch, m)`` to states ``(*batch, n)`` at steps t of the episodes.
 
-        A world that diverges is NaN, with its reward, and truncated.
+        A world that diverges is NaN, with its reward, and truncated; the constraint cost is one of the state before.
+
+        Raises:
+            ValueError: a constraint cost is negative or not finite, or has another shape.
         """
         task = self.task
         x_next = task.dynamics(x, u, t)
@@ -120,7 +131,21 @@ class TaskStepper:
             terminated,
             truncated,
             diverged,
+            self._constraint_cost(x, u),
         )
+
+    def _constraint_cost(self, x: Tensor, u: Tensor) -> Tensor | None:
+        if self.task.constraint_cost is None:
+            return None
+        cost = check_shape("constraint_cost", self.task.constraint_cost(x, u), self.batch).to(torch.float64)
+        wrong = ~((cost >= 0) & cost.isfinite()) & x.isfinite().all(
+            -1
+        )  # worlds that have diverged wait for their reset
+        if bool(wrong.any()):
+            raise ValueError(
+                f"constraint_cost of task {self.task.name} must be finite and not negative, got {cost.tolist()}"
+            )
+        return cost
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> np.ndarray:

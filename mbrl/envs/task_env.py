@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class TaskEnv(gymnasium.Env[np.ndarray, Any]):
     """A gymnasium environment over a task: reward is minus the cost, ``info["state"]`` the full state.
 
+    After a step ``info["cost"]`` is the task's constraint cost of the state and the control that it began with, if it has one.
+
     Args:
         task: the task.
         render_mode: ``"rgb_array"`` or None.
@@ -68,6 +70,8 @@ class TaskEnv(gymnasium.Env[np.ndarray, Any]):
         self.state = step.state.numpy()
         self._step += 1
         info = {"state": self.state.copy(), "diverged": bool(step.diverged)}
+        if step.cost is not None:
+            info["cost"] = float(step.cost)
         y = self._stepper.observe(step.state)
         return y, float(step.reward), bool(step.terminated), bool(step.truncated), info
 

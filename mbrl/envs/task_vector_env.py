@@ -26,7 +26,7 @@ class TaskVectorEnv(EpisodesVectorEnv):
 
     Actions are controls ``(num_envs, m)``, clipped to the limits, or, where the task lists its controls, their numbers
     ``(num_envs,)``. An episode whose simulation diverges is truncated there: state, observation and reward are NaN and
-    ``info["diverged"]`` is true.
+    ``info["diverged"]`` is true. ``info["cost"]`` is the task's constraint cost of a step, if it has one.
 
     Args:
         task: the task.
@@ -111,7 +111,7 @@ class TaskVectorEnv(EpisodesVectorEnv):
             step.reward.numpy()[worlds],
             step.terminated.numpy()[worlds],
             step.truncated.numpy()[worlds],
-            {"state": step.state.numpy()[worlds], "diverged": step.diverged.numpy()[worlds]},
+            {key: rows[worlds] for key, rows in step.info().items()},
         )
 
     def _with_rows(self, worlds: Worlds, x: torch.Tensor) -> torch.Tensor:

@@ -26,14 +26,14 @@ class TensorBoardLogger:
         folder: where the files go, such as ``runs/first/tensorboard``; it is made at the first row.
 
     Raises:
-        ImportError: tensorboard is not installed.
+        ModuleNotFoundError: tensorboard is not installed.
     """
 
     def __init__(self, folder: str | Path):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError(
+            raise ModuleNotFoundError(
                 'TensorBoardLogger takes tensorboard: pip install "mbrl-control[tensorboard]"', name="tensorboard"
             ) from error
         self.folder = Path(folder)
@@ -67,7 +67,7 @@ class WandbLogger:
         mode: ``"online"``, ``"offline"`` or ``"disabled"``; that of ``WANDB_MODE`` by default.
 
     Raises:
-        ImportError: wandb is not installed.
+        ModuleNotFoundError: wandb is not installed.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class WandbLogger:
         try:
             import wandb
         except ImportError as error:
-            raise ImportError('WandbLogger takes wandb: pip install "mbrl-control[wandb]"', name="wandb") from error
+            raise ModuleNotFoundError('WandbLogger takes wandb: pip install "mbrl-control[wandb]"', name="wandb") from error
         self.folder = Path(folder)
         self._wandb: Any = wandb
         self._run: Any = None

@@ -35,6 +35,8 @@ class Task:
         system: the plant as a formula, which can be drawn without MuJoCo; ``dynamics`` by default.
         control_values: the only controls there are, ``(k, m)`` within the limits, see :func:`mbrl.discretized`; all within the
             limits by default.
+        constraint_cost: ``fn(x, u) -> (*batch,)``, not negative: what a step costs that a constrained policy keeps below a limit
+            in expectation. Environments report it as ``info["cost"]``; it is no part of the reward, and planners do not see it.
 
     Raises:
         ValueError: limits are not finite, inverted, or not m each, values are not within them, or a number of steps is not
@@ -59,6 +61,7 @@ class Task:
     observation_names: Sequence[str] | None = None
     system: Dynamics | None = None
     control_values: Tensor | None = None
+    constraint_cost: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __post_init__(self):
         lower, upper = self.limits()
@@ -91,13 +94,25 @@ class Task:
 
     def admissible(self, u: Tensor) -> Tensor:
         """The nearest controls ``(*batch, m)`` that there are: within the limits, and among ``control_values``."""
-        lower, upper = (limit.to(u) for limit in self.limits())
-        u = torch.minimum(torch.maximum(u, lower), upper)
         if self.control_values is None:
-            return u
-        values = self.control_values.to(u)
-        distance = ((u.unsqueeze(-2) - values) / (upper - lower)).square().sum(-1)
-        return values[distance.argmin(-1)]
+            return self._clamped(u)
+        return self.control_values.to(u)[self.control_numbers(u)]
+
+    def control_numbers(self, u: Tensor) -> Tensor:
+        """Which of ``control_values``, int64 ``(*batch,)``, is nearest to controls ``(*batch, m)``, in units of the limits.
+
+        Raises:
+            ValueError: the task lists no controls.
+        """
+        if self.control_values is None:
+            raise ValueError(f"task {self.name} lists no control_values; discretize it with mbrl.discretized")
+        lower, upper = (limit.to(u) for limit in self.limits())
+        distance = ((self._clamped(u).unsqueeze(-2) - self.control_values.to(u)) / (upper - lower)).square().sum(-1)
+        return distance.argmin(-1)
+
+    def _clamped(self, u: Tensor) -> Tensor:
+        lower, upper = (limit.to(u) for limit in self.limits())
+        return torch.minimum(torch.maximum(u, lower), upper)
 
     def observe(self, x: Tensor) -> Tensor:
         """What a policy sees of states ``(*batch, n)``."""

@@ -270,7 +270,8 @@ class _Keeper:
         from mbrl.plots import plot_training, save_figure
 
         save_policy(result.policy, self.run.path("policy.safetensors"))
-        save_figure(plot_training(read_run(self.run.folder)), self.run.path("figures/learning_curve.png"))
+        if len(result.metrics) > 1:
+            save_figure(plot_training(read_run(self.run.folder)), self.run.path("figures/learning_curve.png"))
         summary: dict[str, Any] = {"steps": result.steps, "seconds": result.seconds}
         if result.evaluation is not None:
             low, high = result.evaluation.interval
