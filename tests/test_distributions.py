@@ -236,6 +236,12 @@ def test_frequencies_are_the_probabilities():
     assert ((frequency - p).abs() <= 4.5 * (p * (1 - p) / count).sqrt()).all()  # of the impossible one: none at all
 
 
+@pytest.mark.parametrize("extreme", [0.0, 1 - 2**-53])
+def test_not_even_the_rarest_uniform_number_draws_an_impossible_choice(extreme, monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.full(shape, extreme, dtype=options["dtype"]))
+    assert Categorical(torch.tensor([-math.inf, -50.0, -math.inf])).sample(None).item() == 1
+
+
 def test_components_are_drawn_by_weight_and_coordinates_by_component():
     """Moments of two narrow components, within 4.5 standard errors."""
     count = 100_000

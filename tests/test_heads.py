@@ -154,21 +154,22 @@ def test_betas_have_one_mode_and_begin_broad():
     assert wild.mode().isfinite().all()
 
 
-def test_components_of_a_mixture_part_when_there_are_two_things_to_do():
-    """Demonstrations that go left or right: better than the best single Gaussian, whose entropy is 1.4 here."""
-    head = MixtureHead(FEATURES, 1, components=3, generator=seeded())
+@pytest.mark.parametrize("seed", range(3))
+def test_components_of_a_mixture_part_when_there_are_two_things_to_do(seed):
+    """Demonstrations go left or right. The best single Gaussian has a loss of 1.4, its entropy, and a peak between them."""
+    head = MixtureHead(FEATURES, 1, components=3, generator=seeded(seed))
     f = features(64)
     side = torch.arange(64).remainder(2).mul(2).sub(1).unsqueeze(-1)
-    actions = side + 0.1 * torch.randn(64, 1, generator=seeded(2))
-    optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
-    for _ in range(200):
+    actions = side + 0.25 * torch.randn(64, 1, generator=seeded(2 + seed))
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+    for _ in range(100):
         loss = -head(f).log_prob(actions).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    # log 2 + log 0.1 + log(2 pi e) / 2 = -0.19 for the two peaks
-    assert loss.item() < 0.0
-    assert head(f).mode().abs().sub(1).abs().median() < 0.1
+    assert loss.item() < 1.0  # log 2 + log 0.25 + log(2 pi e) / 2 = 0.73 with one peak for each
+    left, middle, right = (head(f).log_prob(torch.full((64, 1), a)).exp().mean() for a in (-1.0, 0.0, 1.0))
+    assert min(left, right) > 1.5 * middle
 
 
 @HEADS

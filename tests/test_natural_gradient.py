@@ -86,10 +86,10 @@ def test_an_indefinite_matrix_is_flagged():
             assert found.residual == 1.0
 
 
-@pytest.mark.parametrize("sign", [-1.0, 0.0, math.nan, math.inf])
-def test_no_direction_where_the_first_curvature_is_none(sign):
+@pytest.mark.parametrize("factor", [-1.0, 0.0, 1e-42, math.nan, math.inf])
+def test_no_direction_where_the_first_curvature_is_none(factor):
     b = torch.tensor([3.0, 0.0, -1.0])
-    found = conjugate_gradient(lambda p: sign * p, b, iterations=5)
+    found = conjugate_gradient(lambda p: factor * p, b, iterations=5)
     assert found.negative_curvature
     assert found.iterations == 0
     assert found.solution.tolist() == [0.0, 0.0, 0.0]
@@ -250,6 +250,14 @@ def test_parameters_that_the_divergence_does_not_depend_on():
     assert all(bool(share.any()) for name, share in shares.items() if name != "idle")
     idle = FisherVectorProduct(mean_divergence(policy, y), [policy.idle], damping=0.5)
     assert idle(torch.ones(4, dtype=DOUBLE)).tolist() == [0.5] * 4
+
+
+def test_a_gradient_without_curvature():
+    parameter = torch.ones(3, dtype=DOUBLE, requires_grad=True)
+    assert (
+        FisherVectorProduct(2 * parameter.sum(), [parameter], damping=0.5)(torch.ones(3, dtype=DOUBLE)).tolist()
+        == [0.5] * 3
+    )
 
 
 def test_single_precision():

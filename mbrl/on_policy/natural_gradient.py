@@ -44,9 +44,9 @@ def conjugate_gradient(
     r"""Solve :math:`A x = b` for a symmetric positive definite A, starting at zero.
 
     It stops where the residual is at most ``tolerance`` times the norm of b, and before a step along a direction p with
-    :math:`p^\top A p \le 0` or not finite: what it then returns is the last iterate, which is finite, and which is zero if this
-    happens at once. Zero is no direction at all: the caller sees the flag and leaves its parameters as they are. Every other
-    iterate x has :math:`b^\top x > 0`.
+    :math:`p^\top A p \le 0` or not finite, or so small that the step is not finite: what it then returns is the last iterate,
+    which is zero if this happens at once. Zero is no direction at all: the caller sees the flag and leaves its parameters as
+    they are. Every other iterate x has :math:`b^\top x > 0`.
 
     Args:
         apply: the product with A, ``(n,)`` to ``(n,)``.
@@ -79,10 +79,11 @@ def conjugate_gradient(
         if Ap.shape != b.shape:
             raise ValueError(f"apply must return a vector of the shape of b, {tuple(b.shape)}, got {tuple(Ap.shape)}")
         curvature = float(p @ Ap)
-        if not 0.0 < curvature < math.inf:
+        length = squared / curvature if 0.0 < curvature < math.inf else math.nan
+        moved = x + length * p
+        if not bool((moved * scale).isfinite().all()):
             return ConjugateGradient(x * scale, math.sqrt(squared / start), taken, True)
-        length = squared / curvature
-        x = x + length * p
+        x = moved
         r = r - length * Ap
         before, squared = squared, float(r @ r)
         p = r + (squared / before) * p
