@@ -36,7 +36,7 @@ GIVEN = ("angles", "seed", "state_names", "control_names")
 
 def option_name(name: str) -> str:
     """``predictive-sampling`` of ``PredictiveSampling``, ``kl-penalty`` of ``KLPenalty``, ``mppi`` of ``MPPI``, ``cvar`` of ``CVaR``."""
-    return re.sub(r"(?:(?<=[a-z])|(?<=[A-Z]{2}))(?=[A-Z][a-z]{2})", "-", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2})", "-", name).lower()
 
 
 def concrete(kind: type) -> list[type]:
@@ -121,7 +121,7 @@ def chosen(args: Sequence[str], choices: Choices) -> tuple[list[str], list[str]]
     """
     rest, found, position = [], {}, 0
     if "" in choices and not {"-h", "--help"} & set(args[:1]):
-        found[""], position = _match("the first word", args[0] if args else "", list(choices[""])), 1
+        found[""], position = _match("", args[0] if args else "", list(choices[""])), 1
     while position < len(args):
         option, equals, value = args[position].partition("=")
         path = option.removeprefix("--").replace("_", "-")
@@ -137,7 +137,8 @@ def chosen(args: Sequence[str], choices: Choices) -> tuple[list[str], list[str]]
         position += 1
     _check_nesting(found, choices)
     ordered = sorted(found, key=lambda path: (path != "", path.count(".")))
-    return [f"{path}:{found[path]}".lstrip(":") for path in ordered], rest
+    alone = len(choices.get("", ())) == 1  # tyro sees no choice then
+    return [f"{path}:{found[path]}".lstrip(":") for path in ordered if path or not alone], rest
 
 
 def _check_nesting(found: Mapping[str, str], choices: Choices) -> None:
@@ -150,14 +151,15 @@ def _check_nesting(found: Mapping[str, str], choices: Choices) -> None:
 
 
 def _match(option: str, name: str, names: Sequence[str]) -> str:
-    if not name or name.startswith("--"):
-        raise ValueError(f"{option} takes a name; there is {', '.join(names)}")
+    """The name that is meant, for an option or, where that is empty, as the first word."""
+    if not name or name.startswith("-"):
+        raise ValueError(f"{option or 'the first word'} takes a name; there is {', '.join(names)}")
     plain = {re.sub(r"[-_]", "", one): one for one in names}
     wanted = re.sub(r"[-_]", "", name).lower()
     if wanted not in plain:
         near = difflib.get_close_matches(wanted, plain, n=1)
         hint = f"did you mean {plain[near[0]]}? " if near else ""
-        raise ValueError(f"{option} knows no {name!r}; {hint}there is {', '.join(names)}")
+        raise ValueError(f"{option or 'the first word'} knows no {name!r}; {hint}there is {', '.join(names)}")
     return plain[wanted]
 
 

@@ -189,7 +189,7 @@ class _Training:
             loggers.append(mbrl.TensorBoardLogger(folder / "tensorboard"))
         if self.options.wandb:
             config = json_values("config", {"algorithm": self.algorithm, "task": self.options.task, "seed": seed})
-            loggers.append(mbrl.WandbLogger(folder / "wandb", name=folder.name, config=config))
+            loggers.append(mbrl.WandbLogger(folder, name=folder.name, config=config))
         return loggers
 
     def _look(self, folder: Path, result: mbrl.TrainingResult, seed: int) -> None:

@@ -60,7 +60,7 @@ class WandbLogger:
     id is kept in the folder, so that a run that is resumed goes on as the same one.
 
     Args:
-        folder: where its files go, such as ``runs/first/wandb``; it is made at the first row.
+        folder: where its files go, into ``wandb``, such as that of a run; it is made at the first row.
         project: of wandb; that of ``WANDB_PROJECT`` by default.
         name: that is shown.
         config: settings that are shown.
@@ -102,8 +102,8 @@ class WandbLogger:
 
     def _id(self) -> str:
         """That of the first start."""
-        file = self.folder / "id.txt"
+        file = self.folder / "wandb" / "id.txt"
         if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(secrets.token_hex(4), encoding="utf-8")
         return file.read_text(encoding="utf-8")
