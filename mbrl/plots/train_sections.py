@@ -39,10 +39,11 @@ def train_sections(run: RunRecord) -> list[Section]:
     """
     groups = group_runs([run])
     logged = logged_metrics(groups)
-    others = [name for name in logged if name not in HEADLINES]
+    others, drawn = [name for name in logged if name not in HEADLINES], run.folder / "figures" / "learning_curve.png"
+    curves = drawn if run.finished and drawn.exists() else plot_training(run)
     sections: list[Section] = [
         Text(_result(run.summary or {}), "Result"),
-        Picture(plot_training(run), "Over environment steps: returns of episodes, and how the policy changed.", "Learning"),
+        Picture(curves, "Over environment steps: returns of episodes, and how the policy changed.", "Learning"),
     ]
     if others and len(others) < len(logged):
         rest = plot_learning_curves(groups, others[:MOST_METRICS])
@@ -51,11 +52,7 @@ def train_sections(run: RunRecord) -> list[Section]:
 
 
 def _result(summary: Mapping[str, Any]) -> str:
-    """A line for each number; the interval of the return beside it."""
-    values = {name: value for name, value in summary.items() if isinstance(value, int | float)}
-    interval = [values.pop(f"interval_{end}", None) for end in ("low", "high")]
-    lines = []
-    for name, value in values.items():
-        beside = f" (95 % interval {interval[0]:.4g} to {interval[1]:.4g})" if name == "return" and None not in interval else ""
-        lines.append(f"{name.replace('_', ' ')}: {value:.10g}{beside}" if name == "steps" else f"{name.replace('_', ' ')}: {value:.4g}{beside}")
+    """A line for each number."""
+    values = {name.replace("_", " "): value for name, value in summary.items() if isinstance(value, int | float)}
+    lines = [f"{name}: {value if isinstance(value, int) else f'{value:.4g}'}" for name, value in values.items()]
     return "\n".join(lines) or "The run is not finished."
