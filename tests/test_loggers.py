@@ -58,7 +58,9 @@ def test_a_training_that_is_interrupted_closes_its_loggers():
 
 
 def test_what_is_no_logger_is_said_before_anything_is_trained(tmp_path):
-    with pytest.raises(TypeError, match=r"a logger has log\(step, row\) and close\(\), such as mbrl\.TensorBoardLogger"):
+    with pytest.raises(
+        TypeError, match=r"a logger has log\(step, row\) and close\(\), such as mbrl\.TensorBoardLogger"
+    ):
         train(loggers=[print], run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -129,9 +131,7 @@ def test_two_wandb_runs_have_different_ids(wandb, tmp_path):
     assert first != second
 
 
-@pytest.mark.parametrize(
-    ("missing", "logger"), [("tensorboard", mbrl.TensorBoardLogger), ("wandb", mbrl.WandbLogger)]
-)
+@pytest.mark.parametrize(("missing", "logger"), [("tensorboard", mbrl.TensorBoardLogger), ("wandb", mbrl.WandbLogger)])
 def test_a_logger_whose_library_is_missing_names_the_extra(missing, logger, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, missing, None)
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:

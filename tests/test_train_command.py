@@ -292,7 +292,10 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["train", "ppo", "--task", "Reacher", "--steps", "3", "--init", "RUN"], "the policy in"),
         (["train", *ON_PENDULUM, "--steps", "3", "--init", "nowhere"], "there is no policy 'nowhere'"),
         (["train", *ON_PENDULUM, "--steps", "3", "--run", "RUN"], "is finished (summary.json)"),
-        (["eval", "CartPoleSwingUp", "--policy", "RUN"], "CartPoleSwingUp has 5 observations and 1 controls, the policy"),
+        (
+            ["eval", "CartPoleSwingUp", "--policy", "RUN"],
+            "CartPoleSwingUp has 5 observations and 1 controls, the policy",
+        ),
         (["eval", "CartPole-v1", "--policy", "RUN"], "CartPole-v1 has 4 observations and 1 controls, the policy in"),
         (["eval", "CartPole-v1", "--policy", "random"], "random takes its limits from a task of this library"),
         (["eval", "CartPole-v1"], "there is no task 'CartPole-v1'; nearest: CartPoleSwingUp"),
@@ -302,7 +305,10 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["eval", "PendulumSwingUp", "--policy", "RUN", "--horizon", "3"], "--horizon would be ignored"),
         (["plan", "PendulumSwingUp", "--policy", "RUN", "--mpc"], "--mpc would be ignored"),
         (["plan", "PendulumSwingUp", "--policy", "RUN", "--planner", "cem"], "--planner would be ignored"),
-        (["collect", "PendulumSwingUp", "--actor", "RUN", "--scale", "2", "--out", "a.npz"], "--scale would be ignored"),
+        (
+            ["collect", "PendulumSwingUp", "--actor", "RUN", "--scale", "2", "--out", "a.npz"],
+            "--scale would be ignored",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(args, sentence, room, tmp_path, monkeypatch, mbrl_says):

@@ -75,7 +75,10 @@ def _check_fit(trained: mbrl.Policy, task: mbrl.Task | str, path: Path) -> None:
         raise ValueError(
             f"{name} has {has[0]} observations and {has[1]} controls, the policy in {path} {takes[0]} and {takes[1]}"
         )
-    values = [actions.values if isinstance(actions, mbrl.DiscreteActions) else None for actions in (worlds.actions, trained.actions)]
+    values = [
+        actions.values if isinstance(actions, mbrl.DiscreteActions) else None
+        for actions in (worlds.actions, trained.actions)
+    ]
     if values[0] is not None and (values[1] is None or values[0].tolist() != values[1].tolist()):
         raise ValueError(f"{name} has finitely many controls, and those of the policy in {path} are others")
 

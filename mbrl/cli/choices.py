@@ -35,7 +35,7 @@ GIVEN = ("angles", "seed", "state_names", "control_names")
 
 
 def option_name(name: str) -> str:
-    """``predictive-sampling`` of ``PredictiveSampling``, ``kl-penalty`` of ``KLPenalty``, ``mppi`` of ``MPPI``, ``cvar`` of ``CVaR``."""
+    """``predictive-sampling`` of ``PredictiveSampling``, ``kl-penalty`` of ``KLPenalty``, ``cvar`` of ``CVaR``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2})", "-", name).lower()
 
 

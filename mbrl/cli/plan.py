@@ -84,7 +84,8 @@ def run(options: Options) -> None:
     task, model = find_task(options.task, options.backend), read_model(options.model)
     problem = task.problem(model, options.horizon)
     if options.policy is not None:
-        actor, who = policy(options.policy, task), f"Policy {options.policy}"
+        actor: Any = policy(options.policy, task)
+        who = f"Policy {options.policy}"
     else:  # also where it acts once: MPC checks that the planner honors the problem
         actor, who = MPC(problem, options.planner), type(options.planner).__name__
     with opened_run("plan", options if options.policy is None else replace(options, planner=None)) as run:

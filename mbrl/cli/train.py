@@ -4,8 +4,8 @@
     mbrl train ppo --task CartPole-v1 --steps 50000 --seeds 0 1 2 --run runs/cart-pole
     mbrl train ppo --task CartPoleSwingUp --steps 300000 --objective kl-penalty --objective.target 0.02 --network.hidden 128 128
 
-The first word is the algorithm, and mbrl train ALGORITHM --help lists its options. The run folder holds the policy, the metrics and
-a page to look at. After Ctrl-C or a kill, the same command goes on where it was. mbrl eval TASK --policy RUN measures the policy.
+The first word is the algorithm, and mbrl train ALGORITHM --help lists its options. The run folder holds the policy, the metrics
+and a page to look at. After Ctrl-C or a kill, the same command goes on where it was. mbrl eval TASK --policy RUN measures the policy.
 """
 
 import sys
@@ -141,7 +141,11 @@ class _Training:
     def config(self) -> dict[str, Any]:
         """What else decides the run."""
         options = self.options
-        given: dict[str, Any] = {"backend": options.backend, "init": options.init, "demonstrations": list(options.demos)}
+        given: dict[str, Any] = {
+            "backend": options.backend,
+            "init": options.init,
+            "demonstrations": list(options.demos),
+        }
         return {"command": "train", **{name: value for name, value in given.items() if value}}
 
     def go(self, folder: Path, seed: int) -> None:
@@ -196,7 +200,10 @@ class _Training:
         """The page, its figures and its video; what was learned is kept where this fails."""
         from mbrl.plots import Video, html_report, train_sections
 
-        sections, name = train_sections(mbrl.read_run(folder)), self.task if isinstance(self.task, str) else self.task.name
+        sections, name = (
+            train_sections(mbrl.read_run(folder)),
+            self.task if isinstance(self.task, str) else self.task.name,
+        )
         episode = self._episode(folder, result, seed)
         if self.options.video and self._filmed(folder / "episode.mp4", result.policy, episode, seed):
             sections.insert(1, Video(folder / "episode.mp4", f"An episode of the trained policy on {name}."))

@@ -1,5 +1,6 @@
 """Scalars to where people watch them, beside ``metrics.csv``: TensorBoard and Weights & Biases."""
 
+import importlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,11 +81,12 @@ class WandbLogger:
         mode: Any = None,
     ):
         try:
-            import wandb
+            self._wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
-            raise ModuleNotFoundError('WandbLogger takes wandb: pip install "mbrl-control[wandb]"', name="wandb") from error
+            raise ModuleNotFoundError(
+                'WandbLogger takes wandb: pip install "mbrl-control[wandb]"', name="wandb"
+            ) from error
         self.folder = Path(folder)
-        self._wandb: Any = wandb
         self._run: Any = None
         self._given = {"project": project, "name": name, "config": dict(config or {}), "mode": mode}
 
