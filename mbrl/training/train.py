@@ -1,5 +1,6 @@
 """The training loop, once for all algorithms: iterate, evaluate, log, keep, resume, stop."""
 
+import hashlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +17,14 @@ from mbrl.evaluation import Evaluation, evaluate
 from mbrl.policies.policy import Policy
 from mbrl.policies.saving import save_policy
 from mbrl.runs.metrics import read as read_metrics
+from mbrl.runs.records import differences, json_values
 from mbrl.runs.run import Resume, Run, open_run
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner, spread_seed
-from mbrl.training.processes import Processes
+from mbrl.training.errors import ResumeWarning, TrainingError
+from mbrl.training.processes import Processes, together
 
 Metrics = dict[str, np.ndarray]
-
-
-class ResumeWarning(UserWarning):
-    """A resumed run goes on, but not as the uninterrupted one would have."""
-
-
-class TrainingError(RuntimeError):
-    """A training cannot go on, for instance because a loss or a weight is not finite; the message says what to change."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +35,7 @@ class TrainingResult:
         policy: the policy after the last iteration.
         learner: what learned it, for what else it holds, such as ``learner.value``.
         metrics: what was logged: ``"step"`` and further columns, ``(iterations,)`` each, NaN where nothing was logged.
-        evaluation: of the policy after the last iteration; None if there was to be none.
+        evaluation: of the policy after the last iteration; None if there was to be none, and in other processes than the first.
         steps: environment steps taken.
         seconds: time spent since the start, or since the run was resumed.
     """
@@ -57,6 +52,7 @@ class TrainingResult:
         return f"{self.steps} steps in {self.seconds:.0f} s: {evaluated}"
 
 
+@together
 def train(
     algorithm: Algorithm,
     task: Task | str,
@@ -80,6 +76,10 @@ def train(
     have given, bit for bit, on tasks and on the MuJoCo environments that this library steps itself. Other gymnasium
     environments cannot be kept: their worlds begin new episodes then, and a :class:`ResumeWarning` says so.
 
+    Under ``torchrun`` all its processes train one policy together, each in worlds of its own, as one process would with all their
+    worlds and minibatches as large as theirs together. The first one evaluates, writes and calls ``on_iteration``; the others
+    return the same policy. A run is resumed by as many processes.
+
     Args:
         algorithm: for instance ``mbrl.PPO()``.
         task: a task, or the id of a gymnasium environment.
@@ -101,35 +101,43 @@ def train(
     Raises:
         TypeError: algorithm or task is none.
         ValueError: a number is out of its range, or the algorithm lacks what it needs.
-        TrainingError: a number is not finite.
+        TrainingError: a number is not finite, or another process has ended, does not answer or was given something else.
         RunError: the folder cannot be used.
     """
     _check(algorithm, task, steps, evaluate_every, evaluation_episodes)
-    assignment = Assignment(task, steps, seed, demonstrations, init, torch.device(device), Processes())
+    processes = Processes()
+    device = processes.device(torch.device(device))
+    assignment = Assignment(task, steps, seed, demonstrations, init, device, processes)
+    config = _config(algorithm, assignment, evaluate_every, evaluation_episodes)
+    _check_alike(processes, config, run is not None)
     learner = algorithm.learner(assignment)
-    keeper = _Keeper(
-        assignment.processes, run, resume, _config(algorithm, assignment, evaluate_every, evaluation_episodes)
-    )
+    keeper = _Keeper(processes, run, resume, config)
     keeper.restore(learner)
+    _check_together(processes, learner)
     start, rows = time.perf_counter(), keeper.rows
-    with progress_bar(f"{type(algorithm).__name__} on {_task_name(task)}", steps, show=progress) as advance:
+    shown = progress if processes.first else False
+    with progress_bar(f"{type(algorithm).__name__} on {_task_name(task)}", steps, show=shown) as advance:
         while learner.steps < steps:
             before = learner.steps
             row = learner.iterate()
             _check_finite(learner)
+            _check_together(processes, learner)
             due = evaluate_every is not None and learner.steps // evaluate_every > before // evaluate_every
-            if due and assignment.processes.rank == 0:
+            if due and processes.first:
                 row["eval/return"] = _evaluated(learner, task, seed, evaluation_episodes).iqm
             row = {"step": learner.steps, **row}
             rows.append(row)
             keeper.keep(learner, row)
-            if on_iteration is not None:
+            if on_iteration is not None and processes.first:
                 on_iteration(row)
             advance(min(learner.steps, steps), _headline(rows))
-    evaluation = _evaluated(learner, task, seed, evaluation_episodes) if evaluation_episodes else None
+    evaluation = None
+    if evaluation_episodes and processes.first:
+        evaluation = _evaluated(learner, task, seed, evaluation_episodes)
     seconds = time.perf_counter() - start
     result = TrainingResult(learner.policy, learner, _columns(rows), evaluation, learner.steps, seconds)
     keeper.finish(result)
+    processes.wait()  # until the folder is complete
     return result
 
 
@@ -183,6 +191,35 @@ def _check_finite(learner: Learner) -> None:
         )
 
 
+def _check_alike(processes: Processes, config: Mapping[str, Any], kept: bool) -> None:
+    """All processes are to do the same, or they would wait for each other in different places."""
+    given = processes.everywhere({**json_values("config", config), "run folder": kept})
+    for rank, other in enumerate(given):
+        found = [
+            f"{key} is {here} in process 0 and {there} in process {rank}"
+            for key, here, there in differences(given[0], other)
+        ]
+        if found:
+            raise TrainingError(
+                "all processes must be given the same, even the seed, from which each draws numbers of its own: "
+                + "; ".join(found)
+            )
+
+
+def _check_together(processes: Processes, learner: Learner) -> None:
+    """All processes have the same policy, to the bit; they may not drift apart unnoticed."""
+    if processes.number == 1:
+        return
+    found = hashlib.sha256()
+    for tensor in learner.policy.state_dict().values():
+        found.update(tensor.cpu().numpy().tobytes())
+    if len(set(processes.everywhere(found.digest()))) > 1:
+        raise TrainingError(
+            f"after {learner.steps} steps the processes have different policies; they need equal versions of everything and "
+            "processors of one kind"
+        )
+
+
 def _headline(rows: Sequence[Mapping[str, float]]) -> str:
     """The latest return, of an evaluation or of training episodes."""
     for name in ("eval/return", "rollout/return"):
@@ -205,7 +242,7 @@ class _Keeper:
         self.kept = folder is not None
         self.run: Run | None = None
         self.rows: list[dict[str, float]] = []
-        if folder is not None and processes.rank == 0:
+        if folder is not None and processes.first:
             self.run = open_run(folder, config=config, resume=resume)
             self.rows = _logged(self.run)
 
@@ -220,7 +257,7 @@ class _Keeper:
         if state is None:
             return
         learner.load_state_dict(state)
-        if not learner.exact and self.processes.rank == 0:
+        if not learner.exact and self.processes.first:
             warnings.warn(
                 "the worlds of this environment cannot be kept: the run goes on from its networks after the last iteration, "
                 "with new episodes",
