@@ -18,7 +18,8 @@ from mbrl.training.errors import TrainingError
 
 PATIENCE = timedelta(hours=2)  # for others that collect, or for the first process, which evaluates
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Processes:
