@@ -12,6 +12,7 @@ from mbrl.envs import (
     record_env,
 )
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
+from mbrl.imitation import BC, BCLearner, DAgger, DAggerLearner
 from mbrl.on_policy import (
     A2C,
     PPO,
@@ -93,6 +94,7 @@ from mbrl.training import (
 
 __all__ = [
     "A2C",
+    "BC",
     "PPO",
     "REINFORCE",
     "TRPO",
@@ -102,6 +104,7 @@ __all__ = [
     "AdvantageEstimator",
     "Algorithm",
     "Assignment",
+    "BCLearner",
     "Beta",
     "BetaHead",
     "Body",
@@ -111,6 +114,8 @@ __all__ = [
     "ContinuousActions",
     "ControlLoopError",
     "ControlLoopResult",
+    "DAgger",
+    "DAggerLearner",
     "DiagonalGaussian",
     "DiscreteActions",
     "EstimatedStateActor",

@@ -160,7 +160,9 @@ def test_all_processes_have_the_same_weights_to_the_bit(monkeypatch, name):
 def test_the_old_distributions_of_samples_are_constants():
     joint, _, _ = learners(ALGORITHMS["kl"], 2)
     samples, _ = joint.samples(collect(joint.policy, joint.worlds, STEPS, joint._hidden, joint.generator)[0])
-    assert not any(p.requires_grad for p in (samples.distribution.mean, samples.distribution.log_std, samples.log_probs))
+    assert not any(
+        p.requires_grad for p in (samples.distribution.mean, samples.distribution.log_std, samples.log_probs)
+    )
 
 
 def test_processes_draw_different_actions_in_different_worlds():

@@ -47,7 +47,7 @@ class A2C(OnPolicy):
 
     def __post_init__(self):
         super().__post_init__()
-        if not min(self.learning_rate, self.max_gradient_norm) > 0:
+        if not (self.learning_rate > 0 and self.max_gradient_norm > 0):
             raise ValueError(
                 f"need learning_rate and max_gradient_norm > 0, got {self.learning_rate} and {self.max_gradient_norm}"
             )

@@ -7,7 +7,7 @@ before, so that the samples do not bias their own advantages.
 """
 
 import abc
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 
@@ -64,6 +64,7 @@ class PolicyThenValue(OnPolicy, abc.ABC):
 
     def fit_value(self, learner: OnPolicyLearner, samples: Samples) -> float:
         """Fit the value function to the returns of samples, and say how large the loss is over all of them afterwards."""
+        samples = replace(samples, distribution=None, log_probs=None)  # not needed, and slow to shuffle
         for _ in range(self.value_epochs):
             for minibatch in samples.minibatches(self.value_minibatch_size, learner.generator):
                 self._descend(learner, minibatch)

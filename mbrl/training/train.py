@@ -1,9 +1,8 @@
 """The training loop, once for all algorithms: iterate, evaluate, log, keep, resume, stop."""
 
-import hashlib
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from mbrl.evaluation import Evaluation, evaluate
 from mbrl.policies.policy import Policy
 from mbrl.policies.saving import save_policy
 from mbrl.runs.metrics import read as read_metrics
-from mbrl.runs.records import differences, json_values
+from mbrl.runs.records import differences, digest, json_values
 from mbrl.runs.run import Resume, Run, open_run
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner, spread_seed
@@ -36,7 +35,7 @@ class TrainingResult:
         learner: what learned it, for what else it holds, such as ``learner.value``.
         metrics: what was logged: ``"step"`` and further columns, ``(iterations,)`` each, NaN where nothing was logged.
         evaluation: of the policy after the last iteration; None if there was to be none, and in other processes than the first.
-        steps: environment steps taken.
+        steps: steps taken, in an environment, or of the gradient where the algorithm takes none there.
         seconds: time spent since the start, or since the run was resumed.
     """
 
@@ -83,13 +82,14 @@ def train(
     Args:
         algorithm: for instance ``mbrl.PPO()``.
         task: a task, or the id of a gymnasium environment.
-        steps: environment steps in all; the last iteration is a whole one.
+        steps: environment steps in all; the last iteration is a whole one. Gradient steps for an algorithm that takes none in
+            an environment, such as :class:`mbrl.BC`. A training may end before, where its algorithm has a reason to.
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
         init: policy to begin with, copied; a new one by default.
         run: folder of the run; see :func:`mbrl.open_run` for what it holds, and ``policy.safetensors`` at the end.
         resume: ``"auto"``, ``"must"`` or ``"never"``, see :func:`mbrl.open_run`.
-        evaluate_every: environment steps between evaluations on the way, logged as ``eval/return``; None for none.
+        evaluate_every: steps between evaluations on the way, logged as ``eval/return``; None for none.
         evaluation_episodes: episodes of an evaluation; 0 for none at the end either.
         device: where networks are trained.
         on_iteration: told of each row of the metrics as it is made.
@@ -117,7 +117,7 @@ def train(
     start, rows = time.perf_counter(), keeper.rows
     shown = progress if processes.first else False
     with progress_bar(f"{type(algorithm).__name__} on {_task_name(task)}", steps, show=shown) as advance:
-        while learner.steps < steps:
+        while learner.steps < steps and not learner.finished:
             before = learner.steps
             row = learner.iterate()
             _check_finite(learner)
@@ -162,17 +162,21 @@ def _task_name(task: Task | str) -> str:
 def _config(
     algorithm: Algorithm, assignment: Assignment, evaluate_every: int | None, evaluation_episodes: int
 ) -> dict[str, Any]:
-    """What decides the run."""
-    given = {"demonstrations": assignment.demonstrations is not None, "init": assignment.init is not None}
+    """What decides the run; of data and weights a digest."""
+    given: dict[str, Iterable[Any]] = {}
+    if assignment.demonstrations is not None:
+        given["demonstrations"] = [array for t in assignment.demonstrations for array in (t.observations, t.controls)]
+    if assignment.init is not None:
+        given["init"] = [tensor.cpu() for tensor in assignment.init.state_dict().values()]
     return {
-        "algorithm": algorithm,
+        "algorithm": algorithm.config(),
         "task": _task_name(assignment.task),
         "steps": assignment.steps,
         "seed": assignment.seed,
         "evaluate_every": evaluate_every,
         "evaluation_episodes": evaluation_episodes,
         "processes": assignment.processes.number,
-        **{name: True for name, there in given.items() if there},
+        **{name: digest(arrays) for name, arrays in given.items()},
     }
 
 
@@ -210,10 +214,8 @@ def _check_together(processes: Processes, learner: Learner) -> None:
     """All processes have the same policy, to the bit; they may not drift apart unnoticed."""
     if processes.number == 1:
         return
-    found = hashlib.sha256()
-    for tensor in learner.policy.state_dict().values():
-        found.update(tensor.cpu().numpy().tobytes())
-    if len(set(processes.everywhere(found.digest()))) > 1:
+    found = processes.everywhere(digest(tensor.cpu() for tensor in learner.policy.state_dict().values()))
+    if len(set(found)) > 1:
         raise TrainingError(
             f"after {learner.steps} steps the processes have different policies; they need equal versions of everything and "
             "processors of one kind"
