@@ -146,7 +146,7 @@ class OnPolicyLearner(Learner):
         environment, inference = rollout.seconds
         return {
             **self._episodes(),
-            "rollout/invalid": float((~rollout.valid).sum()),
+            "rollout/invalid": float(self.processes.sum((~rollout.valid).sum())),
             **metrics,
             "time/environment": environment,
             "time/inference": inference,

@@ -19,21 +19,14 @@ from mbrl.policies.saving import save_policy
 from mbrl.runs.loggers import Logger
 from mbrl.runs.metrics import read as read_metrics
 from mbrl.runs.reading import read_run
-from mbrl.runs.records import digest
+from mbrl.runs.records import differences, digest, json_values
 from mbrl.runs.run import Resume, Run, open_run
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner, spread_seed
-from mbrl.training.processes import Processes
+from mbrl.training.errors import ResumeWarning, TrainingError
+from mbrl.training.processes import Processes, together
 
 Metrics = dict[str, np.ndarray]
-
-
-class ResumeWarning(UserWarning):
-    """A resumed run goes on, but not as the uninterrupted one would have."""
-
-
-class TrainingError(RuntimeError):
-    """A training cannot go on, for instance because a loss or a weight is not finite; the message says what to change."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +37,7 @@ class TrainingResult:
         policy: the policy after the last iteration.
         learner: what learned it, for what else it holds, such as ``learner.value``.
         metrics: what was logged: ``"step"`` and further columns, ``(iterations,)`` each, NaN where nothing was logged.
-        evaluation: of the policy after the last iteration; None if there was to be none.
+        evaluation: of the policy after the last iteration; None if there was to be none, and in other processes than the first.
         steps: steps taken, in an environment, or of the gradient where the algorithm takes none there.
         seconds: time spent since the start, or since the run was resumed.
     """
@@ -61,6 +54,7 @@ class TrainingResult:
         return f"{self.steps} steps in {self.seconds:.0f} s: {evaluated}"
 
 
+@together
 def train(
     algorithm: Algorithm,
     task: Task | str,
@@ -85,6 +79,10 @@ def train(
     after each iteration: after Ctrl-C or a kill the same call goes on where it was and gives what an uninterrupted one would
     have given, bit for bit, on tasks and on the MuJoCo environments that this library steps itself. Other gymnasium
     environments cannot be kept: their worlds begin new episodes then, and a :class:`ResumeWarning` says so.
+
+    Under ``torchrun`` all its processes train one policy together, each in worlds of its own, as one process would with all their
+    worlds and minibatches as large as theirs together. The first one evaluates, writes and calls ``on_iteration``; the others
+    return the same policy. A run is resumed by as many processes.
 
     Args:
         algorithm: for instance ``mbrl.PPO()``.
@@ -111,41 +109,50 @@ def train(
     Raises:
         TypeError: algorithm, task or a logger is none.
         ValueError: a number is out of its range, or the algorithm lacks what it needs.
-        TrainingError: a number is not finite.
+        TrainingError: a number is not finite, or another process has ended, does not answer or was given something else.
         RunError: the folder cannot be used.
     """
     _check(algorithm, task, steps, evaluate_every, evaluation_episodes)
     _check_loggers(loggers)
-    assignment = Assignment(task, steps, seed, demonstrations, init, torch.device(device), Processes())
-    learner = algorithm.learner(assignment)
+    processes = Processes()
+    assignment = Assignment(
+        task, steps, seed, demonstrations, init, processes.device(torch.device(device)), processes
+    )
     decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
-    keeper = _Keeper(assignment.processes, run, resume, decided)
+    _check_alike(processes, decided, run is not None)
+    learner = algorithm.learner(assignment)
+    keeper = _Keeper(processes, run, resume, decided)
     keeper.restore(learner)
+    _check_together(processes, learner)
     start, rows = time.perf_counter(), keeper.rows
-    title = f"{type(algorithm).__name__} on {_task_name(task)}"
-    with progress_bar(title, steps, show=progress) as advance, contextlib.ExitStack() as closing:
+    title, shown = f"{type(algorithm).__name__} on {_task_name(task)}", progress if processes.first else False
+    with progress_bar(title, steps, show=shown) as advance, contextlib.ExitStack() as closing:
         for logger in loggers:
             closing.callback(logger.close)
         while learner.steps < steps and not learner.finished:
             before = learner.steps
             row = learner.iterate()
             _check_finite(learner)
+            _check_together(processes, learner)
             due = evaluate_every is not None and learner.steps // evaluate_every > before // evaluate_every
-            if due and assignment.processes.rank == 0:
+            if due and processes.first:
                 row["eval/return"] = _evaluated(learner, task, seed, evaluation_episodes).iqm
             row = {"step": learner.steps, **row}
             rows.append(row)
             keeper.keep(learner, row)
-            if on_iteration is not None:
+            if on_iteration is not None and processes.first:
                 on_iteration(row)
-            if assignment.processes.rank == 0:
+            if processes.first:
                 for logger in loggers:
                     logger.log(learner.steps, {name: value for name, value in row.items() if name != "step"})
             advance(min(learner.steps, steps), _headline(rows))
-    evaluation = _evaluated(learner, task, seed, evaluation_episodes) if evaluation_episodes else None
+    evaluation = None
+    if evaluation_episodes and processes.first:
+        evaluation = _evaluated(learner, task, seed, evaluation_episodes)
     seconds = time.perf_counter() - start
     result = TrainingResult(learner.policy, learner, _columns(rows), evaluation, learner.steps, seconds)
     keeper.finish(result)
+    processes.wait()  # until the folder is complete
     return result
 
 
@@ -214,6 +221,33 @@ def _check_finite(learner: Learner) -> None:
         )
 
 
+def _check_alike(processes: Processes, config: Mapping[str, Any], kept: bool) -> None:
+    """All processes are to do the same, or they would wait for each other in different places."""
+    given = processes.everywhere({**json_values("config", config), "run folder": kept})
+    for rank, other in enumerate(given):
+        found = [
+            f"{key} is {here} in process 0 and {there} in process {rank}"
+            for key, here, there in differences(given[0], other)
+        ]
+        if found:
+            raise TrainingError(
+                "all processes must be given the same, even the seed, from which each draws numbers of its own: "
+                + "; ".join(found)
+            )
+
+
+def _check_together(processes: Processes, learner: Learner) -> None:
+    """All processes have the same policy, to the bit; they may not drift apart unnoticed."""
+    if processes.number == 1:
+        return
+    found = processes.everywhere(digest(tensor.cpu() for tensor in learner.policy.state_dict().values()))
+    if len(set(found)) > 1:
+        raise TrainingError(
+            f"after {learner.steps} steps the processes have different policies; they need equal versions of everything and "
+            "processors of one kind"
+        )
+
+
 def _headline(rows: Sequence[Mapping[str, float]]) -> str:
     """The latest return, of an evaluation or of training episodes."""
     for name in ("eval/return", "rollout/return"):
@@ -236,7 +270,7 @@ class _Keeper:
         self.kept = folder is not None
         self.run: Run | None = None
         self.rows: list[dict[str, float]] = []
-        if folder is not None and processes.rank == 0:
+        if folder is not None and processes.first:
             self.run = open_run(folder, config=config, resume=resume)
             self.rows = _logged(self.run)
 
@@ -251,7 +285,7 @@ class _Keeper:
         if state is None:
             return
         learner.load_state_dict(state)
-        if not learner.exact and self.processes.rank == 0:
+        if not learner.exact and self.processes.first:
             warnings.warn(
                 "the worlds of this environment cannot be kept: the run goes on from its networks after the last iteration, "
                 "with new episodes",
