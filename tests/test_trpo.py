@@ -264,6 +264,8 @@ def test_samples_do_not_change_with_the_policy():
     """A standard deviation that is a parameter is part of the distributions."""
     _, learner, samples = first()
     before = copy.deepcopy(samples.distribution)
+    assert not before.log_std.requires_grad
+    assert not before.mean.requires_grad
     with torch.no_grad():
         for p in learner.policy.parameters():
             p += 1.0

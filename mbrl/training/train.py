@@ -115,9 +115,7 @@ def train(
     _check(algorithm, task, steps, evaluate_every, evaluation_episodes)
     _check_loggers(loggers)
     processes = Processes()
-    assignment = Assignment(
-        task, steps, seed, demonstrations, init, processes.device(torch.device(device)), processes
-    )
+    assignment = Assignment(task, steps, seed, demonstrations, init, processes.device(torch.device(device)), processes)
     decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
     _check_alike(processes, decided, run is not None)
     learner = algorithm.learner(assignment)
