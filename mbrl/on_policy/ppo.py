@@ -9,6 +9,7 @@ Where it differs from the paper: policy and value function share no weights, so 
 advantages are normalized over all samples of an iteration; the penalty's coefficient is adapted on the exact divergence.
 """
 
+import math
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
@@ -48,7 +49,7 @@ class PPO(OnPolicy):
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.epochs, self.minibatch_size) < 1 or not min(self.learning_rate, self.max_gradient_norm) > 0:
+        if min(self.epochs, self.minibatch_size) < 1 or not (self.learning_rate > 0 and self.max_gradient_norm > 0):
             raise ValueError(
                 "need epochs and minibatch_size >= 1, learning_rate and max_gradient_norm > 0, got "
                 f"{self.epochs}, {self.minibatch_size}, {self.learning_rate} and {self.max_gradient_norm}"
@@ -75,8 +76,7 @@ class PPO(OnPolicy):
             values, _ = learner.value.sequence(samples.inputs, samples.value_hidden, samples.starts)
             log_ratios = new.log_prob(samples.actions) - samples.log_probs
         moved, coefficient = movement(new, samples, processes), learner.numbers["coefficient"]
-        if "train/kl" in moved:
-            learner.numbers["coefficient"] = self.objective.next_coefficient(coefficient, moved["train/kl"])
+        learner.numbers["coefficient"] = self.objective.next_coefficient(coefficient, moved.get("train/kl", math.nan))
         return {
             **moved,
             "train/ratio_spread": float(mean_over(log_ratios.abs(), samples.weights, processes)),
