@@ -73,7 +73,7 @@ class PolicyThenValue(OnPolicy, abc.ABC):
 
     def _descend(self, learner: OnPolicyLearner, samples: Samples) -> None:
         parameters, processes = learner.parameters, learner.processes
-        weights = samples.weights / processes.sum(samples.weights.sum())
+        weights = samples.weights / processes.sum(samples.weights.sum()).clamp_min(1.0)  # there may be none that count
         values, _ = learner.value.sequence(samples.inputs, samples.value_hidden, samples.starts)
         loss = 0.5 * (weights * (values - samples.returns).square()).sum()
         parameters.zero_gradients()
