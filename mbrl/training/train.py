@@ -107,6 +107,8 @@ def train(
     _check(algorithm, task, steps, evaluate_every, evaluation_episodes)
     assignment = Assignment(task, steps, seed, demonstrations, init, torch.device(device), Processes())
     learner = algorithm.learner(assignment)
+    if isinstance(task, Task):
+        learner.policy.describe(task)
     keeper = _Keeper(
         assignment.processes, run, resume, _config(algorithm, assignment, evaluate_every, evaluation_episodes)
     )
