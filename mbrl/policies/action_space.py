@@ -43,8 +43,8 @@ class ContinuousActions(ActionSpace):
     """Controls between limits; the action is -1 at the lower and 1 at the upper one, and the control itself without limits.
 
     Attributes:
-        lower: lower limits ``(m,)``, -inf where there is none.
-        upper: upper limits ``(m,)``, inf where there is none.
+        lower: lower limits ``(m,)``, -inf where there is none; kept in double precision.
+        upper: upper limits ``(m,)``, inf where there is none; likewise.
 
     Raises:
         ValueError: the limits are no vectors of equal length, inverted or NaN, or a control has one of the two only.
@@ -62,6 +62,8 @@ class ContinuousActions(ActionSpace):
             raise ValueError(
                 f"a control is limited on both sides or on none, got {self.lower.tolist()} and {self.upper.tolist()}"
             )
+        for name in ("lower", "upper"):
+            object.__setattr__(self, name, getattr(self, name).double())
 
     @property
     def control_dim(self) -> int:
@@ -101,7 +103,7 @@ class DiscreteActions(ActionSpace):
     """Finitely many controls; the action is the number of one.
 
     Attributes:
-        values: the controls ``(k, m)``.
+        values: the controls ``(k, m)``, kept in double precision.
 
     Raises:
         ValueError: there is none, or they are no finite matrix.
@@ -118,6 +120,7 @@ class DiscreteActions(ActionSpace):
             or not bool(values.isfinite().all())
         ):
             raise ValueError(f"values must be a finite tensor, one row (m,) for each control, got {values}")
+        object.__setattr__(self, "values", values.double())
 
     @property
     def control_dim(self) -> int:
