@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class _ActorCase:
     def name(self) -> str:
         return type(self.actor).__name__
 
+    @cached_property
     def seen(self) -> Tensor:
         """What the actor sees in some episodes of its own, ``(steps, episodes, dim)``."""
         x = self.task.initial_state(_EPISODES, torch.Generator().manual_seed(0))
@@ -90,7 +92,7 @@ def _check_protocol(actor: Any) -> None:
 
 
 def _check_controls(case: _ActorCase) -> None:
-    ys = case.seen()
+    ys = case.seen
     for dtype in (torch.float64, torch.float32):
         for batch in (1, _EPISODES):
             for deterministic in (True, False):
@@ -103,7 +105,7 @@ def _check_controls(case: _ActorCase) -> None:
 
 
 def _check_memory(case: _ActorCase) -> None:
-    ys = case.seen()
+    ys = case.seen
     for deterministic in (True, False):
         memory, memories, us = case.init(_EPISODES), [], []
         for y in ys:
@@ -125,7 +127,7 @@ def _check_memory(case: _ActorCase) -> None:
 
 
 def _check_randomness(case: _ActorCase) -> None:
-    ys = case.seen()
+    ys = case.seen
     before = torch.get_rng_state()
     for deterministic in (True, False):
         first, second = (case.controls(ys, deterministic=deterministic) for _ in range(2))
@@ -139,7 +141,7 @@ def _check_randomness(case: _ActorCase) -> None:
 
 
 def _check_batch(case: _ActorCase) -> None:
-    ys = case.seen()
+    ys = case.seen
     batch = case.controls(ys)
     if not torch.equal(batch, case.controls(ys, seed=1)):
         return  # random: which numbers an episode gets depends on the batch
