@@ -72,19 +72,21 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     settings = {}
     if "n_steps" in request:
         settings = {
-            "rollout_steps": request["n_steps"],
+            "steps_per_iteration": request["n_steps"] * request["num_envs"],
             "minibatch_size": request["batch_size"],
             "epochs": request["n_epochs"],
         }
     algorithm = mbrl.PPO(num_envs=request["num_envs"], **settings)
     start = time.perf_counter()
-    result = mbrl.train(algorithm, request["env"], steps=request["steps"], seed=request["seed"])
+    result = mbrl.train(
+        algorithm, request["env"], steps=request["steps"], seed=request["seed"], evaluation_episodes=0, progress=False
+    )
     seconds = time.perf_counter() - start
-    spent = {name: sum(result.metrics[f"time/{name}"]) for name in ("environment", "inference", "update")}
+    spent = {name: float(result.metrics[f"time/{name}"].sum()) for name in ("environment", "inference", "update")}
     spent["other"] = seconds - sum(spent.values())
     return {
         "seconds": seconds,
-        "steps": request["steps"],
+        "steps": result.steps,
         "shares": {name: value / seconds for name, value in spent.items()},
     }
 

@@ -12,6 +12,7 @@ from mbrl.envs import (
     record_env,
 )
 from mbrl.evaluation import Evaluation, evaluate, interquartile_mean
+from mbrl.imitation import BC, BCLearner, DAgger, DAggerLearner
 from mbrl.on_policy import (
     A2C,
     PPO,
@@ -63,7 +64,20 @@ from mbrl.policies import (
     save_policy,
 )
 from mbrl.recording import record
-from mbrl.runs import Run, RunError, RunGroup, RunRecord, add_evaluation, find_runs, group_runs, open_run, read_run
+from mbrl.runs import (
+    Logger,
+    Run,
+    RunError,
+    RunGroup,
+    RunRecord,
+    TensorBoardLogger,
+    WandbLogger,
+    add_evaluation,
+    find_runs,
+    group_runs,
+    open_run,
+    read_run,
+)
 from mbrl.simulated_plant import SimulatedPlant
 from mbrl.tasks import (
     Task,
@@ -94,6 +108,7 @@ from mbrl.training import (
 
 __all__ = [
     "A2C",
+    "BC",
     "PPO",
     "REINFORCE",
     "TRPO",
@@ -103,6 +118,7 @@ __all__ = [
     "AdvantageEstimator",
     "Algorithm",
     "Assignment",
+    "BCLearner",
     "Beta",
     "BetaHead",
     "Body",
@@ -112,6 +128,8 @@ __all__ = [
     "ContinuousActions",
     "ControlLoopError",
     "ControlLoopResult",
+    "DAgger",
+    "DAggerLearner",
     "DiagonalGaussian",
     "DiscreteActions",
     "EstimatedStateActor",
@@ -125,6 +143,7 @@ __all__ = [
     "Head",
     "KLPenalty",
     "Learner",
+    "Logger",
     "MixtureHead",
     "MujocoVectorEnv",
     "NStepAdvantages",
@@ -153,10 +172,12 @@ __all__ = [
     "Task",
     "TaskEnv",
     "TaskVectorEnv",
+    "TensorBoardLogger",
     "TrainingError",
     "TrainingResult",
     "UniformNoise",
     "ValueFunction",
+    "WandbLogger",
     "Worlds",
     "WorldsStep",
     "acrobot_swing_up",

@@ -29,7 +29,23 @@ from dynamics import (
     Unicycle,
 )
 from dynamics.learned.base import TransitionData
-from mbrl import BetaHead, CategoricalHead, GaussianHead, Head, MixtureHead, SquashedGaussianHead, Task
+from mbrl import (
+    A2C,
+    PPO,
+    REINFORCE,
+    TRPO,
+    Algorithm,
+    BetaHead,
+    CategoricalHead,
+    GaussianHead,
+    GeneralizedAdvantages,
+    Head,
+    KLPenalty,
+    MixtureHead,
+    RewardsToGo,
+    SquashedGaussianHead,
+    Task,
+)
 from mbrl.tasks import CONSTRUCTORS
 from planners import (
     CEM,
@@ -186,6 +202,24 @@ ALL_HEADS: dict[str, Callable[..., Head]] = {
     "squashed, state-dependent": partial(SquashedGaussianHead, action_dim=2, state_dependent_std=True),
     "beta": partial(BetaHead, action_dim=2),
     "mixture": partial(MixtureHead, action_dim=2, components=3),
+}
+
+SMALL = {"num_envs": 4, "steps_per_iteration": 64, "sequence_length": 4}
+
+# with iterations that are short
+ALL_ALGORITHMS: dict[str, Algorithm] = {
+    "PPO": PPO(**SMALL, epochs=2, minibatch_size=32),
+    "PPO, penalty": PPO(**SMALL, epochs=2, minibatch_size=32, objective=KLPenalty()),
+    "TRPO": TRPO(**SMALL, value_epochs=2, value_minibatch_size=32),
+    "TRPO, half of the samples for directions": TRPO(
+        **SMALL, value_epochs=2, value_minibatch_size=32, fisher_fraction=0.5
+    ),
+    "REINFORCE": REINFORCE(**SMALL, value_epochs=2, value_minibatch_size=32),
+    "REINFORCE, no baseline": REINFORCE(
+        **SMALL, value_epochs=2, value_minibatch_size=32, advantages=RewardsToGo(baseline=False)
+    ),
+    "A2C": A2C(**SMALL),
+    "A2C, entropy": A2C(**SMALL, entropy_weight=0.01, advantages=GeneralizedAdvantages()),
 }
 
 ALL_TASKS: dict[str, Callable[..., Task]] = CONSTRUCTORS

@@ -102,3 +102,81 @@ def test_trajectories_and_their_derivatives_agree():
 
     for there, here in zip(solved("cuda"), solved("cpu"), strict=True):
         torch.testing.assert_close(there, here, rtol=1e-6, atol=1e-7)
+
+
+NETWORKS = {
+    "memoryless": mbrl.NetworkSettings(hidden=(16,)),
+    "recurrent": mbrl.NetworkSettings(hidden=(16,), recurrent=16),
+}
+ON_POLICY = {
+    "clip": (mbrl.PPO, {"epochs": 2}),
+    "kl": (mbrl.PPO, {"epochs": 2, "objective": mbrl.KLPenalty()}),
+    "trpo": (mbrl.TRPO, {"value_epochs": 2, "fisher_fraction": 0.5}),
+    "a2c": (mbrl.A2C, {}),
+    "reinforce": (mbrl.REINFORCE, {"value_epochs": 2}),
+}
+
+
+def trained(name="clip", network="memoryless", task=None, **given):
+    kind, settings = ON_POLICY[name]
+    algorithm = kind(num_envs=4, steps_per_iteration=256, sequence_length=32, network=NETWORKS[network], **settings)
+    task = task or mbrl.pendulum_swing_up(backend="torch")
+    return mbrl.train(algorithm, task, **({"steps": 512, "device": "cuda", "evaluation_episodes": 2} | given))
+
+
+def close(here, there, tolerance):
+    for name, value in there.policy.state_dict().items():
+        torch.testing.assert_close(here.policy.state_dict()[name].cpu(), value.cpu(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_on_policy_algorithms_train_on_the_gpu(name, network):
+    there, here = trained(name, network), trained(name, network, device="cpu")
+    assert there.policy.device.type == "cuda"
+    assert there.metrics.keys() == here.metrics.keys()
+    for p, q in zip(there.policy.parameters(), here.policy.parameters(), strict=True):
+        assert p.shape == q.shape
+        assert bool(p.isfinite().all())
+    y = torch.tensor([[1.0, 0.0, 0.1], [0.0, 1.0, -0.1]], dtype=torch.float64)[:, : there.policy.observation_dim]
+    u, _ = there.policy.act(y, there.policy.init(2))
+    assert u.device == y.device
+    assert here.policy.act(y, here.policy.init(2))[0].shape == u.shape
+    expected, _ = there.policy.cpu().act(y, there.policy.init(2))
+    torch.testing.assert_close(u, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_finitely_many_actions_train_on_the_gpu():
+    assert trained(task="CartPole-v1").policy.device.type == "cuda"
+
+
+def test_a_run_on_the_gpu_goes_on_as_if_nothing_had_happened(tmp_path):
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(run=tmp_path / "run", on_iteration=stop)
+    close(trained(run=tmp_path / "run"), trained(), 0.0)
+
+
+@pytest.mark.parametrize("backend", [None, "nccl"])
+def test_a_process_of_torchrun_trains_over_nccl(monkeypatch, tmp_path, backend):
+    """One that makes its group, and one that finds one in which tensors on the CPU cannot be added up."""
+    from torch import distributed
+
+    alone = trained()
+    given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    if backend:
+        distributed.init_process_group(backend)
+    seen = []
+    try:
+        grouped = trained(run=tmp_path / "run", on_iteration=lambda row: seen.append(distributed.get_backend_config()))
+    finally:
+        if backend:
+            distributed.destroy_process_group()
+    assert all("cuda:nccl" in config and ("cpu:gloo" in config) == (backend is None) for config in seen)
+    assert not distributed.is_initialized()
+    assert grouped.policy.device == torch.device("cuda", 0)
+    close(grouped, alone, 0.0)

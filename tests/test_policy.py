@@ -338,7 +338,7 @@ def test_heads_that_do_not_fit(head, actions, sentence):
         Policy(4, actions, NetworkSettings(head))
 
 
-@pytest.mark.parametrize("options", [{"initial_std": 0.5}, {"state_dependent_std": True}])
+@pytest.mark.parametrize("options", [{"initial_std": 0.3}, {"state_dependent_std": True}])
 def test_settings_that_a_head_would_ignore(options):
     with pytest.raises(ValueError, match="'beta' has no standard deviation"):
         Policy(4, LIMITED, NetworkSettings("beta", **options))

@@ -212,7 +212,19 @@ def test_every_package_has_a_reference_page():
         assert f".. automodule:: {package}\n" in (ROOT / "docs" / "reference" / f"{package}.md").read_text()
 
 
-SMALLER = {"README.md": {"steps=4000": "steps=40", "ICEM(initial_std=0.6)": "ICEM(num_samples=20, max_iterations=1)"}}
+SMALLER = {
+    "README.md": {
+        "steps=4000": "steps=40",
+        "ICEM(initial_std=0.6)": "ICEM(num_samples=20, max_iterations=1)",
+        "PPO(num_envs=16, steps_per_iteration=1024)": "PPO(num_envs=2, steps_per_iteration=32, epochs=1)",
+        "steps=40_000": "steps=32",
+    },
+    "docs/imitation.md": {
+        "steps=2000": "steps=20",
+        "gradient_steps=500": "gradient_steps=20",
+        "horizon=15": "horizon=2",
+    },
+}
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in sorted(ROOT.glob("docs/*.md")))])

@@ -22,7 +22,7 @@ from mbrl.on_policy.advantages import AdvantageEstimator, GeneralizedAdvantages
 from mbrl.on_policy.reward_scale import RewardScale, count_in
 from mbrl.on_policy.rollout import Rollout, Samples, collect, rollout_values
 from mbrl.policies.networks import seeded_weights
-from mbrl.policies.policy import NetworkSettings, Policy
+from mbrl.policies.policy import NetworkSettings
 from mbrl.policies.value_function import ValueFunction
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
 from mbrl.training.flat_parameters import FlatParameters
@@ -102,9 +102,8 @@ class OnPolicyLearner(Learner):
         self.algorithm, self.assignment = algorithm, assignment
         self.processes = assignment.processes
         self.worlds = assignment.worlds(algorithm.num_envs)
-        seed, network = assignment.seed_for("weights"), algorithm.network
-        self.policy = _first_policy(assignment, self.worlds.observation_dim, self.worlds.actions, network, seed)
-        self.value = self._value_function(seed + 1)
+        self.policy = assignment.first_policy(self.worlds.observation_dim, self.worlds.actions, algorithm.network)
+        self.value = self._value_function(assignment.seed_for("weights") + 1)
         self.generator = assignment.generator("actions")
         self.scale = RewardScale(algorithm.num_envs, algorithm.discount).to(assignment.device)
         self.parameters = FlatParameters(self.policy, self.value)
@@ -147,7 +146,7 @@ class OnPolicyLearner(Learner):
         environment, inference = rollout.seconds
         return {
             **self._episodes(),
-            "rollout/invalid": float((~rollout.valid).sum()),
+            "rollout/invalid": float(self.processes.sum((~rollout.valid).sum())),
             **metrics,
             "time/environment": environment,
             "time/inference": inference,
@@ -222,21 +221,6 @@ class OnPolicyLearner(Learner):
         else:
             seed = self.assignment.seed_for(f"worlds after iteration {self.iterations}")
             self.worlds.begin(seed + self.algorithm.num_envs * self.processes.rank)
-
-
-def _first_policy(
-    assignment: Assignment, observation_dim: int, actions: Any, network: NetworkSettings, seed: int
-) -> Policy:
-    policy = Policy(observation_dim, actions, network, seed=seed)
-    if assignment.init is not None:
-        given = assignment.init
-        if given.config() != policy.config():
-            raise ValueError(
-                f"init must be a policy of the same task and network, {policy.config()}, got {given.config()}; give the "
-                "algorithm network=policy.settings"
-            )
-        policy.load_state_dict(given.state_dict())
-    return policy.to(assignment.device)
 
 
 def _check_unused(assignment: Assignment) -> None:

@@ -9,12 +9,14 @@ Where it differs from the paper: policy and value function share no weights, so 
 advantages are normalized over all samples of an iteration; the penalty's coefficient is adapted on the exact divergence.
 """
 
+import math
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
 from mbrl.on_policy.objectives import ClippedObjective, PolicyObjective
+from mbrl.on_policy.policy_gradient import movement
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import explained_variance, mean_over, normalized
 
@@ -47,7 +49,7 @@ class PPO(OnPolicy):
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.epochs, self.minibatch_size) < 1 or not min(self.learning_rate, self.max_gradient_norm) > 0:
+        if min(self.epochs, self.minibatch_size) < 1 or not (self.learning_rate > 0 and self.max_gradient_norm > 0):
             raise ValueError(
                 "need epochs and minibatch_size >= 1, learning_rate and max_gradient_norm > 0, got "
                 f"{self.epochs}, {self.minibatch_size}, {self.learning_rate} and {self.max_gradient_norm}"
@@ -73,12 +75,10 @@ class PPO(OnPolicy):
             new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
             values, _ = learner.value.sequence(samples.inputs, samples.value_hidden, samples.starts)
             log_ratios = new.log_prob(samples.actions) - samples.log_probs
-        kl = float(mean_over(samples.distribution.kl(new), samples.weights, processes))
-        coefficient = learner.numbers["coefficient"]
-        learner.numbers["coefficient"] = self.objective.next_coefficient(coefficient, kl)
+        moved, coefficient = movement(new, samples, processes), learner.numbers["coefficient"]
+        learner.numbers["coefficient"] = self.objective.next_coefficient(coefficient, moved.get("train/kl", math.nan))
         return {
-            "train/kl": kl,
-            "train/entropy": float(mean_over(new.entropy(), samples.weights, processes)),
+            **moved,
             "train/ratio_spread": float(mean_over(log_ratios.abs(), samples.weights, processes)),
             "train/value_loss": float(mean_over((values - samples.returns).square(), samples.weights, processes)) / 2,
             "train/explained_variance": explained,

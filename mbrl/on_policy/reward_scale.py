@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mbrl.policies.normalizer import RunningNormalizer, moments
+from mbrl.policies.normalizer import RunningNormalizer
 from mbrl.training.processes import Processes
 
 
@@ -45,12 +45,13 @@ class RewardScale(nn.Module):
 @torch.no_grad()
 def count_in(statistics: RunningNormalizer, values: Tensor, processes: Processes) -> None:
     """Count in values ``(*batch, dim)`` of all processes."""
-    rows = values.reshape(-1, values.shape[-1])
+    rows = values.reshape(-1, values.shape[-1]).to(statistics.mean)
     if processes.number == 1:
         statistics.update(rows)
         return
-    count, mean, variance = moments(rows)
-    sums = processes.sum(torch.cat([count.reshape(1), count * mean, count * (variance + mean.square())]))
-    total, dim = sums[0], rows.shape[-1]
-    mean = sums[1 : 1 + dim] / total
-    statistics.merge(total, mean, (sums[1 + dim :] / total - mean.square()).clamp_min(0.0))
+    count = torch.full((1,), float(len(rows)), dtype=rows.dtype, device=rows.device)
+    sums = processes.sum(torch.cat([count, rows.sum(0)]))
+    total, mean = sums[0], sums[1:] / sums[0]
+    squares = processes.sum((rows - mean).square().sum(0))  # about the joint mean: no digits cancel
+    if total > 0:
+        statistics.merge(total, mean, squares / total)

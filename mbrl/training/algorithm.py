@@ -1,6 +1,7 @@
 """What every training algorithm is: settings that make a learner, and a learner that goes one iteration further."""
 
 import abc
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,9 @@ import torch
 
 from dynamics import Trajectory
 from mbrl.envs.making import vector_env
-from mbrl.policies.policy import Policy
+from mbrl.policies.action_space import ActionSpace
+from mbrl.policies.policy import NetworkSettings, Policy
+from mbrl.runs.records import json_values
 from mbrl.tasks import Task
 from mbrl.training.processes import Processes
 from mbrl.training.worlds import Worlds
@@ -21,7 +24,7 @@ class Assignment:
 
     Attributes:
         task: a task, or the id of a gymnasium environment.
-        steps: environment steps in all.
+        steps: environment steps in all, or gradient steps for an algorithm that takes none in an environment.
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
         init: policy to begin with, copied; a new one by default.
@@ -51,6 +54,22 @@ class Assignment:
         """A seed for a purpose, the same in all processes."""
         return spread_seed(self.seed, purpose)
 
+    def first_policy(self, observation_dim: int, actions: ActionSpace, network: NetworkSettings) -> Policy:
+        """The policy to begin with, on the device: a copy of ``init``, or a new one of a network.
+
+        Raises:
+            ValueError: ``init`` is a policy of another task or network.
+        """
+        policy = Policy(observation_dim, actions, network, seed=self.seed_for("weights"))
+        if self.init is not None:
+            if self.init.config() != policy.config():
+                raise ValueError(
+                    f"init must be a policy of the same task and network, {policy.config()}, got {self.init.config()}; give the "
+                    "algorithm network=policy.settings"
+                )
+            policy.load_state_dict(self.init.state_dict())
+        return policy.to(self.device)
+
 
 class Learner(abc.ABC):
     """What changes while an algorithm learns.
@@ -60,7 +79,8 @@ class Learner(abc.ABC):
 
     Attributes:
         policy: the policy as it is now.
-        steps: environment steps taken so far, over all processes.
+        steps: environment steps taken so far, over all processes; gradient steps for an algorithm that takes none in an
+            environment.
     """
 
     policy: Policy
@@ -77,6 +97,11 @@ class Learner(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no use in going on, although there are steps left."""
+        return False
 
     @property
     def exact(self) -> bool:
@@ -96,9 +121,11 @@ class Algorithm(abc.ABC):
             ValueError: the assignment lacks what the algorithm needs, or has what it would ignore.
         """
 
+    def config(self) -> dict[str, Any]:
+        """The settings as JSON values, for the run folder: a resumed run must have the same."""
+        return json_values("algorithm", self)
+
 
 def spread_seed(seed: int, purpose: str) -> int:
     """A seed of its own for a purpose, below 2**62, so that equal seeds do not give equal numbers everywhere."""
-    import hashlib
-
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big") >> 2

@@ -1,8 +1,9 @@
 """The training loop, once for all algorithms: iterate, evaluate, log, keep, resume, stop."""
 
+import contextlib
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,17 @@ from dynamics.progress import progress_bar
 from mbrl.evaluation import Evaluation, evaluate
 from mbrl.policies.policy import Policy
 from mbrl.policies.saving import save_policy
+from mbrl.runs.loggers import Logger
 from mbrl.runs.metrics import read as read_metrics
+from mbrl.runs.reading import read_run
+from mbrl.runs.records import differences, digest, json_values
 from mbrl.runs.run import Resume, Run, open_run
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner, spread_seed
-from mbrl.training.processes import Processes
+from mbrl.training.errors import ResumeWarning, TrainingError
+from mbrl.training.processes import Processes, together
 
 Metrics = dict[str, np.ndarray]
-
-
-class ResumeWarning(UserWarning):
-    """A resumed run goes on, but not as the uninterrupted one would have."""
-
-
-class TrainingError(RuntimeError):
-    """A training cannot go on, for instance because a loss or a weight is not finite; the message says what to change."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +37,8 @@ class TrainingResult:
         policy: the policy after the last iteration.
         learner: what learned it, for what else it holds, such as ``learner.value``.
         metrics: what was logged: ``"step"`` and further columns, ``(iterations,)`` each, NaN where nothing was logged.
-        evaluation: of the policy after the last iteration; None if there was to be none.
-        steps: environment steps taken.
+        evaluation: of the policy after the last iteration; None if there was to be none, and in other processes than the first.
+        steps: steps taken, in an environment, or of the gradient where the algorithm takes none there.
         seconds: time spent since the start, or since the run was resumed.
     """
 
@@ -57,6 +54,7 @@ class TrainingResult:
         return f"{self.steps} steps in {self.seconds:.0f} s: {evaluated}"
 
 
+@together
 def train(
     algorithm: Algorithm,
     task: Task | str,
@@ -71,6 +69,8 @@ def train(
     evaluation_episodes: int = 10,
     device: str | torch.device = "cpu",
     on_iteration: Callable[[Mapping[str, float]], object] | None = None,
+    loggers: Sequence[Logger] = (),
+    config: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> TrainingResult:
     """Train a policy.
@@ -80,58 +80,79 @@ def train(
     have given, bit for bit, on tasks and on the MuJoCo environments that this library steps itself. Other gymnasium
     environments cannot be kept: their worlds begin new episodes then, and a :class:`ResumeWarning` says so.
 
+    Under ``torchrun`` all its processes train one policy together, each in worlds of its own, as one process would with all their
+    worlds and minibatches as large as theirs together. The first one evaluates, writes and calls ``on_iteration``; the others
+    return the same policy. A run is resumed by as many processes.
+
     Args:
         algorithm: for instance ``mbrl.PPO()``.
         task: a task, or the id of a gymnasium environment.
-        steps: environment steps in all; the last iteration is a whole one.
+        steps: environment steps in all; the last iteration is a whole one. Gradient steps for an algorithm that takes none in
+            an environment, such as :class:`mbrl.BC`. A training may end before, where its algorithm has a reason to.
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
         init: policy to begin with, copied; a new one by default.
-        run: folder of the run; see :func:`mbrl.open_run` for what it holds, and ``policy.safetensors`` at the end.
+        run: folder of the run; see :func:`mbrl.open_run` for what it holds, and at the end ``policy.safetensors`` and
+            ``figures/learning_curve.png``.
         resume: ``"auto"``, ``"must"`` or ``"never"``, see :func:`mbrl.open_run`.
-        evaluate_every: environment steps between evaluations on the way, logged as ``eval/return``; None for none.
+        evaluate_every: steps between evaluations on the way, logged as ``eval/return``; None for none.
         evaluation_episodes: episodes of an evaluation; 0 for none at the end either.
         device: where networks are trained.
         on_iteration: told of each row of the metrics as it is made.
+        loggers: told of each row, too, and closed at the end, for instance :class:`mbrl.TensorBoardLogger`.
+        config: what else decides the run, such as where a task was read from, for ``config.json``.
         progress: show a progress bar; None shows it on a terminal.
 
     Returns:
         The policy, and how it came about.
 
     Raises:
-        TypeError: algorithm or task is none.
+        TypeError: algorithm, task or a logger is none.
         ValueError: a number is out of its range, or the algorithm lacks what it needs.
-        TrainingError: a number is not finite.
+        TrainingError: a number is not finite, or another process has ended, does not answer or was given something else.
         RunError: the folder cannot be used.
     """
     _check(algorithm, task, steps, evaluate_every, evaluation_episodes)
-    assignment = Assignment(task, steps, seed, demonstrations, init, torch.device(device), Processes())
+    _check_loggers(loggers)
+    processes = Processes()
+    assignment = Assignment(task, steps, seed, demonstrations, init, processes.device(torch.device(device)), processes)
+    decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
+    _check_alike(processes, decided, run is not None)
     learner = algorithm.learner(assignment)
     if isinstance(task, Task):
         learner.policy.describe(task)
-    keeper = _Keeper(
-        assignment.processes, run, resume, _config(algorithm, assignment, evaluate_every, evaluation_episodes)
-    )
+    keeper = _Keeper(processes, run, resume, decided)
     keeper.restore(learner)
+    _check_together(processes, learner)
     start, rows = time.perf_counter(), keeper.rows
-    with progress_bar(f"{type(algorithm).__name__} on {_task_name(task)}", steps, show=progress) as advance:
-        while learner.steps < steps:
+    title, shown = f"{type(algorithm).__name__} on {_task_name(task)}", progress if processes.first else False
+    with progress_bar(title, steps, show=shown) as advance, contextlib.ExitStack() as closing:
+        for logger in loggers:
+            closing.callback(logger.close)
+        while learner.steps < steps and not learner.finished:
             before = learner.steps
             row = learner.iterate()
             _check_finite(learner)
+            _check_together(processes, learner)
             due = evaluate_every is not None and learner.steps // evaluate_every > before // evaluate_every
-            if due and assignment.processes.rank == 0:
+            if due and processes.first:
                 row["eval/return"] = _evaluated(learner, task, seed, evaluation_episodes).iqm
             row = {"step": learner.steps, **row}
             rows.append(row)
             keeper.keep(learner, row)
-            if on_iteration is not None:
+            if on_iteration is not None and processes.first:
                 on_iteration(row)
+            if processes.first:
+                for logger in loggers:
+                    logger.log(learner.steps, {name: value for name, value in row.items() if name != "step"})
             advance(min(learner.steps, steps), _headline(rows))
-    evaluation = _evaluated(learner, task, seed, evaluation_episodes) if evaluation_episodes else None
+    evaluation = None
+    if evaluation_episodes and processes.first:
+        evaluation = _evaluated(learner, task, seed, evaluation_episodes)
     seconds = time.perf_counter() - start
     result = TrainingResult(learner.policy, learner, _columns(rows), evaluation, learner.steps, seconds)
     keeper.finish(result)
+    processes.wait()  # until the folder is complete
     return result
 
 
@@ -153,20 +174,35 @@ def _task_name(task: Task | str) -> str:
     return task if isinstance(task, str) else task.name
 
 
-def _config(
-    algorithm: Algorithm, assignment: Assignment, evaluate_every: int | None, evaluation_episodes: int
+def _check_loggers(loggers: Sequence[Any]) -> None:
+    for logger in loggers:
+        if not isinstance(logger, Logger):
+            raise TypeError(f"a logger has log(step, row) and close(), such as mbrl.TensorBoardLogger, got {logger!r}")
+
+
+def training_config(
+    algorithm: Algorithm,
+    assignment: Assignment,
+    evaluate_every: int | None,
+    evaluation_episodes: int,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What decides the run."""
-    given = {"demonstrations": assignment.demonstrations is not None, "init": assignment.init is not None}
+    """What decides a run, as it goes into ``config.json``, of data and weights a digest; the arguments are those of train."""
+    given: dict[str, Iterable[Any]] = {}
+    if assignment.demonstrations is not None:
+        given["demonstrations"] = [array for t in assignment.demonstrations for array in (t.observations, t.controls)]
+    if assignment.init is not None:
+        given["init"] = [tensor.cpu() for tensor in assignment.init.state_dict().values()]
     return {
-        "algorithm": algorithm,
+        "algorithm": algorithm.config(),
         "task": _task_name(assignment.task),
         "steps": assignment.steps,
         "seed": assignment.seed,
         "evaluate_every": evaluate_every,
         "evaluation_episodes": evaluation_episodes,
         "processes": assignment.processes.number,
-        **{name: True for name, there in given.items() if there},
+        **{name: digest(arrays) for name, arrays in given.items()},
+        **(more or {}),
     }
 
 
@@ -182,6 +218,33 @@ def _check_finite(learner: Learner) -> None:
         raise TrainingError(
             f"after {learner.steps} steps the policy's {broken[0]} is not finite; lower the learning rate, or look at the "
             "rewards of the task"
+        )
+
+
+def _check_alike(processes: Processes, config: Mapping[str, Any], kept: bool) -> None:
+    """All processes are to do the same, or they would wait for each other in different places."""
+    given = processes.everywhere({**json_values("config", config), "run folder": kept})
+    for rank, other in enumerate(given):
+        found = [
+            f"{key} is {here} in process 0 and {there} in process {rank}"
+            for key, here, there in differences(given[0], other)
+        ]
+        if found:
+            raise TrainingError(
+                "all processes must be given the same, even the seed, from which each draws numbers of its own: "
+                + "; ".join(found)
+            )
+
+
+def _check_together(processes: Processes, learner: Learner) -> None:
+    """All processes have the same policy, to the bit; they may not drift apart unnoticed."""
+    if processes.number == 1:
+        return
+    found = processes.everywhere(digest(tensor.cpu() for tensor in learner.policy.state_dict().values()))
+    if len(set(found)) > 1:
+        raise TrainingError(
+            f"after {learner.steps} steps the processes have different policies; they need equal versions of everything and "
+            "processors of one kind"
         )
 
 
@@ -207,7 +270,7 @@ class _Keeper:
         self.kept = folder is not None
         self.run: Run | None = None
         self.rows: list[dict[str, float]] = []
-        if folder is not None and processes.rank == 0:
+        if folder is not None and processes.first:
             self.run = open_run(folder, config=config, resume=resume)
             self.rows = _logged(self.run)
 
@@ -222,7 +285,7 @@ class _Keeper:
         if state is None:
             return
         learner.load_state_dict(state)
-        if not learner.exact and self.processes.rank == 0:
+        if not learner.exact and self.processes.first:
             warnings.warn(
                 "the worlds of this environment cannot be kept: the run goes on from its networks after the last iteration, "
                 "with new episodes",
@@ -241,10 +304,14 @@ class _Keeper:
             self.run.save_state({"learners": states})
 
     def finish(self, result: TrainingResult) -> None:
-        """Leave the policy and the summary."""
+        """Leave the policy, a picture and the summary."""
         if self.run is None:
             return
+        from mbrl.plots import plot_training, save_figure
+
         save_policy(result.policy, self.run.path("policy.safetensors"))
+        if len(result.metrics) > 1:
+            save_figure(plot_training(read_run(self.run.folder)), self.run.path("figures/learning_curve.png"))
         summary: dict[str, Any] = {"steps": result.steps, "seconds": result.seconds}
         if result.evaluation is not None:
             low, high = result.evaluation.interval

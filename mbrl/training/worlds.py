@@ -91,8 +91,9 @@ class Worlds:
 
     def begin(self, seed: int) -> None:
         """Begin new episodes in all worlds."""
-        y, _ = self.env.reset(seed=seed)
+        y, info = self.env.reset(seed=seed)
         self.observations = _tensor(y)
+        self._infos = [info]  # of the last step, and of resets after it
         self.starts = torch.ones(self.number, dtype=torch.bool)
         self._sums = np.zeros((3, self.number))  # of rewards, costs and steps of the present episodes
 
@@ -110,8 +111,11 @@ class Worlds:
         self._count(rewards, costs, ended)
         next_observations = torch.from_numpy(y)
         self.observations, self.starts = next_observations, torch.from_numpy(ended)
+        self._infos = [info]
         if ended.any():
-            self.observations = _tensor(self.env.reset(options={"reset_mask": ended})[0])
+            y, info = self.env.reset(options={"reset_mask": ended})
+            self.observations = _tensor(y)
+            self._infos.append(info)
         return WorldsStep(
             torch.from_numpy(rewards),
             next_observations,
@@ -120,6 +124,18 @@ class Worlds:
             torch.from_numpy(valid),
             None if costs is None else torch.from_numpy(costs),
         )
+
+    @property
+    def states(self) -> Tensor | None:
+        """The present full states ``(N, n)``, of ``info["state"]``; None where the environment does not give them."""
+        states = None
+        for info in self._infos:
+            if "state" not in info or np.ndim(info["state"]) != 2:
+                continue
+            new = _tensor(info["state"])
+            about = torch.from_numpy(np.array(info.get("_state", np.ones(self.number, dtype=bool))))
+            states = new if states is None else torch.where(about.unsqueeze(-1), new, states)
+        return states
 
     def take_finished(self) -> list[Episode]:
         """The episodes that have ended since the last call."""
@@ -135,6 +151,7 @@ class Worlds:
             "observations": self.observations.clone(),
             "starts": self.starts.clone(),
             "sums": torch.from_numpy(self._sums.copy()),
+            "states": self.states,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -142,6 +159,7 @@ class Worlds:
         self.env.load_state_dict(state["env"])  # type: ignore[attr-defined]
         self.observations, self.starts = state["observations"].clone(), state["starts"].clone()
         self._sums = state["sums"].numpy().copy()
+        self._infos = [] if state["states"] is None else [{"state": state["states"].numpy()}]
 
     def _env_actions(self, actions: Tensor) -> np.ndarray:
         space = self.env.single_action_space
