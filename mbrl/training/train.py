@@ -121,6 +121,8 @@ def train(
     decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
     _check_alike(processes, decided, run is not None)
     learner = algorithm.learner(assignment)
+    if isinstance(task, Task):
+        learner.policy.describe(task)
     keeper = _Keeper(processes, run, resume, decided)
     keeper.restore(learner)
     _check_together(processes, learner)
