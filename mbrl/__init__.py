@@ -63,7 +63,20 @@ from mbrl.policies import (
     save_policy,
 )
 from mbrl.recording import record
-from mbrl.runs import Run, RunError, RunGroup, RunRecord, add_evaluation, find_runs, group_runs, open_run, read_run
+from mbrl.runs import (
+    Logger,
+    Run,
+    RunError,
+    RunGroup,
+    RunRecord,
+    TensorBoardLogger,
+    WandbLogger,
+    add_evaluation,
+    find_runs,
+    group_runs,
+    open_run,
+    read_run,
+)
 from mbrl.simulated_plant import SimulatedPlant
 from mbrl.tasks import (
     Task,
@@ -129,6 +142,7 @@ __all__ = [
     "Head",
     "KLPenalty",
     "Learner",
+    "Logger",
     "MixtureHead",
     "MujocoVectorEnv",
     "NStepAdvantages",
@@ -157,10 +171,12 @@ __all__ = [
     "Task",
     "TaskEnv",
     "TaskVectorEnv",
+    "TensorBoardLogger",
     "TrainingError",
     "TrainingResult",
     "UniformNoise",
     "ValueFunction",
+    "WandbLogger",
     "Worlds",
     "WorldsStep",
     "acrobot_swing_up",

@@ -26,6 +26,7 @@ FASTER = {  # and what a page leaves at its default
     "fit": ["--training.steps", "20", "--horizons", "1", "5", "--model.members", "2"],
     "eval": ["--planner.num-samples", "10", "--planner.max-iterations", "1", "--horizon", "5"],
     "plan": ["--planner.num-samples", "10", "--planner.max-iterations", "1", "--no-video"],
+    "train": ["--steps-per-iteration", "16", "--epochs", "1", "--evaluation-episodes", "1", "--no-video"],
 }
 
 
@@ -45,13 +46,15 @@ def smaller(args):
             last = next((i for i in range(first, len(args)) if args[i].startswith("--")), len(args))
             args[first:last] = [value]
     extra = FASTER.get(args[0], [])
+    if "--policy" in args:
+        extra = ["--no-video"] if args[0] == "plan" else []
     if args[0] == "fit" and "linear" in args:
         extra = ["--horizons", "1", "5"]
     starts = [i for i, word in enumerate(extra) if word.startswith("--")] + [len(extra)]
     for start, end in itertools.pairwise(starts):
         if extra[start] not in args:
             args += extra[start:end]
-    if args[0] == "plan" and "--mpc" in args:
+    if args[0] == "plan" and ("--mpc" in args or "--policy" in args):
         args += ["--seconds", "0.5"]
     return args
 
@@ -92,9 +95,10 @@ def test_the_walk_through_on_a_task_runs(tmp_path, monkeypatch, capsys):
     shown = [
         args for args in commands("docs/command_line.md") if "f1tenth/measurement_*" not in args and args[0] != "view"
     ]
-    assert {args[0] for args in shown} == {"tasks", "collect", "fit", "eval", "plan", "report"}
+    assert {args[0] for args in shown} == {"tasks", "collect", "fit", "train", "eval", "plan", "report"}
     for args in shown:
         if args[:2] != ["report", "runs"]:  # that one belongs to the car
             assert main(smaller(args)) == 0, (args, capsys.readouterr().err)
-    assert {path.name for path in Path("runs").iterdir()} == {"pendulum-0", "swing-up", "plan"}
+    fitted, trained = {"pendulum-0", "swing-up", "plan"}, {"ppo", "swing-up-ppo", "cart-pole-seed0", "cart-pole-seed1"}
+    assert {path.name for path in Path("runs").iterdir()} == fitted | trained | {"cart-pole-comparison.html"}
     assert len(read_run("runs/pendulum-0").evaluations) == 1

@@ -32,6 +32,16 @@ TINY = {
     "record_logs.py": ["--clips", "3"],
     "view.py": ["--check", "--planner.num-samples", "20", "--planner.max-iterations", "1"],
     "trajectory_optimization.py": ["--tiny"],
+    "train_policy.py": [
+        "--steps",
+        "64",
+        "--episodes",
+        "2",
+        "--algorithm.steps-per-iteration",
+        "32",
+        "--algorithm.epochs",
+        "1",
+    ],
     "train_with_sb3.py": ["--clips", "4", "--fit-steps", "20", "--steps", "250", "--episodes", "2"],
 }
 
@@ -142,6 +152,21 @@ def test_the_page_of_the_viewer_is_served(shown, tmp_path):
     done = run("view.py", *TINY["view.py"], "--show", shown, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "http://127.0.0.1:" in done.stdout
+
+
+def test_a_policy_is_trained_and_filmed(tmp_path):
+    done = run("train_policy.py", *TINY["train_policy.py"], "--run", "run", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr  # 64 steps teach nothing
+    assert "after 64 steps in " in done.stdout
+    assert "the goal is NOT reached" in done.stdout
+    files = {str(file.relative_to(tmp_path / "run")) for file in (tmp_path / "run").rglob("*")}
+    assert {"policy.safetensors", "figures/learning_curve.png", "episode.mp4", "episode.npz"} < files
+
+
+@pytest.mark.slow
+def test_a_trained_policy_finds_the_goal(tmp_path):
+    done = run("train_policy.py", "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_stable_baselines3_trains_on_a_learned_model(tmp_path):

@@ -213,7 +213,12 @@ def test_every_package_has_a_reference_page():
 
 
 SMALLER = {
-    "README.md": {"steps=4000": "steps=40", "ICEM(initial_std=0.6)": "ICEM(num_samples=20, max_iterations=1)"},
+    "README.md": {
+        "steps=4000": "steps=40",
+        "ICEM(initial_std=0.6)": "ICEM(num_samples=20, max_iterations=1)",
+        "PPO(num_envs=16, steps_per_iteration=1024)": "PPO(num_envs=2, steps_per_iteration=32, epochs=1)",
+        "steps=40_000": "steps=32",
+    },
     "docs/imitation.md": {
         "steps=2000": "steps=20",
         "gradient_steps=500": "gradient_steps=20",

@@ -1,14 +1,14 @@
-"""What commands that act on a task share: policies by name, planners, and the model that is planned on."""
+"""What commands that act on a task share: policies, planners, the model that is planned on, and films of what happened."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import mbrl
-from dynamics import LearnedDynamics, load
+from dynamics import LearnedDynamics, Trajectory, load
 from mbrl.cli.choices import choice, choices_of, planner_kinds
 
 KINDS = planner_kinds()
@@ -16,20 +16,90 @@ CHOICES = choices_of("planner", KINDS)
 PLANNING = ("model", "horizon", "planner")
 """Options that a policy has no use for."""
 
+NOISES = ("spline-noise", "random")
+"""Policies that need no training."""
+
 if TYPE_CHECKING:
     AnyPlanner = Any
 else:
     AnyPlanner = choice(KINDS)
 
-Policy = Literal["spline-noise", "random"]
 
+def policy(name: str, task: mbrl.Task | str, *, scale: float = 0.5, interval: int = 5) -> Any:
+    """An actor that needs no plan (Any: the noises name what the protocol has as a property).
 
-def policy(name: Policy, task: mbrl.Task, *, scale: float = 0.5, interval: int = 5) -> Any:
-    """An actor that needs no plan (Any: the noises name what the protocol has as a property)."""
+    Args:
+        name: of a noise, or the run folder or file of a trained policy.
+        task: what it acts on, a task or a gymnasium id.
+        scale: of spline noise.
+        interval: of spline noise.
+
+    Raises:
+        ValueError: the policy does not fit the task, or there is none of that name.
+        FileNotFoundError: there is no policy in the folder.
+    """
+    if name not in NOISES:
+        return read_policy(name, task)
+    if isinstance(task, str):
+        raise ValueError(f"{name} takes its limits from a task of this library, got the gymnasium environment {task}")
     m = task.dynamics.control_dim
     if name == "random":
         return mbrl.UniformNoise(task.control_limits, m)
     return mbrl.SplineNoise(task.control_limits, m, interval=interval, scale=scale)
+
+
+def read_policy(path: str | Path, task: mbrl.Task | str | None = None) -> mbrl.Policy:
+    """The trained policy in a run folder or a file, which has to fit the task if there is one."""
+    found = Path(path)
+    if not found.exists():
+        raise ValueError(
+            f"there is no policy {str(path)!r}: it is one of {', '.join(NOISES)}, or the run folder of mbrl train, or a "
+            "policy.safetensors"
+        )
+    if found.is_dir() and not (found / "policy.safetensors").exists():
+        what = "the run has not ended" if (found / "config.json").exists() else "it is no run folder"
+        raise FileNotFoundError(f"there is no policy.safetensors in {found}: {what}")
+    trained = mbrl.load_policy(found)
+    if task is not None:
+        _check_fit(trained, task, found)
+    return trained
+
+
+def _check_fit(trained: mbrl.Policy, task: mbrl.Task | str, path: Path) -> None:
+    worlds = mbrl.Assignment(task, 1).worlds(1)
+    worlds.env.close()
+    name = task if isinstance(task, str) else task.name
+    has = (worlds.observation_dim, worlds.actions.control_dim)
+    takes = (trained.observation_dim, trained.actions.control_dim)
+    if has != takes:
+        raise ValueError(
+            f"{name} has {has[0]} observations and {has[1]} controls, the policy in {path} {takes[0]} and {takes[1]}"
+        )
+    values = [
+        actions.values if isinstance(actions, mbrl.DiscreteActions) else None
+        for actions in (worlds.actions, trained.actions)
+    ]
+    if values[0] is not None and (values[1] is None or values[0].tolist() != values[1].tolist()):
+        raise ValueError(f"{name} has finitely many controls, and those of the policy in {path} are others")
+
+
+def film(path: Path, actor: Any, task: mbrl.Task | str, episode: Trajectory | None, seed: int) -> None:
+    """An episode of a task as a video, or of a gymnasium environment as it draws itself.
+
+    Args:
+        path: the file, ``*.mp4``.
+        actor: what acts.
+        task: a task, or a gymnasium id.
+        episode: what has happened on the task; None to let it happen now.
+        seed: of the episode.
+    """
+    from mbrl.plots import write_task_video
+
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(task, mbrl.Task) and episode is not None:
+        write_task_video(path, task, episode)
+    else:
+        mbrl.evaluate(actor, task, episodes=1, generator=generator, video=path)
 
 
 def read_model(path: Path | None) -> LearnedDynamics | None:

@@ -1,7 +1,8 @@
-"""Choices among classes with options of their own, read off the packages: a new planner or model needs no touch here.
+"""Choices among classes with options of their own, read off the packages: a new planner, model or algorithm needs no touch here.
 
 A choice is a tyro subcommand ``planner:mppi`` or, as people type it, ``--planner MPPI``; its fields are ``--planner.num-samples``
 and so on. A field whose type is an abstract configuration, such as a planner's noise, is again a choice among the concrete ones.
+A choice without a name is made by the first word of the command, and its fields have no prefix: ``ppo --discount 0.9``.
 """
 
 import abc
@@ -12,25 +13,30 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Union
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Annotated, Any, TypeVar, Union
 
 import tyro
 from torch import Tensor
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
+import mbrl
 import planners
 from dynamics import Trajectory, learned
 from dynamics.learned.base import LearnedDynamics, arguments_for
 from mbrl.docstrings import described, first_sentence
-from planners import Planner
+from planners import ICEM, MPC, Planner
+
+T = TypeVar("T")
 
 GIVEN = ("angles", "seed", "state_names", "control_names")
 """Arguments of models that have an option of their own, or follow from the logs."""
 
 
 def option_name(name: str) -> str:
-    """``predictive-sampling`` of ``PredictiveSampling``, ``mppi`` of ``MPPI``, ``cvar`` of ``CVaR``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z]{2})", "-", name).lower()
+    """``predictive-sampling`` of ``PredictiveSampling``, ``kl-penalty`` of ``KLPenalty``, ``cvar`` of ``CVaR``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2})", "-", name).lower()
 
 
 def concrete(kind: type) -> list[type]:
@@ -45,10 +51,20 @@ def concrete(kind: type) -> list[type]:
     return sorted(found, key=lambda one: one.__name__)
 
 
+def exported(package: ModuleType, kind: type[T]) -> list[type[T]]:
+    """The concrete classes of a kind that a package exports, in the order of its ``__all__``."""
+    ours = concrete(kind)
+    return [one for name in package.__all__ if (one := getattr(package, name)) in ours]
+
+
 def planner_kinds() -> list[type[Planner]]:
     """The concrete planners that the package exports."""
-    ours = concrete(Planner)
-    return [kind for name in planners.__all__ if (kind := getattr(planners, name)) in ours]
+    return exported(planners, Planner)
+
+
+def algorithm_kinds() -> list[type[mbrl.Algorithm]]:
+    """The concrete training algorithms that the package exports."""
+    return exported(mbrl, mbrl.Algorithm)
 
 
 def choice(kinds: Sequence[type]) -> Any:
@@ -65,13 +81,26 @@ Choices = dict[str, dict[str, type]]
 
 
 def choices_of(field: str, kinds: Sequence[type]) -> Choices:
-    """What there is to choose from for a field of some kinds, and for the fields below it."""
-    found = {field: {option_name(kind.__name__): kind for kind in kinds}}
+    """What there is to choose from for a field of some kinds, and for the fields below it; ``""`` for the first word."""
+    found: Choices = {field: {option_name(kind.__name__): kind for kind in kinds}}
     for kind in kinds:
         for name, hint in _configured(kind).items():
-            if is_abstract(hint):
-                found.update(choices_of(f"{field}.{name}", concrete(hint)))
+            for path, below in choices_of(f"{field}.{name}".lstrip("."), alternatives(hint)).items():
+                if below:
+                    found[path] = {**found.get(path, {}), **below}
     return found
+
+
+def alternatives(hint: Any) -> list[type]:
+    """What a field may hold that is a choice: the concrete ones of an abstract configuration, planners for what acts."""
+    if is_abstract(hint):
+        return concrete(hint)
+    return planner_kinds() if _acts(hint) else []
+
+
+def _acts(hint: Any) -> bool:
+    """Whether a field holds something that acts, such as the expert of an imitation."""
+    return hint is mbrl.Actor or mbrl.Actor in typing.get_args(hint)
 
 
 def is_abstract(hint: Any) -> bool:
@@ -91,6 +120,8 @@ def chosen(args: Sequence[str], choices: Choices) -> tuple[list[str], list[str]]
         ValueError: nothing is called NAME, or it is missing, given twice, or below a choice that has no such field.
     """
     rest, found, position = [], {}, 0
+    if "" in choices and not {"-h", "--help"} & set(args[:1]):
+        found[""], position = _match("", args[0] if args else "", list(choices[""])), 1
     while position < len(args):
         option, equals, value = args[position].partition("=")
         path = option.removeprefix("--").replace("_", "-")
@@ -105,47 +136,80 @@ def chosen(args: Sequence[str], choices: Choices) -> tuple[list[str], list[str]]
             rest.append(args[position])
         position += 1
     _check_nesting(found, choices)
-    return [f"{path}:{found[path]}" for path in sorted(found, key=lambda path: path.count("."))], rest
+    ordered = sorted(found, key=lambda path: (path != "", path.count(".")))
+    alone = len(choices.get("", ())) == 1  # tyro sees no choice then
+    return [f"{path}:{found[path]}".lstrip(":") for path in ordered if path or not alone], rest
 
 
 def _check_nesting(found: Mapping[str, str], choices: Choices) -> None:
-    for path in found:
+    for path in filter(None, found):
         above, _, name = path.rpartition(".")
         if above in found and name not in _configured(choices[above][found[above]]):
             able = [one for one, kind in choices[above].items() if name in _configured(kind)]
-            raise ValueError(f"--{above} {found[above]} has no --{path}; it is an option of {', '.join(able)}")
+            owner = f"--{above} {found[above]}" if above else found[above]
+            raise ValueError(f"{owner} has no --{path}; it is an option of {', '.join(able)}")
 
 
 def _match(option: str, name: str, names: Sequence[str]) -> str:
-    if not name or name.startswith("--"):
-        raise ValueError(f"{option} takes a name; there is {', '.join(names)}")
+    """The name that is meant, for an option or, where that is empty, as the first word."""
+    if not name or name.startswith("-"):
+        raise ValueError(f"{option or 'the first word'} takes a name; there is {', '.join(names)}")
     plain = {re.sub(r"[-_]", "", one): one for one in names}
     wanted = re.sub(r"[-_]", "", name).lower()
     if wanted not in plain:
         near = difflib.get_close_matches(wanted, plain, n=1)
         hint = f"did you mean {plain[near[0]]}? " if near else ""
-        raise ValueError(f"{option} knows no {name!r}; {hint}there is {', '.join(names)}")
+        raise ValueError(f"{option or 'the first word'} knows no {name!r}; {hint}there is {', '.join(names)}")
     return plain[wanted]
 
 
 def registry() -> ConstructorRegistry:
-    """Tyro's rules and one more: a configuration of the planners with its abstract fields as choices."""
+    """Tyro's rules and one more: a configuration of planners and algorithms with its abstract fields as choices."""
     rules = ConstructorRegistry()
 
     @rules.struct_rule
-    def planner_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+    def configuration_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         kind = info.type
-        if not (inspect.isclass(kind) and dataclasses.is_dataclass(kind) and issubclass(kind, Planner)):
+        if not _is_configuration(kind):
             return None
-        fields = []
+        fields, hints = [], _configured(kind)
         for field in dataclasses.fields(kind):
-            hint = _configured(kind)[field.name]
-            hint = choice(concrete(hint)) if is_abstract(hint) else as_typed(hint)
+            hint = hints[field.name]
             value = getattr(info.default, field.name) if isinstance(info.default, kind) else _default(field)
+            value = ICEM() if _acts(hint) else value
+            hint = choice(found) if (found := alternatives(hint)) else as_typed(hint)
             fields.append(StructFieldSpec(field.name, hint, value, described(kind).get(field.name)))
-        return StructConstructorSpec(kind, tuple(fields))
+        needs_task = any(map(_acts, hints.values()))
+        made = (lambda **values: WithoutTask(kind, values)) if needs_task else kind
+        return StructConstructorSpec(made, tuple(fields))
 
     return rules
+
+
+def _is_configuration(kind: Any) -> bool:
+    """Whether a class's docstring describes its fields: that of a planner, an algorithm, or of something below these."""
+    if not (inspect.isclass(kind) and dataclasses.is_dataclass(kind)):
+        return False
+    below = kind.__module__.startswith("mbrl.") and not kind.__module__.startswith("mbrl.cli.")
+    return below or issubclass(kind, Planner | mbrl.Algorithm)
+
+
+@dataclass(frozen=True)
+class WithoutTask:
+    """An algorithm with something that acts by planning, until the task that it plans on is known.
+
+    Attributes:
+        kind: of the algorithm.
+        fields: its fields, with planners in the place of what acts.
+    """
+
+    kind: type[mbrl.Algorithm]
+    fields: Mapping[str, Any]
+
+    def build(self, task: mbrl.Task) -> mbrl.Algorithm:
+        """The algorithm, with MPC on the task's own problem as what acts."""
+        fields = {name: MPC(task.problem(), v) if isinstance(v, Planner) else v for name, v in self.fields.items()}
+        return self.kind(**fields)
 
 
 def as_typed(hint: Any) -> Any:

@@ -3,7 +3,8 @@
     mbrl collect PendulumSwingUp --episodes 60 --steps 60 --scale 1 --initial-lower -3.14 -6 --initial-upper 3.14 6 --out logs/pendulum-v0
     mbrl collect CartPoleSwingUp --episodes 20 --actor random --out logs/cartpole.npz
 
-What the actors do: spline-noise shakes the system smoothly, random draws a new control at every step.
+What the actors do: spline-noise shakes the system smoothly, random draws a new control at every step, and a trained policy, the
+run folder of mbrl train, does what it has learned.
 """  # noqa: E501 (an example is one line to copy)
 
 import re
@@ -15,7 +16,7 @@ import torch
 
 import mbrl
 from dynamics import summarize, write_trajectories
-from mbrl.cli.actors import Policy, policy
+from mbrl.cli.actors import policy
 from mbrl.cli.runs import refuse
 from mbrl.cli.tasks import TaskName, find_task
 
@@ -32,8 +33,8 @@ class Options:
     """Number of episodes."""
     steps: int | None = None
     """Length of an episode; the task's by default."""
-    actor: Policy = "spline-noise"
-    """What acts."""
+    actor: str = "spline-noise"
+    """What acts: spline-noise, random, or the run folder of mbrl train or a policy.safetensors."""
     scale: float = 0.5
     """Spline noise: standard deviation of the knots in half widths of the control limits."""
     interval: int = 5
@@ -60,6 +61,8 @@ def run(options: Options) -> None:
         raise FileExistsError(f"{options.out} exists; choose another --out, or give --overwrite to replace it")
     if options.actor == "random":
         refuse(options, ["scale", "interval"], "--actor random draws anywhere between the limits at every step")
+    elif options.actor != "spline-noise":
+        refuse(options, ["scale", "interval"], f"{options.actor} is a trained policy")
     task = find_task(options.task, options.backend)
     generator = torch.Generator().manual_seed(options.seed)
     starts = None

@@ -3,8 +3,10 @@
     mbrl eval PendulumSwingUp --planner icem --planner.num-samples 50 --episodes 10
     mbrl eval CartPoleSwingUp --model runs/ensemble --episodes 5 --seed 1 --video swing_up.mp4
     mbrl eval PendulumSwingUp --policy random --run runs/random
+    mbrl eval CartPole-v1 --policy runs/ppo --episodes 20
 
-With --model, or --run, the result is also a row of evaluations.csv in that run folder, which mbrl report shows.
+A policy is random, spline-noise, or the run folder of mbrl train; one that was trained acts on gymnasium environments, too. With
+--model, a trained policy, or --run, the result is also a row of evaluations.csv in that run folder, which mbrl report shows.
 """
 
 import sys
@@ -16,9 +18,9 @@ from typing import Any
 import torch
 
 import mbrl
-from mbrl.cli.actors import CHOICES, PLANNING, AnyPlanner, Policy, one_thread, policy, read_model
+from mbrl.cli.actors import CHOICES, NOISES, PLANNING, AnyPlanner, film, one_thread, policy, read_model
 from mbrl.cli.runs import opened_run, refuse
-from mbrl.cli.tasks import TaskName, find_task
+from mbrl.cli.tasks import TaskName, find_task, find_world
 from planners import ICEM, MPC
 
 __all__ = ["CHOICES", "Options", "run"]
@@ -29,11 +31,11 @@ class Options:
     """Options of ``mbrl eval``."""
 
     task: TaskName
-    """Name of the task, see mbrl tasks."""
+    """Name of the task, see mbrl tasks, or with a trained policy a gymnasium id."""
     model: Path | None = None
     """Model to plan on: the run folder of a fit, or its model.safetensors; the simulation itself by default."""
-    policy: Policy | None = None
-    """A policy to measure instead of a planner."""
+    policy: str | None = None
+    """A policy to measure instead of a planner: spline-noise, random, the run folder of mbrl train, or a policy.safetensors."""
     episodes: int = 10
     """Number of episodes, run as one batch."""
     horizon: int | None = None
@@ -43,7 +45,7 @@ class Options:
     video: Path | None = None
     """Film the first episode (mp4)."""
     run: Path | None = None
-    """Run folder that keeps the result, a new one or one that is there; that of the model by default."""
+    """Run folder that keeps the result, a new one or one that is there; that of the model or policy by default."""
     backend: str | None = None
     """Simulator, where the task has several."""
     planner: AnyPlanner = field(default_factory=ICEM)
@@ -55,32 +57,33 @@ def run(options: Options) -> None:
     """Act, summarize, keep, film."""
     if options.policy is not None:
         refuse(options, PLANNING, f"--policy {options.policy} does not plan")
-    task, model = find_task(options.task, options.backend), read_model(options.model)
+    task: mbrl.Task | str
     if options.policy is None:
+        task, model = find_task(options.task, options.backend), read_model(options.model)
         actor: Any = MPC(task.problem(model, options.horizon), options.planner)
         name = type(options.planner).__name__ + (_on_model(options) if options.model else "")
         settings = {"planner": options.planner, "horizon": options.horizon, "backend": options.backend}
     else:
-        actor, name, settings = policy(options.policy, task), options.policy, {"backend": options.backend}
+        task = find_world(options.task, options.backend)
+        actor, name, settings = policy(options.policy, task), _policy_name(options), {"backend": options.backend}
+    task_name = task if isinstance(task, str) else task.name
     with _started(options) as started:
         if options.video is not None:
             _check_video(options.video)
         generator = torch.Generator().manual_seed(options.seed)
         evaluation = mbrl.evaluate(actor, task, episodes=options.episodes, generator=generator, progress=None)
-        sys.stdout.write(f"{name}, {task.name}: {evaluation}\n")
-        folder = options.run or options.model
+        sys.stdout.write(f"{name}, {task_name}: {evaluation}\n")
+        folder = options.run or options.model or _trained(options)
         if folder is not None and (folder / "config.json").exists():
             path = mbrl.add_evaluation(
-                folder, evaluation, task=task.name, actor=name, seed=options.seed, settings=settings
+                folder, evaluation, task=task_name, actor=name, seed=options.seed, settings=settings
             )
             sys.stdout.write(f"added to {path}\n")
         if started is not None:
             rate = {} if evaluation.success_rate is None else {"success_rate": evaluation.success_rate}
             started.finish({"return": evaluation.iqm, **rate})
     if options.video is not None:  # last: what was measured is kept where filming fails
-        from mbrl.plots import write_task_video
-
-        write_task_video(options.video, task, evaluation.trajectories[0])
+        film(options.video, actor, task, evaluation.trajectories[0], options.seed)
         sys.stdout.write(f"video: {options.video}\n")
 
 
@@ -96,6 +99,19 @@ def _check_video(path: Path) -> None:
 def _on_model(options: Options) -> str:
     """The same words for all seeds of a fit where the result is kept with the model."""
     return " on the model" if options.run in (None, options.model) else f" on {options.model}"
+
+
+def _trained(options: Options) -> Path | None:
+    """The run folder of a trained policy."""
+    return None if options.policy in (None, *NOISES) else Path(options.policy)
+
+
+def _policy_name(options: Options) -> str:
+    """The same words for all seeds of a training where the result is kept with the policy."""
+    trained = _trained(options)
+    if trained is None:
+        return str(options.policy)
+    return "trained policy" if options.run in (None, trained) else f"policy of {trained}"
 
 
 def _started(options: Options) -> AbstractContextManager[mbrl.Run | None]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "collect": "record episodes of a task as logs",
     "audit": "look for gaps, jitter, missing and clipped values in logs",
     "fit": "fit a model to logs and report how far ahead it predicts",
+    "train": "train a policy on a task or a gymnasium environment",
     "plan": "plan on a task, once or at every step, and film the result",
     "eval": "measure a planner or a policy on a task over many episodes",
     "report": "put one run or many on one page, seeds together",
@@ -94,7 +95,8 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
 
     choices = getattr(command, "CHOICES", {})
     chosen_ones, others = chosen(args, choices)
-    text = "\n".join([command.__doc__ or "", *(f"--{path} {'|'.join(names)}" for path, names in choices.items())])
+    lines = [f"{f'--{path}' if path else f'mbrl {name}'} {'|'.join(names)}" for path, names in choices.items()]
+    text = "\n".join([command.__doc__ or "", *lines])
     if chosen_ones and {"-h", "--help"} & set(others):  # tyro's help is that of the choice only
         sys.stdout.write(f"{text}\n\n")
     said = io.StringIO()
@@ -160,12 +162,20 @@ def complain(who: str, text: str, *, status: int = 2) -> int:
     return status
 
 
-def interrupted(args: Sequence[str], folder: Path | None = None) -> str:
-    """What to say after Ctrl-C: how to go on in a run folder, or to start again there without a checkpoint."""
+def interrupted(args: Sequence[str], folder: Path | None = None, named: Path | None = None) -> str:
+    """What to say after Ctrl-C: how to go on in a run folder, or to start again there without a checkpoint.
+
+    Args:
+        args: of the command.
+        folder: of the run.
+        named: what ``--run`` has to say where it is not the folder.
+    """
     if folder is None or not (folder / "config.json").exists():
         return "interrupted"
+    if (folder / "summary.json").exists() and named is None:
+        return f"interrupted; the run at {folder} is finished"
     given = any(arg == "--run" or arg.startswith("--run=") for arg in args)
-    again = shlex.join([*args, *(() if given else ("--run", str(folder)))])
+    again = shlex.join([*args, *(() if given else ("--run", str(named or folder)))])
     goes_on = any((folder / name).exists() for name in ("fit.pt", "trainer.pt"))
     return f"interrupted; {'to go on' if goes_on else 'to start it again'}: mbrl {again}"
 

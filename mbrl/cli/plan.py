@@ -3,15 +3,17 @@
     mbrl plan CartPoleSwingUp --horizon 50 --run runs/plan
     mbrl plan PendulumSwingUp --mpc --seconds 5 --planner icem --planner.num-samples 200
     mbrl plan PendulumSwingUp --mpc --model runs/ensemble --seed 1
+    mbrl plan PendulumSwingUp --policy runs/ppo --seconds 5
     mbrl plan CarParking --planner DDP --planner.max-iterations 300
 
 The simulation of the task is planned on, or a fitted model with --model; what is filmed is always the simulation.
+With --policy nothing is planned: a trained policy, the run folder of mbrl train, acts in the episode.
 Choose a planner with --planner NAME; its options follow as --planner.OPTION, and mbrl plan --planner NAME --help lists them.
 """
 
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ import torch
 
 import mbrl
 from dynamics import LearnedDynamics, Trajectory, write_trajectories
-from mbrl.cli.actors import CHOICES, AnyPlanner, one_thread, read_model
+from mbrl.cli.actors import CHOICES, PLANNING, AnyPlanner, one_thread, policy, read_model
 from mbrl.cli.runs import opened_run, refuse
 from mbrl.cli.tasks import TaskName, find_task
 from mbrl.plots import (
@@ -54,10 +56,12 @@ class Options:
     """Model to plan on: the run folder of a fit, or its model.safetensors; the simulation itself by default."""
     mpc: bool = False
     """Plan again at every step of an episode; without it one plan is made and executed blindly."""
+    policy: str | None = None
+    """A policy to act instead of a planner: the run folder of mbrl train, a policy.safetensors, spline-noise or random."""
     horizon: int | None = None
     """Steps of a plan; the task's by default."""
     seconds: float | None = None
-    """Length of the episode with --mpc [s]; the task's by default."""
+    """Length of the episode with --mpc or --policy [s]; the task's by default."""
     seed: int = 0
     """Of the initial state and the planner."""
     backend: str | None = None
@@ -71,18 +75,26 @@ class Options:
 @one_thread()
 def run(options: Options) -> None:
     """Plan, act, look."""
-    if not options.mpc:
+    if options.policy is not None:
+        refuse(options, [*PLANNING, "mpc"], f"--policy {options.policy} does not plan")
+    elif not options.mpc:
         refuse(options, ["seconds"], "without --mpc the episode is as long as the plan, --horizon")
     if options.seconds is not None and not 0 < options.seconds < math.inf:
         raise ValueError(f"--seconds takes a positive number, got {options.seconds}")
     task, model = find_task(options.task, options.backend), read_model(options.model)
     problem = task.problem(model, options.horizon)
-    mpc = MPC(problem, options.planner)  # also where it acts once: it checks that the planner honors the problem
-    with opened_run("plan", options) as run:
+    if options.policy is not None:
+        actor: Any = policy(options.policy, task)
+        who = f"Policy {options.policy}"
+    else:  # also where it acts once: MPC checks that the planner honors the problem
+        actor, who = MPC(problem, options.planner), type(options.planner).__name__
+    with opened_run("plan", options if options.policy is None else replace(options, planner=None)) as run:
         sys.stdout.write(f"run folder: {run.folder}\n")
-        if options.mpc:
-            seconds = task.episode_steps * task.dynamics.dt if options.seconds is None else options.seconds
-            episode, summary, figures = _controlled(run, task, mpc, seconds, options.seed)
+        seconds = task.episode_steps * task.dynamics.dt if options.seconds is None else options.seconds
+        if options.policy is not None:
+            episode, summary, figures = _acted(run, task, actor, seconds, options.seed)
+        elif options.mpc:
+            episode, summary, figures = _controlled(run, task, actor, seconds, options.seed)
         else:
             episode, summary, figures = _planned(task, problem, model, options)
         shown: list[Section] = [
@@ -95,7 +107,7 @@ def run(options: Options) -> None:
             shown.append(Picture(figure, caption))
             save_figure(figure, run.path(f"figures/{name}.png"))
         write_trajectories(run.path("episode.npz"), [episode], overwrite=True)
-        html_report(run.path("report.html"), f"{type(options.planner).__name__} on {task.name}", shown)
+        html_report(run.path("report.html"), f"{who} on {task.name}", shown)
         run.finish(summary)
         sys.stdout.write("".join(f"{name}: {_words(value)}\n" for name, value in summary.items()))
         sys.stdout.write(f"report: {run.path('report.html')}\n")
@@ -130,21 +142,42 @@ def _planned(task: mbrl.Task, problem: Problem, model: LearnedDynamics | None, o
 def _controlled(run: mbrl.Run, task: mbrl.Task, mpc: MPC, seconds: float, seed: int) -> Outcome:
     """An episode of model predictive control, with a row of metrics for each step."""
     actor, dt = _Noted(mpc), task.dynamics.dt
-    generator = torch.Generator().manual_seed(seed)
-    (episode,) = mbrl.record(task, actor, 1, generator=generator, steps=max(round(seconds / dt), 1), progress=None)
-    rewards = [] if episode.rewards is None else episode.rewards.tolist()
+    episode, rewards = _recorded(task, actor, seconds, seed)
     for k, (spent, cost) in enumerate(zip(actor.seconds, actor.costs, strict=True)):
         reward = {"rollout/reward": rewards[k]} if k < len(rewards) else {}
         run.log(k, **reward, **{"plan/cost": cost, "time/planning": spent})
-    summary: dict[str, Any] = {"return": sum(rewards), "rate_hz": len(actor.seconds) / sum(actor.seconds)}
-    if task.success is not None:  # an episode that ends with neither has diverged
-        ended = episode.terminated or episode.truncated
-        summary["success"] = ended and bool(task.success(torch.tensor(episode.states)))
+    rate = {"rate_hz": len(actor.seconds) / sum(actor.seconds)}
+    summary: dict[str, Any] = {"return": sum(rewards), **rate, **_success(task, episode)}
     figures = {
         "episode": (plot_trajectory(episode, control_limits=_limits(task)), "The controlled episode."),
         "planning": (plot_planning(actor.seconds, actor.costs, dt), "Planning time and predicted cost."),
     }
     return episode, summary, figures
+
+
+def _acted(run: mbrl.Run, task: mbrl.Task, actor: mbrl.Actor, seconds: float, seed: int) -> Outcome:
+    """An episode of what does not plan."""
+    episode, rewards = _recorded(task, actor, seconds, seed)
+    for k, reward in enumerate(rewards):
+        run.log(k, **{"rollout/reward": reward})
+    summary: dict[str, Any] = {"return": sum(rewards), **_success(task, episode)}
+    drawn = plot_trajectory(episode, control_limits=_limits(task))
+    return episode, summary, {"episode": (drawn, "The controlled episode.")}
+
+
+def _recorded(task: mbrl.Task, actor: Any, seconds: float, seed: int) -> tuple[Trajectory, list[float]]:
+    """An episode and its rewards."""
+    generator, steps = torch.Generator().manual_seed(seed), max(round(seconds / task.dynamics.dt), 1)
+    (episode,) = mbrl.record(task, actor, 1, generator=generator, steps=steps, progress=None)
+    return episode, [] if episode.rewards is None else episode.rewards.tolist()
+
+
+def _success(task: mbrl.Task, episode: Trajectory) -> dict[str, bool]:
+    """Whether it was one, where the task says what that is; an episode that ends with neither has diverged."""
+    if task.success is None:
+        return {}
+    ended = episode.terminated or episode.truncated
+    return {"success": ended and bool(task.success(torch.tensor(episode.states)))}
 
 
 def _limits(task: mbrl.Task) -> tuple[list[float], list[float]]:

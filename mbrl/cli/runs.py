@@ -10,16 +10,16 @@ from typing import Any
 import mbrl
 
 
-def new_folder(command: str) -> Path:
+def new_folder(command: str, suffix: str = "") -> Path:
     """A new folder by default, named after the command and the time; commands that start together get one each."""
     name = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder, number = Path("runs") / name, 1
+    folder, number = Path("runs") / f"{name}{suffix}", 1
     while True:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             number += 1
-            folder = folder.with_name(f"{name}-{number}")
+            folder = folder.with_name(f"{name}-{number}{suffix}")
         else:
             return folder
 
@@ -42,17 +42,27 @@ def refuse(options: Any, names: Sequence[str], why: str) -> None:
 def opened_run(command: str, options: Any) -> Iterator[mbrl.Run]:
     """The run folder of a command, new or to go on in; ``options.run`` is None for one with a name by default.
 
+    Raises:
+        KeyboardInterrupt: Ctrl-C, with the folder as its argument.
+    """
+    with kept_folder(command, options.run) as folder:
+        yield mbrl.open_run(folder, config=asked(command, options))
+
+
+@contextmanager
+def kept_folder(command: str, folder: Path | None, suffix: str = "") -> Iterator[Path]:
+    """A folder for a run, that one or one with a name by default, which ends with the suffix.
+
     Where the command fails before it has left anything there, a new folder is taken away again: what was asked for cannot be
     done, and must not stand in the way of what is asked for next.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, with the folder as its argument.
     """
-    new = options.run is None or not options.run.exists()
-    folder = new_folder(command) if options.run is None else options.run
+    new = folder is None or not folder.exists()
+    folder = new_folder(command, suffix) if folder is None else folder
     try:
-        run = mbrl.open_run(folder, config=asked(command, options))
-        yield run
+        yield folder
     except KeyboardInterrupt:
         raise KeyboardInterrupt(folder) from None
     except Exception:

@@ -7,6 +7,7 @@ The names are what mbrl collect, mbrl plan and mbrl eval take.
 
 import difflib
 import inspect
+import re
 import sys
 from dataclasses import dataclass
 from typing import Annotated, get_args
@@ -14,6 +15,7 @@ from typing import Annotated, get_args
 import tyro
 
 from mbrl.docstrings import first_sentence
+from mbrl.envs.making import checked_id
 from mbrl.tasks import CONSTRUCTORS, Task
 
 TaskName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
@@ -60,6 +62,21 @@ def nearest(name: str) -> list[str]:
 
 def _plain(name: str) -> str:
     return name.removeprefix("mbrl/").removesuffix("-v0").lower()
+
+
+def find_world(name: str, backend: str | None = None) -> Task | str:
+    """A task by its name, or the id of another gymnasium environment.
+
+    Raises:
+        ValueError: there is neither, or the backend cannot be chosen.
+    """
+    import gymnasium
+
+    if is_task(name) or not (name in gymnasium.registry or ":" in name or re.search(r"-v\d+$", name)):
+        return find_task(name, backend)
+    if backend is not None:
+        raise ValueError(f"--backend would be ignored: {name} is a gymnasium environment with a simulator of its own")
+    return checked_id(name)
 
 
 def find_task(name: str, backend: str | None = None) -> Task:

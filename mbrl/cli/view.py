@@ -2,6 +2,7 @@
 
     mbrl view runs/plan
     mbrl view logs/pendulum-v0 --task PendulumSwingUp
+    mbrl view CartPoleSwingUp --policy runs/ppo
     mbrl view CartPoleSwingUp --model runs/ensemble --planner icem --planner.num-samples 50
 
 The page is served until Ctrl-C. It takes viser: pip install "mbrl-control[view]".
@@ -17,7 +18,7 @@ import tyro
 
 import mbrl
 from dynamics import Trajectory
-from mbrl.cli.actors import CHOICES, PLANNING, AnyPlanner, Policy, one_thread, policy, read_model
+from mbrl.cli.actors import CHOICES, PLANNING, AnyPlanner, one_thread, policy, read_model
 from mbrl.cli.logs import Reading
 from mbrl.cli.runs import refuse
 from mbrl.cli.tasks import find_task, is_task, nearest
@@ -35,13 +36,13 @@ class Options:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="TASK | RUN | PATH [PATH ...]", help_behavior_hint="(required)"),
     ]
-    """A task to run something on, the run folder of mbrl plan, or logs."""
+    """A task to run something on, the run folder of mbrl plan or mbrl train, or logs."""
     task: str | None = None
     """Task that the logs are of, whose scene is shown; a run folder says it itself."""
     model: Path | None = None
     """Model to plan on: the run folder of a fit, or its model.safetensors; the simulation itself by default."""
-    policy: Policy | None = None
-    """A policy to run instead of a planner."""
+    policy: str | None = None
+    """A policy to run instead of a planner: spline-noise, random, the run folder of mbrl train, or a policy.safetensors."""
     horizon: int | None = None
     """Steps of a plan; the task's by default."""
     seed: int = 0
@@ -106,5 +107,5 @@ def _recorded(options: Options) -> tuple[list[Trajectory], str | None]:
     record = mbrl.read_run(options.what[0])
     episode = record.folder / "episode.npz"
     if not episode.exists():
-        raise FileNotFoundError(f"{record.folder} holds no episode.npz to show; mbrl plan leaves one")
+        raise FileNotFoundError(f"{record.folder} holds no episode.npz to show; mbrl plan and mbrl train leave one")
     return options.reading.trajectories([str(episode)], ()), options.task or (record.config or {}).get("task")

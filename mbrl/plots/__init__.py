@@ -12,6 +12,7 @@ from mbrl.plots.report import Picture, Table, Text, Video, html_report
 from mbrl.plots.run_comparison import run_sections
 from mbrl.plots.style import figure_to_data_uri, save_figure
 from mbrl.plots.tasks import render_task, write_task_video
+from mbrl.plots.train_sections import plot_training, train_sections
 from mbrl.plots.trajectories import plot_logged_states, plot_planning, plot_trajectory
 from mbrl.plots.video import write_video
 
@@ -35,11 +36,13 @@ __all__ = [
     "plot_paths",
     "plot_planning",
     "plot_predictions",
+    "plot_training",
     "plot_trajectory",
     "render_mujoco",
     "render_task",
     "run_sections",
     "save_figure",
+    "train_sections",
     "write_task_video",
     "write_video",
 ]

@@ -1,5 +1,6 @@
 """The training loop, once for all algorithms: iterate, evaluate, log, keep, resume, stop."""
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,9 @@ from dynamics.progress import progress_bar
 from mbrl.evaluation import Evaluation, evaluate
 from mbrl.policies.policy import Policy
 from mbrl.policies.saving import save_policy
+from mbrl.runs.loggers import Logger
 from mbrl.runs.metrics import read as read_metrics
+from mbrl.runs.reading import read_run
 from mbrl.runs.records import differences, digest, json_values
 from mbrl.runs.run import Resume, Run, open_run
 from mbrl.tasks import Task
@@ -66,6 +69,8 @@ def train(
     evaluation_episodes: int = 10,
     device: str | torch.device = "cpu",
     on_iteration: Callable[[Mapping[str, float]], object] | None = None,
+    loggers: Sequence[Logger] = (),
+    config: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> TrainingResult:
     """Train a policy.
@@ -87,36 +92,41 @@ def train(
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
         init: policy to begin with, copied; a new one by default.
-        run: folder of the run; see :func:`mbrl.open_run` for what it holds, and ``policy.safetensors`` at the end.
+        run: folder of the run; see :func:`mbrl.open_run` for what it holds, and at the end ``policy.safetensors`` and
+            ``figures/learning_curve.png``.
         resume: ``"auto"``, ``"must"`` or ``"never"``, see :func:`mbrl.open_run`.
         evaluate_every: steps between evaluations on the way, logged as ``eval/return``; None for none.
         evaluation_episodes: episodes of an evaluation; 0 for none at the end either.
         device: where networks are trained.
         on_iteration: told of each row of the metrics as it is made.
+        loggers: told of each row, too, and closed at the end, for instance :class:`mbrl.TensorBoardLogger`.
+        config: what else decides the run, such as where a task was read from, for ``config.json``.
         progress: show a progress bar; None shows it on a terminal.
 
     Returns:
         The policy, and how it came about.
 
     Raises:
-        TypeError: algorithm or task is none.
+        TypeError: algorithm, task or a logger is none.
         ValueError: a number is out of its range, or the algorithm lacks what it needs.
         TrainingError: a number is not finite, or another process has ended, does not answer or was given something else.
         RunError: the folder cannot be used.
     """
     _check(algorithm, task, steps, evaluate_every, evaluation_episodes)
+    _check_loggers(loggers)
     processes = Processes()
-    device = processes.device(torch.device(device))
-    assignment = Assignment(task, steps, seed, demonstrations, init, device, processes)
-    config = _config(algorithm, assignment, evaluate_every, evaluation_episodes)
-    _check_alike(processes, config, run is not None)
+    assignment = Assignment(task, steps, seed, demonstrations, init, processes.device(torch.device(device)), processes)
+    decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
+    _check_alike(processes, decided, run is not None)
     learner = algorithm.learner(assignment)
-    keeper = _Keeper(processes, run, resume, config)
+    keeper = _Keeper(processes, run, resume, decided)
     keeper.restore(learner)
     _check_together(processes, learner)
     start, rows = time.perf_counter(), keeper.rows
-    shown = progress if processes.first else False
-    with progress_bar(f"{type(algorithm).__name__} on {_task_name(task)}", steps, show=shown) as advance:
+    title, shown = f"{type(algorithm).__name__} on {_task_name(task)}", progress if processes.first else False
+    with progress_bar(title, steps, show=shown) as advance, contextlib.ExitStack() as closing:
+        for logger in loggers:
+            closing.callback(logger.close)
         while learner.steps < steps and not learner.finished:
             before = learner.steps
             row = learner.iterate()
@@ -130,6 +140,9 @@ def train(
             keeper.keep(learner, row)
             if on_iteration is not None and processes.first:
                 on_iteration(row)
+            if processes.first:
+                for logger in loggers:
+                    logger.log(learner.steps, {name: value for name, value in row.items() if name != "step"})
             advance(min(learner.steps, steps), _headline(rows))
     evaluation = None
     if evaluation_episodes and processes.first:
@@ -159,10 +172,20 @@ def _task_name(task: Task | str) -> str:
     return task if isinstance(task, str) else task.name
 
 
-def _config(
-    algorithm: Algorithm, assignment: Assignment, evaluate_every: int | None, evaluation_episodes: int
+def _check_loggers(loggers: Sequence[Any]) -> None:
+    for logger in loggers:
+        if not isinstance(logger, Logger):
+            raise TypeError(f"a logger has log(step, row) and close(), such as mbrl.TensorBoardLogger, got {logger!r}")
+
+
+def training_config(
+    algorithm: Algorithm,
+    assignment: Assignment,
+    evaluate_every: int | None,
+    evaluation_episodes: int,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What decides the run; of data and weights a digest."""
+    """What decides a run, as it goes into ``config.json``, of data and weights a digest; the arguments are those of train."""
     given: dict[str, Iterable[Any]] = {}
     if assignment.demonstrations is not None:
         given["demonstrations"] = [array for t in assignment.demonstrations for array in (t.observations, t.controls)]
@@ -177,6 +200,7 @@ def _config(
         "evaluation_episodes": evaluation_episodes,
         "processes": assignment.processes.number,
         **{name: digest(arrays) for name, arrays in given.items()},
+        **(more or {}),
     }
 
 
@@ -278,10 +302,14 @@ class _Keeper:
             self.run.save_state({"learners": states})
 
     def finish(self, result: TrainingResult) -> None:
-        """Leave the policy and the summary."""
+        """Leave the policy, a picture and the summary."""
         if self.run is None:
             return
+        from mbrl.plots import plot_training, save_figure
+
         save_policy(result.policy, self.run.path("policy.safetensors"))
+        if len(result.metrics) > 1:
+            save_figure(plot_training(read_run(self.run.folder)), self.run.path("figures/learning_curve.png"))
         summary: dict[str, Any] = {"steps": result.steps, "seconds": result.seconds}
         if result.evaluation is not None:
             low, high = result.evaluation.interval

@@ -1,0 +1,267 @@
+"""Train a policy on a task of this library or on a gymnasium environment: learning curves, and a video of what it has learned.
+
+    mbrl train ppo --task PendulumSwingUp --steps 200000 --run runs/ppo
+    mbrl train ppo --task CartPole-v1 --steps 50000 --seeds 0 1 2 --run runs/cart-pole
+    mbrl train ppo --task CartPoleSwingUp --steps 300000 --objective kl-penalty --objective.target 0.02 --network.hidden 128 128
+
+The first word is the algorithm, and mbrl train ALGORITHM --help lists its options. The run folder holds the policy, the metrics
+and a page to look at. After Ctrl-C or a kill, the same command goes on where it was. mbrl eval TASK --policy RUN measures the policy.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import tyro
+
+import mbrl
+from dynamics import Trajectory, write_trajectories
+from mbrl.cli.actors import film, one_thread, read_policy
+from mbrl.cli.choices import WithoutTask, algorithm_kinds, choice, choices_of
+from mbrl.cli.logs import Reading
+from mbrl.cli.main import LARGEST_SEED
+from mbrl.cli.runs import kept_folder, refuse
+from mbrl.cli.tasks import find_world
+from mbrl.runs.records import differences, json_values
+from mbrl.training.processes import is_first, started_together
+from mbrl.training.train import training_config
+
+KINDS = algorithm_kinds()
+CHOICES = choices_of("", KINDS)
+
+if TYPE_CHECKING:
+    AnyAlgorithm = Any
+else:
+    AnyAlgorithm = Annotated[choice(KINDS), tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``mbrl train``."""
+
+    task: str
+    """Name of the task, see mbrl tasks, or a gymnasium id."""
+    steps: int
+    """Environment steps in all; the last iteration is a whole one."""
+    algorithm: AnyAlgorithm
+    run: Path | None = None
+    """Run folder; runs/train-DATE-TIME by default. With --seeds, what the names of the folders begin with."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds, one after the other, each with a run folder of its own, and a page that compares them."""
+    evaluate_every: int | None = None
+    """Environment steps between evaluations on the way; none by default."""
+    evaluation_episodes: int = 10
+    """Episodes of an evaluation, on the way and at the end; 0 for none."""
+    init: Path | None = None
+    """Policy to begin with: the run folder of mbrl train, or its policy.safetensors."""
+    demos: tuple[str, ...] = ()
+    """Episodes of an expert, for algorithms that learn from some: files, folders, Minari datasets or patterns in quotes."""
+    backend: str | None = None
+    """Simulator, where the task has several."""
+    device: str = "cpu"
+    """Where networks are trained, such as cuda."""
+    video: bool = True
+    """Film an episode of the trained policy, or not with --no-video."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard to the run folder as well; takes the extra tensorboard."""
+    wandb: bool = False
+    """Log to Weights & Biases as well, offline with WANDB_MODE=offline; takes the extra wandb."""
+    reading: tyro.conf.OmitArgPrefixes[Reading] = field(default_factory=Reading)
+
+
+@one_thread()
+def run(options: Options) -> None:
+    """Train, look, and compare seeds."""
+    if not options.demos:
+        refuse(options.reading, list(asdict(options.reading)), "without --demos no logs are read")
+    if options.seeds:
+        refuse(options, ["seed"], "--seeds says which")
+        if min(options.seeds) < 0 or max(options.seeds) > LARGEST_SEED or len(set(options.seeds)) < len(options.seeds):
+            raise ValueError(f"--seeds takes distinct integers in 0..{LARGEST_SEED}, got {_listed(options.seeds)}")
+        if started_together(os.environ):
+            raise ValueError(
+                "--seeds are trainings one after the other; under torchrun start each with --seed, a command of its own"
+            )
+    training = _Training.of(options)
+    if not is_first():  # whose folder, words and pictures are those of the first process
+        training.train(options.run or Path("runs"), options.seed)
+        return
+    if not options.seeds:
+        with kept_folder("train", options.run) as folder:
+            training.go(folder, options.seed)
+        return
+    folders: list[Path] = []
+    for seed in options.seeds:
+        suffix = f"-seed{seed}"
+        named = None if folders == [] and options.run is None else _beside(_base(options, folders), suffix)
+        try:
+            with kept_folder("train", named, suffix) as folder:
+                folders.append(folder)
+                training.go(folder, seed)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(folders[-1], _base(options, folders)) from None
+    _compare(_base(options, folders), folders)
+
+
+def _base(options: Options, folders: list[Path]) -> Path:
+    """What the names of the folders of all seeds begin with."""
+    if options.run is not None:
+        return options.run
+    return folders[0].with_name(folders[0].name.removesuffix(f"-seed{options.seeds[0]}"))
+
+
+def _beside(base: Path, suffix: str) -> Path:
+    return base.with_name(f"{base.name}{suffix}")
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    return " ".join(map(str, seeds))
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What is the same for all seeds."""
+
+    options: Options
+    task: mbrl.Task | str
+    algorithm: mbrl.Algorithm
+    demonstrations: list[Trajectory] | None
+    init: mbrl.Policy | None
+
+    @classmethod
+    def of(cls, options: Options) -> "_Training":
+        """Everything that the options name, read."""
+        task, algorithm = find_world(options.task, options.backend), options.algorithm
+        if isinstance(algorithm, WithoutTask):
+            if isinstance(task, str):
+                raise ValueError(f"the expert plans on a task of this library, got the gymnasium environment {task}")
+            algorithm = algorithm.build(task)
+        demonstrations = options.reading.trajectories(options.demos, ()) if options.demos else None
+        init = None if options.init is None else read_policy(options.init, task)
+        return cls(options, task, algorithm, demonstrations, init)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What else decides the run."""
+        options = self.options
+        given: dict[str, Any] = {
+            "backend": options.backend,
+            "init": options.init,
+            "demonstrations": list(options.demos),
+        }
+        return {"command": "train", **{name: value for name, value in given.items() if value}}
+
+    def go(self, folder: Path, seed: int) -> None:
+        """Train with a seed, unless that is done, and leave a page."""
+        if self.options.seeds and (folder / "summary.json").exists():
+            self._check_finished(folder, seed)
+            sys.stdout.write(f"{folder} is finished\n")
+            return
+        result = self.train(folder, seed)
+        sys.stdout.write(f"{result}\npolicy: {folder / 'policy.safetensors'}\n")
+        self._look(folder, result, seed)
+
+    def train(self, folder: Path, seed: int) -> mbrl.TrainingResult:
+        """Train with a seed."""
+        options = self.options
+        return mbrl.train(
+            self.algorithm,
+            self.task,
+            steps=options.steps,
+            seed=seed,
+            demonstrations=self.demonstrations,
+            init=self.init,
+            run=folder,
+            evaluate_every=options.evaluate_every,
+            evaluation_episodes=options.evaluation_episodes,
+            device=options.device,
+            on_iteration=_saying_once(f"run folder: {folder}\n"),
+            loggers=self._loggers(folder, seed),
+            config=self.config,
+        )
+
+    def _check_finished(self, folder: Path, seed: int) -> None:
+        options = self.options
+        device = torch.device(options.device)
+        assignment = mbrl.Assignment(self.task, options.steps, seed, self.demonstrations, self.init, device)
+        asked = training_config(
+            self.algorithm, assignment, options.evaluate_every, options.evaluation_episodes, self.config
+        )
+        found = differences(mbrl.read_run(folder).config, json_values("config", asked))
+        if found:
+            raise mbrl.RunError(
+                f"the run at {folder} is finished and had another config; choose another --run: "
+                + "; ".join(f"{key} was {there}, now {now}" for key, there, now in found)
+            )
+
+    def _loggers(self, folder: Path, seed: int) -> list[mbrl.Logger]:
+        loggers: list[mbrl.Logger] = []
+        if self.options.tensorboard:
+            loggers.append(mbrl.TensorBoardLogger(folder / "tensorboard"))
+        if self.options.wandb:
+            config = json_values("config", {"algorithm": self.algorithm, "task": self.options.task, "seed": seed})
+            loggers.append(mbrl.WandbLogger(folder, name=folder.name, config=config))
+        return loggers
+
+    def _look(self, folder: Path, result: mbrl.TrainingResult, seed: int) -> None:
+        """The page, its figures and its video; what was learned is kept where this fails."""
+        from mbrl.plots import Video, html_report, train_sections
+
+        sections, name = (
+            train_sections(mbrl.read_run(folder)),
+            self.task if isinstance(self.task, str) else self.task.name,
+        )
+        episode = self._episode(folder, result, seed)
+        if self.options.video and self._filmed(folder / "episode.mp4", result.policy, episode, seed):
+            sections.insert(1, Video(folder / "episode.mp4", f"An episode of the trained policy on {name}."))
+        page = html_report(folder / "report.html", f"{type(self.algorithm).__name__} on {name}", sections)
+        sys.stdout.write(f"report: {page}\n")
+
+    def _episode(self, folder: Path, result: mbrl.TrainingResult, seed: int) -> Trajectory | None:
+        """An episode of the policy on a task, which mbrl view plays."""
+        if isinstance(self.task, str):
+            return None
+        if result.evaluation is not None:
+            episode = result.evaluation.trajectories[0]
+        else:
+            (episode,) = mbrl.record(self.task, result.policy, 1, generator=torch.Generator().manual_seed(seed))
+        write_trajectories(folder / "episode.npz", [episode], overwrite=True)
+        return episode
+
+    def _filmed(self, path: Path, policy: mbrl.Policy, episode: Trajectory | None, seed: int) -> bool:
+        """Whether there is a video; other environments need not be able to draw themselves."""
+        if isinstance(self.task, mbrl.Task):
+            film(path, policy, self.task, episode, seed)
+            return True
+        import gymnasium
+
+        try:
+            film(path, policy, self.task, episode, seed)
+        except (ValueError, ImportError, gymnasium.error.Error) as error:
+            path.unlink(missing_ok=True)
+            sys.stdout.write(f"no video: {' '.join(str(error).split())}\n")
+            return False
+        return True
+
+
+def _saying_once(line: str) -> Callable[[Mapping[str, float]], object]:
+    """Say a line at the first call: the options have passed."""
+    lines = [line]
+    return lambda row: sys.stdout.write(lines.pop()) if lines else None
+
+
+def _compare(base: Path, folders: list[Path]) -> None:
+    """One page for all seeds."""
+    from mbrl.plots import html_report, run_sections
+
+    sections, problems = run_sections([mbrl.read_run(folder) for folder in folders])
+    for problem in problems:
+        sys.stderr.write(f"mbrl train: {problem}\n")
+    page = html_report(_beside(base, "-comparison.html"), f"{base.name}: {len(folders)} seeds", sections)
+    sys.stdout.write(f"comparison: {page}\n")
