@@ -329,7 +329,7 @@ class _Keeper:
                 "the worlds of this environment cannot be kept: the run goes on from its networks after the last iteration, "
                 "with new episodes",
                 ResumeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def keep(self, learner: Learner, row: Mapping[str, float]) -> None:
