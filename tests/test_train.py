@@ -434,11 +434,11 @@ def received(space, actions):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_controls_are_scaled_to_asymmetric_limits_and_clamped(dtype):
-    space = gymnasium.spaces.Box(np.array([-3.0, 0.1], dtype), np.array([1.0, 0.7], dtype), dtype=dtype)
+    space = gymnasium.spaces.Box(np.array([-3.0, -0.1], dtype), np.array([1.0, 0.3], dtype), dtype=dtype)
     for actions in (torch.tensor([[0.5, -1.0], [-7.0, 1.0]]), torch.tensor([[0.5, -1.0], [-7.0, 1.0]]).double()):
         got = received(space, actions)  # within the limits to the bit, or the environment complains
         assert got.dtype == dtype
-        assert got == pytest.approx(np.array([[0.0, 0.1], [-3.0, 0.7]]), abs=1e-7)
+        assert got == pytest.approx(np.array([[0.0, -0.1], [-3.0, 0.3]]), abs=1e-7)
 
 
 def test_controls_without_limits_are_actions():
