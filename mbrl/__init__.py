@@ -60,6 +60,7 @@ from mbrl.policies import (
     SquashedGaussianHead,
     UniformNoise,
     ValueFunction,
+    export_policy,
     load_policy,
     save_policy,
 )
@@ -187,6 +188,7 @@ __all__ = [
     "cart_pole_swing_up",
     "discretized",
     "evaluate",
+    "export_policy",
     "find_runs",
     "group_runs",
     "half_cheetah",

@@ -34,7 +34,6 @@ from mbrl import (
     PPO,
     REINFORCE,
     TRPO,
-    Algorithm,
     BetaHead,
     CategoricalHead,
     GaussianHead,
@@ -42,6 +41,7 @@ from mbrl import (
     Head,
     KLPenalty,
     MixtureHead,
+    OnPolicy,
     RewardsToGo,
     SquashedGaussianHead,
     Task,
@@ -207,7 +207,7 @@ ALL_HEADS: dict[str, Callable[..., Head]] = {
 SMALL = {"num_envs": 4, "steps_per_iteration": 64, "sequence_length": 4}
 
 # with iterations that are short
-ALL_ALGORITHMS: dict[str, Algorithm] = {
+ALL_ON_POLICY: dict[str, OnPolicy] = {
     "PPO": PPO(**SMALL, epochs=2, minibatch_size=32),
     "PPO, penalty": PPO(**SMALL, epochs=2, minibatch_size=32, objective=KLPenalty()),
     "TRPO": TRPO(**SMALL, value_epochs=2, value_minibatch_size=32),

@@ -9,6 +9,7 @@ and a page to look at. After Ctrl-C or a kill, the same command goes on where it
 what was learned.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,7 @@ from mbrl.cli.main import LARGEST_SEED
 from mbrl.cli.runs import kept_folder, refuse
 from mbrl.cli.tasks import find_world
 from mbrl.runs.records import differences, json_values
+from mbrl.training.processes import is_first, started_together
 from mbrl.training.train import training_config
 
 KINDS = algorithm_kinds()
@@ -83,7 +85,14 @@ def run(options: Options) -> None:
         refuse(options, ["seed"], "--seeds says which")
         if min(options.seeds) < 0 or max(options.seeds) > LARGEST_SEED or len(set(options.seeds)) < len(options.seeds):
             raise ValueError(f"--seeds takes distinct integers in 0..{LARGEST_SEED}, got {_listed(options.seeds)}")
+        if started_together(os.environ):
+            raise ValueError(
+                "--seeds are trainings one after the other; under torchrun start each with --seed, a command of its own"
+            )
     training = _Training.of(options)
+    if not is_first():  # whose folder, words and pictures are those of the first process
+        training.train(options.run or Path("runs"), options.seed)
+        return
     if not options.seeds:
         with kept_folder("train", options.run) as folder:
             training.go(folder, options.seed)
@@ -155,8 +164,14 @@ class _Training:
             self._check_finished(folder, seed)
             sys.stdout.write(f"{folder} is finished\n")
             return
+        result = self.train(folder, seed)
+        sys.stdout.write(f"{result}\npolicy: {folder / 'policy.safetensors'}\n")
+        self._look(folder, result, seed)
+
+    def train(self, folder: Path, seed: int) -> mbrl.TrainingResult:
+        """Train with a seed."""
         options = self.options
-        result = mbrl.train(
+        return mbrl.train(
             self.algorithm,
             self.task,
             steps=options.steps,
@@ -171,8 +186,6 @@ class _Training:
             loggers=self._loggers(folder, seed),
             config=self.config,
         )
-        sys.stdout.write(f"{result}\npolicy: {folder / 'policy.safetensors'}\n")
-        self._look(folder, result, seed)
 
     def _check_finished(self, folder: Path, seed: int) -> None:
         options = self.options

@@ -151,7 +151,7 @@ class DAggerLearner(Learner):
         self.iterations += 1
         return {
             **metrics,
-            "train/labels": float(self._aggregate().steps),
+            "train/labels": float(self.processes.sum(torch.tensor(self._aggregate().steps))),
             "time/visits": visited - begun,
             "time/update": time.perf_counter() - visited,
         }

@@ -9,7 +9,6 @@ Where it differs from the paper: policy and value function share no weights, so 
 advantages are normalized over all samples of an iteration; the penalty's coefficient is adapted on the exact divergence.
 """
 
-import math
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
@@ -76,7 +75,8 @@ class PPO(OnPolicy):
             values, _ = learner.value.sequence(samples.inputs, samples.value_hidden, samples.starts)
             log_ratios = new.log_prob(samples.actions) - samples.log_probs
         moved, coefficient = movement(new, samples, processes), learner.numbers["coefficient"]
-        learner.numbers["coefficient"] = self.objective.next_coefficient(coefficient, moved.get("train/kl", math.nan))
+        if "train/kl" in moved:
+            learner.numbers["coefficient"] = self.objective.next_coefficient(coefficient, moved["train/kl"])
         return {
             **moved,
             "train/ratio_spread": float(mean_over(log_ratios.abs(), samples.weights, processes)),
@@ -88,7 +88,9 @@ class PPO(OnPolicy):
     def descend(self, learner: OnPolicyLearner, samples: Samples) -> None:
         """One step of Adam on samples whose advantages are normalized."""
         policy, value, parameters = learner.policy, learner.value, learner.parameters
-        weights = samples.weights / learner.processes.sum(samples.weights.sum()).clamp_min(1.0)
+        weights = samples.weights / learner.processes.sum(samples.weights.sum()).clamp_min(
+            1.0
+        )  # there may be none that count
         new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
         values, _ = value.sequence(samples.inputs, samples.value_hidden, samples.starts)
         ratios = (new.log_prob(samples.actions) - samples.log_probs).exp()

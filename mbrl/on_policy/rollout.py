@@ -169,7 +169,7 @@ class Samples:
     def with_old_policy(self, policy: Policy) -> Self:
         """These samples with the distributions of a policy that are not going to change with it."""
         distribution, _ = policy.sequence(self.inputs, self.hidden, self.starts)
-        distribution = copy.deepcopy(distribution.detach())  # a parameter may itself be one of its own
+        distribution = copy.deepcopy(distribution.detach())  # a parameter of the policy may itself be one of its own
         return replace(self, distribution=distribution, log_probs=distribution.log_prob(self.actions))
 
     def pieces(self, which: Tensor | slice) -> Self:

@@ -100,14 +100,14 @@ class Learner(abc.ABC):
         """Go on where :meth:`state_dict` was called."""
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
-        """What is trained, by name; training ends with an error where one is not finite."""
-        return {"policy": self.policy}
-
-    @property
     def finished(self) -> bool:
         """Whether there is no use in going on, although there are steps left."""
         return False
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by name; training ends with an error where one is not finite."""
+        return {"policy": self.policy}
 
     @property
     def exact(self) -> bool:

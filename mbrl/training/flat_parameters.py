@@ -16,11 +16,21 @@ class FlatParameters:
     Attributes:
         vector: all parameters, one after the other, with their gradient; what an optimizer gets.
         parts: those of each network, which share the memory of the vector, for optimizers of one network.
+
+    Raises:
+        ValueError: parameters are of several dtypes or on several devices, or one belongs to several networks.
     """
 
     def __init__(self, *networks: nn.Module):
         parameters = [list(network.parameters()) for network in networks]
         everything = [p for of_one in parameters for p in of_one]
+        kinds = sorted({f"{p.dtype} on {p.device}" for p in everything})
+        if len(kinds) != 1:
+            raise ValueError(
+                f"one vector holds parameters of one dtype and one device, got {', '.join(kinds) or 'none'}"
+            )
+        if len({id(p) for p in everything}) != len(everything):
+            raise ValueError("a parameter belongs to several networks; give one network that holds them")
         self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in everything]))
         self.gradient = torch.zeros_like(self.vector)
         self.vector.grad = self.gradient

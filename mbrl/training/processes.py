@@ -140,6 +140,11 @@ def started_together(environment: Mapping[str, str]) -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
 
 
+def is_first() -> bool:
+    """Whether this process is the first of those that were started together, or the only one; known before they are a group."""
+    return not started_together(os.environ) or os.environ["RANK"] == "0"
+
+
 def _own_gpu(device: torch.device) -> int:
     if device.index is not None:
         return device.index

@@ -121,6 +121,8 @@ def train(
     decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
     _check_alike(processes, decided, run is not None)
     learner = algorithm.learner(assignment)
+    if isinstance(task, Task):
+        learner.policy.describe(task)
     keeper = _Keeper(processes, run, resume, decided)
     keeper.restore(learner)
     _check_together(processes, learner)
@@ -327,7 +329,7 @@ class _Keeper:
                 "the worlds of this environment cannot be kept: the run goes on from its networks after the last iteration, "
                 "with new episodes",
                 ResumeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def keep(self, learner: Learner, row: Mapping[str, float]) -> None:
