@@ -381,6 +381,6 @@ def test_the_command_line_speaks_once_for_all_processes(tmp_path):
 
 
 def test_several_seeds_are_no_training_of_several_processes(of_torchrun, capsys):
-    command = "train ppo --task PendulumSwingUp --backend torch --steps 512 --seeds 0 1".split()
+    command = ["train", "ppo", "--task", "PendulumSwingUp", "--backend", "torch", "--steps", "512", "--seeds", "0", "1"]
     assert main(command) != 0
     assert "start each with --seed" in capsys.readouterr().err
