@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dynamics import Trajectory
-from mbrl.envs.making import checked_id, vector_env
+from mbrl.envs.making import EnvFactory, checked_id, vector_env
 from mbrl.envs.recording import record_env, step_duration
 from mbrl.envs.replay import drawing_env, replayed_frames
 from mbrl.envs.task_vector_env import TaskVectorEnv
@@ -43,7 +43,7 @@ class Evaluation:
 
 def evaluate(
     actor: Actor,
-    task: Task | str,
+    task: Task | str | EnvFactory,
     *,
     episodes: int = 10,
     generator: torch.Generator | None = None,
@@ -54,8 +54,9 @@ def evaluate(
 
     Args:
         actor: anything that acts: a policy, a controller, MPC.
-        task: what to run it on: a task, or a gymnasium id, whose worlds are native where the library has them. An environment
-            that does not say how long a step takes (gymnasium's ``CartPole-v1``) is recorded with steps of 1 s.
+        task: what to run it on: a task, a gymnasium id, whose worlds are native where the library has them, or a function
+            without arguments that makes a ``gymnasium.Env``. An environment that does not say how long a step takes
+            (gymnasium's ``CartPole-v1``) is recorded with steps of 1 s.
         episodes: number of episodes, run as one batch.
         generator: source of initial states and of the actor's randomness; seeded with 0 by default.
         video: file to write the first episode to (mp4), of a gymnasium id as gymnasium draws it.
@@ -64,7 +65,7 @@ def evaluate(
     Raises:
         ValueError: gymnasium knows no such id, episodes < 1, the actor gave no control that there is, or see
             :func:`mbrl.record` and :func:`mbrl.record_env`.
-        TypeError: actor is nothing that acts, or task neither a task nor a text.
+        TypeError: actor is nothing that acts, or task none of these.
     """
     check_actor(actor)
     generator = generator or torch.Generator().manual_seed(0)
@@ -73,11 +74,15 @@ def evaluate(
         if video is not None:
             _write_task_video(video, task, trajectories)
         return _summary(trajectories, task)
-    return _evaluate_id(actor, checked_id(task), episodes, generator, video)
+    if callable(task) and video is not None:
+        raise ValueError(
+            f"a video is drawn of tasks and of gymnasium ids, got {task!r}; register it with gymnasium.register"
+        )
+    return _evaluate_env(actor, task if callable(task) else checked_id(task), episodes, generator, video)
 
 
-def _evaluate_id(
-    actor: Actor, env_id: str, episodes: int, generator: torch.Generator, video: str | Path | None
+def _evaluate_env(
+    actor: Actor, env_id: str | EnvFactory, episodes: int, generator: torch.Generator, video: str | Path | None
 ) -> Evaluation:
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
@@ -86,7 +91,7 @@ def _evaluate_id(
         task = env.task if isinstance(env, TaskVectorEnv) else None
         # Whether it draws is known before the episodes are run.
         drawing = None
-        if video is not None and task is None:
+        if video is not None and task is None and isinstance(env_id, str):
             drawing = stack.enter_context(contextlib.closing(drawing_env(env_id)))
         dt = step_duration(env) or 1.0
         seed = int(torch.randint(2**31, (), generator=generator))

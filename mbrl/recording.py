@@ -38,11 +38,11 @@ def record(
         finite state kept, where the simulation diverged.
 
     Raises:
-        ValueError: episodes or steps < 1, a shape does not fit, the actor gave a control that is not finite, or it plans in
-            real time, which a recording does not keep to.
+        ValueError: episodes or steps < 1, a shape does not fit, a policy does not fit the task, the actor gave a control that
+            is not finite, or it plans in real time, which a recording does not keep to.
         TypeError: actor is nothing that acts.
     """
-    check_actor(actor)
+    check_actor(actor, task)
     if getattr(actor, "real_time", False):
         raise ValueError(
             f"{type(actor).__name__} plans in real time, and this simulation does not keep to it: give it latency=... [s] to "

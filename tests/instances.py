@@ -34,7 +34,6 @@ from mbrl import (
     PPO,
     REINFORCE,
     TRPO,
-    Algorithm,
     BetaHead,
     CategoricalHead,
     GaussianHead,
@@ -42,6 +41,7 @@ from mbrl import (
     Head,
     KLPenalty,
     MixtureHead,
+    OnPolicy,
     RewardsToGo,
     SquashedGaussianHead,
     Task,
@@ -207,13 +207,17 @@ ALL_HEADS: dict[str, Callable[..., Head]] = {
 SMALL = {"num_envs": 4, "steps_per_iteration": 64, "sequence_length": 4}
 
 # with iterations that are short
-ALL_ALGORITHMS: dict[str, Algorithm] = {
-    "PPO": PPO(**SMALL, epochs=2),
-    "PPO, penalty": PPO(**SMALL, epochs=2, objective=KLPenalty()),
-    "TRPO": TRPO(**SMALL, value_epochs=2),
-    "TRPO, half of the samples for directions": TRPO(**SMALL, value_epochs=2, fisher_fraction=0.5),
-    "REINFORCE": REINFORCE(**SMALL, value_epochs=2),
-    "REINFORCE, no baseline": REINFORCE(**SMALL, value_epochs=2, advantages=RewardsToGo(baseline=False)),
+ALL_ON_POLICY: dict[str, OnPolicy] = {
+    "PPO": PPO(**SMALL, epochs=2, minibatch_size=32),
+    "PPO, penalty": PPO(**SMALL, epochs=2, minibatch_size=32, objective=KLPenalty()),
+    "TRPO": TRPO(**SMALL, value_epochs=2, value_minibatch_size=32),
+    "TRPO, half of the samples for directions": TRPO(
+        **SMALL, value_epochs=2, value_minibatch_size=32, fisher_fraction=0.5
+    ),
+    "REINFORCE": REINFORCE(**SMALL, value_epochs=2, value_minibatch_size=32),
+    "REINFORCE, no baseline": REINFORCE(
+        **SMALL, value_epochs=2, value_minibatch_size=32, advantages=RewardsToGo(baseline=False)
+    ),
     "A2C": A2C(**SMALL),
     "A2C, entropy": A2C(**SMALL, entropy_weight=0.01, advantages=GeneralizedAdvantages()),
 }

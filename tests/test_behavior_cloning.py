@@ -13,7 +13,7 @@ from mbrl.imitation.labels import Labels, Material, log_likelihood, read_demonst
 from planners import QuadraticCost
 
 HEADS = ("gaussian", "squashed-gaussian", "beta", "mixture", "categorical")
-LINEAR = NetworkSettings(hidden=(), dtype="float64")
+LINEAR = NetworkSettings(hidden=(), dtype="float64", initial_std=1.0)
 
 
 def linear_task(n=3, m=2, *, control_values=None, names=None):

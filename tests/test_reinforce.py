@@ -11,6 +11,7 @@ from mbrl import A2C, REINFORCE, GeneralizedAdvantages, NetworkSettings, NStepAd
 from mbrl.on_policy.natural_gradient import flatten
 from mbrl.on_policy.policy_gradient import policy_gradient_objective
 from mbrl.on_policy.trpo import surrogate
+from mbrl.training.flat_parameters import FlatParameters
 from mbrl.training.processes import Processes
 
 BASELINES = {
@@ -35,8 +36,21 @@ def stand_in(mdp):
     """A learner of nothing but a policy and a value function."""
     value = ValueFunction(NetworkSettings(hidden=()).body(STATES)).to(DOUBLE)
     return SimpleNamespace(
-        policy=mdp.policy, value=value, processes=Processes(), generator=torch.Generator().manual_seed(0), progress=0.0
+        policy=mdp.policy,
+        value=value,
+        parameters=FlatParameters(mdp.policy, value),
+        processes=Processes(),
+        generator=torch.Generator().manual_seed(0),
+        progress=0.0,
     )
+
+
+def ascent(learner):
+    """Optimizers whose step is the gradient itself."""
+    return {
+        name: torch.optim.SGD([part], lr=1.0)
+        for name, part in zip(("policy", "value"), learner.parameters.parts, strict=True)
+    }
 
 
 def weights_of(policy):
@@ -83,12 +97,10 @@ def test_a_step_of_plain_ascent_is_along_the_derivative(mdp, algorithm):
     samples = mdp.samples(RewardsToGo(), BASELINES["random"])
     expected = mdp.gradient() / samples.weights.sum()
     learner = stand_in(mdp)
-    groups = [{"params": list(network.parameters())} for network in (learner.policy, learner.value)]
     if isinstance(algorithm, A2C):
-        learner.optimizers = {"rmsprop": torch.optim.SGD(groups, lr=1.0)}
+        learner.optimizers = {"rmsprop": torch.optim.SGD([learner.parameters.vector], lr=1.0)}
     else:
-        policy, value = (torch.optim.SGD([group], lr=1.0) for group in groups)
-        learner.optimizers = {"policy": policy, "value": value}
+        learner.optimizers = ascent(learner)
     before = weights_of(learner.policy)
     row = algorithm.update(learner, samples)
     torch.testing.assert_close(weights_of(learner.policy) - before, expected, rtol=0, atol=1e-8)
@@ -98,10 +110,7 @@ def test_a_step_of_plain_ascent_is_along_the_derivative(mdp, algorithm):
 def test_entropy_is_paid_for(mdp):
     samples = mdp.samples(RewardsToGo(), BASELINES["zero"])
     learner, weight = stand_in(mdp), 0.3
-    learner.optimizers = {
-        "policy": torch.optim.SGD(learner.policy.parameters(), lr=1.0),
-        "value": torch.optim.SGD(learner.value.parameters(), lr=0.1),
-    }
+    learner.optimizers = ascent(learner)
     logits = mdp.policy.sequence(samples.inputs, samples.hidden, samples.starts)[0].logits
     entropy = torch.distributions.Categorical(logits=logits).entropy()
     mean = (entropy * samples.weights).sum() / samples.weights.sum()
@@ -116,7 +125,7 @@ def test_the_value_function_is_fitted_to_the_returns(mdp):
     """Enough passes of a linear function reach the weighted least squares solution."""
     samples = mdp.samples(RewardsToGo(), BASELINES["zero"])
     learner = stand_in(mdp)
-    learner.optimizers = {"value": torch.optim.SGD(learner.value.parameters(), lr=1.0)}
+    learner.optimizers = ascent(learner)
     loss = REINFORCE(value_epochs=200, value_minibatch_size=10**6).fit_value(learner, samples)
     weights, states = samples.weights.flatten(), samples.inputs.flatten(0, 1)
     weights = weights / weights.sum()

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import importlib
 import json
 import shlex
 import shutil
@@ -46,8 +47,9 @@ def room(tmp_path_factory):
 @pytest.fixture
 def plain_pages(monkeypatch):
     """Pages with an empty figure in the place of curves, whose labels take a second to lay out."""
-    for module in ("train_sections", "run_comparison"):
-        monkeypatch.setattr(f"mbrl.plots.{module}.plot_learning_curves", lambda *args: new_figure(1, 1))
+    for name in ("mbrl.plots.train_sections", "mbrl.plots.run_comparison"):
+        module = importlib.import_module(name)  # a function of the package has the same name
+        monkeypatch.setattr(module, "plot_learning_curves", lambda *args: new_figure(1, 1))
 
 
 @pytest.fixture

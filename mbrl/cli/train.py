@@ -5,7 +5,8 @@
     mbrl train ppo --task CartPoleSwingUp --steps 300000 --objective kl-penalty --objective.target 0.02 --network.hidden 128 128
 
 The first word is the algorithm, and mbrl train ALGORITHM --help lists its options. The run folder holds the policy, the metrics
-and a page to look at. After Ctrl-C or a kill, the same command goes on where it was. mbrl eval TASK --policy RUN measures the policy.
+and a page to look at. After Ctrl-C or a kill, the same command goes on where it was, and mbrl eval TASK --policy RUN measures
+what was learned.
 """
 
 import os

@@ -1,18 +1,23 @@
 """Tasks and gymnasium ids as vector environments: native ones where there are any."""
 
 import difflib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from mbrl.envs.episodes import checked_worlds
 from mbrl.envs.mujoco import RULES, make_mujoco_vec_env
 from mbrl.envs.task_vector_env import make_vec_env
 from mbrl.tasks import Task
 
+EnvFactory = Callable[[], gymnasium.Env]
+
 
 def vector_env(
-    task_or_id: Task | str,
+    task_or_id: Task | str | EnvFactory,
     num_envs: int,
     *,
     autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
@@ -22,17 +27,22 @@ def vector_env(
 
     Args:
         task_or_id: a task, or an id. Those of the library's tasks, ``mbrl/...``, and of gymnasium's MuJoCo environments, v5,
-            become native vector environments, others gymnasium's ``SyncVectorEnv``.
+            become native vector environments, others gymnasium's ``SyncVectorEnv``; or a function without arguments that makes a
+            ``gymnasium.Env``.
         num_envs: number of worlds.
         autoreset_mode: when a world whose episode has ended begins the next one; by default the caller resets it.
-        **options: of :func:`mbrl.make_vec_env`, the task's constructor, :func:`mbrl.make_mujoco_vec_env` or ``gymnasium.make``.
+        **options: of :func:`mbrl.make_vec_env`, the task's constructor, :func:`mbrl.make_mujoco_vec_env`, ``gymnasium.make`` or
+            the function.
 
     Raises:
         ValueError: there is no such id, mode or option.
-        TypeError: it is neither a task nor a text.
+        TypeError: it is neither a task nor a text nor a function that makes an environment.
     """
     if isinstance(task_or_id, Task):
         return make_vec_env(task_or_id, num_envs, autoreset_mode=autoreset_mode, **options)
+    if callable(task_or_id):
+        mode = AutoresetMode(autoreset_mode)
+        return SyncVectorEnv([partial(made_env, task_or_id, **options)] * checked_worlds(num_envs), autoreset_mode=mode)
     env_id = checked_id(task_or_id)
     if env_id in RULES:
         return make_mujoco_vec_env(env_id, num_envs, autoreset_mode=autoreset_mode, **options)
@@ -40,6 +50,18 @@ def vector_env(
         return gymnasium.make_vec(env_id, num_envs, autoreset_mode=autoreset_mode, **options)
     mode = {"autoreset_mode": AutoresetMode(autoreset_mode)}
     return gymnasium.make_vec(env_id, num_envs, vectorization_mode="sync", vector_kwargs=mode, **options)
+
+
+def made_env(factory: Callable[..., Any], **options: Any) -> gymnasium.Env:
+    """What a function makes.
+
+    Raises:
+        TypeError: it is no gymnasium environment.
+    """
+    env = factory(**options)
+    if not isinstance(env, gymnasium.Env):
+        raise TypeError(f"expected {factory!r} to make a gymnasium.Env, got {env!r}")
+    return env
 
 
 def checked_id(env_id: str) -> str:
@@ -50,7 +72,9 @@ def checked_id(env_id: str) -> str:
         TypeError: this is no text.
     """
     if not isinstance(env_id, str):
-        raise TypeError(f"expected a Task or a gymnasium id, got {env_id!r}")
+        raise TypeError(
+            f"expected a Task, a gymnasium id, or a function without arguments that makes a gymnasium.Env, got {env_id!r}"
+        )
     if ":" not in env_id and env_id not in gymnasium.registry:
         near = difflib.get_close_matches(env_id, gymnasium.registry, n=4)
         hint = (

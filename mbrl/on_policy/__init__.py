@@ -3,6 +3,7 @@
 from mbrl.on_policy.a2c import A2C
 from mbrl.on_policy.advantages import AdvantageEstimator, GeneralizedAdvantages, NStepAdvantages, RewardsToGo
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
+from mbrl.on_policy.constraint import CostConstraint
 from mbrl.on_policy.objectives import ClippedObjective, KLPenalty, PolicyObjective
 from mbrl.on_policy.ppo import PPO
 from mbrl.on_policy.reinforce import REINFORCE
@@ -16,6 +17,7 @@ __all__ = [
     "TRPO",
     "AdvantageEstimator",
     "ClippedObjective",
+    "CostConstraint",
     "GeneralizedAdvantages",
     "KLPenalty",
     "NStepAdvantages",

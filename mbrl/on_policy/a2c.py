@@ -54,12 +54,13 @@ class A2C(OnPolicy):
 
     def prepare(self, learner: OnPolicyLearner) -> None:
         """One optimizer for both networks."""
-        networks = [{"params": list(network.parameters())} for network in (learner.policy, learner.value)]
-        learner.optimizers["rmsprop"] = torch.optim.RMSprop(networks, lr=self.learning_rate, alpha=0.99, eps=1e-5)
+        learner.optimizers["rmsprop"] = torch.optim.RMSprop(
+            [learner.parameters.vector], lr=self.learning_rate, alpha=0.99, eps=1e-5
+        )
 
     def update(self, learner: OnPolicyLearner, samples: Samples) -> dict[str, float]:
         """One step of RMSprop on all samples."""
-        processes, policy, optimizer = learner.processes, learner.policy, learner.optimizers["rmsprop"]
+        processes, policy, parameters = learner.processes, learner.policy, learner.parameters
         explained = explained_variance(samples, processes)
         new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
         values, _ = learner.value.sequence(samples.inputs, samples.value_hidden, samples.starts)
@@ -67,11 +68,12 @@ class A2C(OnPolicy):
         if self.entropy_weight:
             gain = gain + self.entropy_weight * weighted_share(new.entropy(), samples.weights, processes)
         value_loss = 0.5 * weighted_share((values - samples.returns).square(), samples.weights, processes)
-        optimizer.zero_grad()
+        parameters.zero_gradients()
         (value_loss - gain).backward()
-        of_policy, of_value = (group["params"] for group in optimizer.param_groups)
-        processes.sum_gradients([*of_policy, *of_value])
-        norm, _ = (torch.nn.utils.clip_grad_norm_(p, self.max_gradient_norm) for p in (of_policy, of_value))
+        processes.sum_into(parameters.gradient)
+        norm = float(parameters.gradient[: len(parameters.parts[0])].norm())
+        parameters.clip_gradients(self.max_gradient_norm)
+        optimizer = learner.optimizers["rmsprop"]
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate * (1.0 - learner.progress if self.anneal else 1.0)
         optimizer.step()
@@ -79,7 +81,7 @@ class A2C(OnPolicy):
             new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
         return {
             **movement(new, samples, processes),
-            "train/gradient_norm": float(norm),
+            "train/gradient_norm": norm,
             "train/value_loss": float(processes.sum(value_loss.detach())),
             "train/explained_variance": explained,
         }

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mbrl.on_policy.advantages import AdvantageEstimator, GeneralizedAdvantages
+from mbrl.on_policy.constraint import ConstraintLearner, CostConstraint
 from mbrl.on_policy.reward_scale import RewardScale, count_in
 from mbrl.on_policy.rollout import Rollout, Samples, collect, rollout_values
 from mbrl.policies.networks import seeded_weights
@@ -40,6 +41,7 @@ class OnPolicy(Algorithm, abc.ABC):
         network: of the policy, and the body of the value function.
         sequence_length: steps through which a recurrent network is trained at a time.
         normalize_rewards: whether rewards are divided by the standard deviation of the discounted return.
+        constraint: limit on the mean cost of an episode; None for none.
 
     Raises:
         ValueError: a number is out of its range, or the steps of an iteration are no multiple of the worlds.
@@ -53,6 +55,7 @@ class OnPolicy(Algorithm, abc.ABC):
     network: NetworkSettings = field(default_factory=NetworkSettings)
     sequence_length: int = 32
     normalize_rewards: bool = True
+    constraint: CostConstraint | None = None
 
     def __post_init__(self):
         if not 0 <= self.discount <= 1:
@@ -61,6 +64,8 @@ class OnPolicy(Algorithm, abc.ABC):
             raise ValueError(
                 f"steps_per_iteration must be a multiple of num_envs >= 1, got {self.steps_per_iteration} and {self.num_envs}"
             )
+        if self.sequence_length < 1:
+            raise ValueError(f"sequence_length must be at least 1, got {self.sequence_length}")
         if self.network.recurrent and (self.steps_per_iteration // self.num_envs) % self.sequence_length:
             raise ValueError(
                 f"each of {self.num_envs} worlds takes {self.steps_per_iteration // self.num_envs} steps in an iteration, which "
@@ -91,6 +96,7 @@ class OnPolicyLearner(Learner):
         policy: the policy.
         value: the value function.
         parameters: of both as one vector.
+        constraint: what keeps the limit of the cost; None without one.
         optimizers: of the algorithm, by name.
         numbers: of the algorithm that change and are kept, by name.
         generator: source of actions and minibatches.
@@ -107,6 +113,7 @@ class OnPolicyLearner(Learner):
         self.generator = assignment.generator("actions")
         self.scale = RewardScale(algorithm.num_envs, algorithm.discount).to(assignment.device)
         self.parameters = FlatParameters(self.policy, self.value)
+        self.constraint = self._constraint_learner(assignment.seed_for("weights of the cost"))
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.numbers: dict[str, float] = {}
         self.steps = self.iterations = 0
@@ -118,6 +125,27 @@ class OnPolicyLearner(Learner):
         with seeded_weights(seed):
             value = ValueFunction(self.policy.settings.body(self.policy.observation_dim))
         return value.to(self.policy.dtype).to(self.assignment.device)
+
+    def _constraint_learner(self, seed: int) -> ConstraintLearner | None:
+        settings = self.algorithm
+        if settings.constraint is None:
+            return None
+        scale = RewardScale(settings.num_envs, settings.discount).to(self.assignment.device)
+        return ConstraintLearner(
+            settings.constraint,
+            self._value_function(seed),
+            scale if settings.normalize_rewards else None,
+            self.processes,
+            settings.num_envs,
+        )
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Policy and value functions."""
+        networks = {"policy": self.policy, "value function": self.value}
+        return (
+            networks if self.constraint is None else {**networks, "value function of the cost": self.constraint.value}
+        )
 
     @property
     def progress(self) -> float:
@@ -136,8 +164,13 @@ class OnPolicyLearner(Learner):
             self.policy, self.worlds, settings.steps_per_iteration // settings.num_envs, self._hidden, self.generator
         )
         begun = time.perf_counter()
+        episodes = self._episodes()
+        if self.constraint is not None and "rollout/cost" in episodes:
+            self.constraint.ascend(episodes["rollout/cost"])
         samples, value_hidden = self.samples(rollout)
         metrics = settings.update(self, samples)
+        if self.constraint is not None:
+            metrics = {**metrics, **self.constraint.fit(samples, self.generator)}
         if self.policy.normalizer is not None:
             count_in(self.policy.normalizer, rollout.observations[rollout.valid], self.processes)
         self._hidden, self._value_hidden = hidden, value_hidden
@@ -145,7 +178,7 @@ class OnPolicyLearner(Learner):
         self.iterations += 1
         environment, inference = rollout.seconds
         return {
-            **self._episodes(),
+            **episodes,
             "rollout/invalid": float(self.processes.sum((~rollout.valid).sum())),
             **metrics,
             "time/environment": environment,
@@ -159,11 +192,20 @@ class OnPolicyLearner(Learner):
         rewards = rollout.rewards.to(device)
         ended, terminated, valid = (flag.to(device) for flag in (rollout.ended, rollout.terminated, rollout.valid))
         if settings.normalize_rewards:
-            rewards = self.scale(rewards, ended, self.processes)
+            rewards = self.scale(rewards, ended, self.processes, valid=valid)
         values, next_values, value_hidden = rollout_values(self.policy, self.value, rollout, self._value_hidden)
-        advantages, returns = settings.advantages.estimate(
-            rewards.to(values), values, next_values, terminated, ended, valid, settings.discount
-        )
+
+        def estimate(rewards: Tensor, values: Tensor, next_values: Tensor) -> tuple[Tensor, Tensor]:
+            return settings.advantages.estimate(
+                rewards, values, next_values, terminated, ended, valid, settings.discount
+            )
+
+        advantages, returns = estimate(rewards.to(values), values, next_values)
+        cost_returns = cost_hidden = None
+        if self.constraint is not None:
+            advantages, cost_returns, cost_hidden = self.constraint.advantages(
+                self.policy, rollout, advantages, estimate
+            )
         samples = Samples(
             inputs=self.policy.inputs(rollout.observations),
             actions=rollout.actions.to(device),
@@ -174,6 +216,8 @@ class OnPolicyLearner(Learner):
             starts=rollout.starts.to(device),
             hidden=rollout.hidden,
             value_hidden=value_hidden[:-1],
+            cost_returns=cost_returns,
+            cost_hidden=cost_hidden,
         )
         pieces = samples.in_pieces(settings.sequence_length if self.policy.body.hidden_dim else 1)
         return pieces.with_old_policy(self.policy), value_hidden[-1]
@@ -186,7 +230,7 @@ class OnPolicyLearner(Learner):
         if not number:
             return {"rollout/episodes": 0.0}
         found = {"rollout/return": reward / number, "rollout/length": steps / number, "rollout/episodes": number}
-        return {**found, "rollout/cost": cost / number} if cost else found
+        return {**found, "rollout/cost": cost / number} if self.worlds.named_costs else found
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""
@@ -200,6 +244,7 @@ class OnPolicyLearner(Learner):
             "worlds": self.worlds.state_dict(),
             "hidden": self._hidden,
             "value_hidden": self._value_hidden,
+            "constraint": None if self.constraint is None else self.constraint.state_dict(),
             "steps": self.steps,
             "iterations": self.iterations,
         }
@@ -210,6 +255,8 @@ class OnPolicyLearner(Learner):
             module.load_state_dict(state[name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        if self.constraint is not None:
+            self.constraint.load_state_dict(state["constraint"])
         self.numbers.update(state["numbers"])
         self.generator.set_state(state["generator"].cpu())
         self.steps, self.iterations = state["steps"], state["iterations"]
@@ -221,6 +268,9 @@ class OnPolicyLearner(Learner):
         else:
             seed = self.assignment.seed_for(f"worlds after iteration {self.iterations}")
             self.worlds.begin(seed + self.algorithm.num_envs * self.processes.rank)
+            self.scale.begin()
+            if self.constraint is not None:
+                self.constraint.begin()
 
 
 def _check_unused(assignment: Assignment) -> None:

@@ -30,7 +30,7 @@ def policy_gradient_objective(new: ActionDistribution, samples: Samples, process
 
 def weighted_share(values: Tensor, weights: Tensor, processes: Processes) -> Tensor:
     """This process's share of the weighted mean of values over all processes, with its graph."""
-    return torch.where(weights > 0, values * weights, 0.0).sum() / processes.sum(weights.sum())
+    return torch.where(weights > 0, values * weights, 0.0).sum() / processes.sum(weights.sum()).clamp_min(1.0)
 
 
 @torch.no_grad()

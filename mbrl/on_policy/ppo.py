@@ -15,6 +15,7 @@ import torch
 
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
 from mbrl.on_policy.objectives import ClippedObjective, PolicyObjective
+from mbrl.on_policy.policy_gradient import movement
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import explained_variance, mean_over, normalized
 
@@ -47,7 +48,7 @@ class PPO(OnPolicy):
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.epochs, self.minibatch_size) < 1 or not min(self.learning_rate, self.max_gradient_norm) > 0:
+        if min(self.epochs, self.minibatch_size) < 1 or not (self.learning_rate > 0 and self.max_gradient_norm > 0):
             raise ValueError(
                 "need epochs and minibatch_size >= 1, learning_rate and max_gradient_norm > 0, got "
                 f"{self.epochs}, {self.minibatch_size}, {self.learning_rate} and {self.max_gradient_norm}"
@@ -73,12 +74,11 @@ class PPO(OnPolicy):
             new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
             values, _ = learner.value.sequence(samples.inputs, samples.value_hidden, samples.starts)
             log_ratios = new.log_prob(samples.actions) - samples.log_probs
-        kl = float(mean_over(samples.distribution.kl(new), samples.weights, processes))
-        coefficient = learner.numbers["coefficient"]
-        learner.numbers["coefficient"] = self.objective.next_coefficient(coefficient, kl)
+        moved, coefficient = movement(new, samples, processes), learner.numbers["coefficient"]
+        if "train/kl" in moved:
+            learner.numbers["coefficient"] = self.objective.next_coefficient(coefficient, moved["train/kl"])
         return {
-            "train/kl": kl,
-            "train/entropy": float(mean_over(new.entropy(), samples.weights, processes)),
+            **moved,
             "train/ratio_spread": float(mean_over(log_ratios.abs(), samples.weights, processes)),
             "train/value_loss": float(mean_over((values - samples.returns).square(), samples.weights, processes)) / 2,
             "train/explained_variance": explained,
@@ -88,7 +88,9 @@ class PPO(OnPolicy):
     def descend(self, learner: OnPolicyLearner, samples: Samples) -> None:
         """One step of Adam on samples whose advantages are normalized."""
         policy, value, parameters = learner.policy, learner.value, learner.parameters
-        weights = samples.weights / learner.processes.sum(samples.weights.sum())
+        weights = samples.weights / learner.processes.sum(samples.weights.sum()).clamp_min(
+            1.0
+        )  # there may be none that count
         new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
         values, _ = value.sequence(samples.inputs, samples.value_hidden, samples.starts)
         ratios = (new.log_prob(samples.actions) - samples.log_probs).exp()

@@ -44,21 +44,21 @@ class REINFORCE(PolicyThenValue):
     def prepare(self, learner: OnPolicyLearner) -> None:
         """An optimizer for each network."""
         super().prepare(learner)
-        parameters = learner.policy.parameters()
-        learner.optimizers["policy"] = torch.optim.Adam(parameters, lr=self.learning_rate, eps=1e-5, fused=True)
+        of_policy, _ = learner.parameters.parts
+        learner.optimizers["policy"] = torch.optim.Adam([of_policy], lr=self.learning_rate, eps=1e-5, fused=True)
 
     def improve(self, learner: OnPolicyLearner, samples: Samples) -> dict[str, float]:
         """One step of Adam on all samples."""
-        policy, processes, optimizer = learner.policy, learner.processes, learner.optimizers["policy"]
+        policy, processes, parameters = learner.policy, learner.processes, learner.parameters
         new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
         gain = policy_gradient_objective(new, samples, processes)
         if self.entropy_weight:
             gain = gain + self.entropy_weight * weighted_share(new.entropy(), samples.weights, processes)
-        optimizer.zero_grad()
+        parameters.zero_gradients()
         (-gain).backward()
-        processes.sum_gradients(policy.parameters())
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None]))
-        optimizer.step()
+        processes.sum_into(parameters.gradient)
+        norm = float(parameters.gradient.norm())
+        learner.optimizers["policy"].step()
         with torch.no_grad():
             new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
         return {**movement(new, samples, processes), "train/gradient_norm": norm}

@@ -30,16 +30,27 @@ class RewardScale(nn.Module):
         self.register_buffer("running", torch.zeros(worlds, dtype=torch.float64))
 
     @torch.no_grad()
-    def forward(self, rewards: Tensor, ended: Tensor, processes: Processes) -> Tensor:
-        """Count in rewards ``(T, N)`` and scale them; ``ended`` marks the last steps of episodes."""
+    def forward(self, rewards: Tensor, ended: Tensor, processes: Processes, *, valid: Tensor | None = None) -> Tensor:
+        """Count in rewards ``(T, N)`` and scale them.
+
+        Args:
+            rewards: of T steps in N worlds.
+            ended: last steps of episodes.
+            processes: with rewards of their own.
+            valid: steps that count; all of them by default.
+        """
         found = torch.empty_like(rewards, dtype=torch.float64)
         for t, (r, end) in enumerate(zip(rewards, ended, strict=True)):
             self.running = self.discount * self.running + r
             found[t] = self.running
             self.running = self.running * ~end
-        count_in(self.statistics, found.unsqueeze(-1), processes)
+        count_in(self.statistics, (found if valid is None else found[valid]).unsqueeze(-1), processes)
         scaled = rewards * (self.statistics.variance + 1e-8).rsqrt()
         return scaled.clamp(-self.clip, self.clip)
+
+    def begin(self) -> None:
+        """New episodes in all worlds."""
+        self.running.zero_()
 
 
 @torch.no_grad()

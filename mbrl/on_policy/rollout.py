@@ -62,7 +62,7 @@ def collect(
         The rollout, and what the policy remembers after it.
     """
     found: list[tuple[Tensor, ...]] = []
-    costs: list[Tensor] = []
+    costs: list[Tensor | None] = []
     spent, begun = 0.0, time.perf_counter()
     for _ in range(steps):
         y, starts, before = worlds.observations, worlds.starts, hidden
@@ -74,13 +74,18 @@ def collect(
         found.append(
             (y, step.next_observations, actions, step.rewards, step.terminated, step.ended, step.valid, starts, before)
         )
-        if step.costs is not None:
-            costs.append(step.costs)
+        costs.append(step.costs)
         if policy.body.hidden_dim:
             hidden = hidden * ~step.ended.to(hidden.device).unsqueeze(-1)
     columns = [torch.stack(column) for column in zip(*found, strict=True)]
     seconds = spent, time.perf_counter() - begun - spent
-    return Rollout(*columns, costs=torch.stack(costs) if costs else None, seconds=seconds), hidden
+    return Rollout(*columns, costs=_stacked_costs(costs), seconds=seconds), hidden
+
+
+def _stacked_costs(costs: list[Tensor | None]) -> Tensor | None:
+    """The costs ``(T, N)`` of an environment that may name them only where there are some; None where it never does."""
+    given = [cost for cost in costs if cost is not None]
+    return torch.stack([torch.zeros_like(given[0]) if c is None else c for c in costs]) if given else None
 
 
 @torch.no_grad()
@@ -127,8 +132,7 @@ class Samples:
         starts: ``(L, C)`` of bool, first steps of episodes.
         hidden: what the policy remembered before the pieces, ``(C, h)``.
         value_hidden: what the value function remembered, ``(C, h)``.
-        cost_advantages: advantages of the constraint cost, or None.
-        cost_returns: targets of its value function, or None.
+        cost_returns: targets of the value function of the cost, or None.
         cost_hidden: what that remembered, or None.
         distribution: of the policy that drew the actions, ``(L, C)``.
         log_probs: of the actions under it, ``(L, C)``.
@@ -143,7 +147,6 @@ class Samples:
     starts: Tensor
     hidden: Tensor
     value_hidden: Tensor
-    cost_advantages: Tensor | None = None
     cost_returns: Tensor | None = None
     cost_hidden: Tensor | None = None
     distribution: Any = None
@@ -166,9 +169,7 @@ class Samples:
     def with_old_policy(self, policy: Policy) -> Self:
         """These samples with the distributions of a policy that are not going to change with it."""
         distribution, _ = policy.sequence(self.inputs, self.hidden, self.starts)
-        distribution = copy.deepcopy(
-            distribution.detach()
-        )  # a parameter of the policy may be one of the distribution's own
+        distribution = copy.deepcopy(distribution.detach())  # a parameter of the policy may itself be one of its own
         return replace(self, distribution=distribution, log_probs=distribution.log_prob(self.actions))
 
     def pieces(self, which: Tensor | slice) -> Self:
@@ -177,8 +178,8 @@ class Samples:
         return type(self)(**{name: v[which] if name in REMEMBERED else v[:, which] for name, v in given.items()})
 
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Self]:
-        """All pieces in random order, about ``size`` steps at a time, in parts as equal as can be."""
+        """All pieces in random order, about ``size`` steps at a time but a piece at least, in parts as equal as can be."""
         shuffled = self.pieces(torch.randperm(len(self), generator=generator, device=generator.device))
-        number = max(round(len(self) * len(self.inputs) / size), 1)
+        number = min(max(round(len(self) * len(self.inputs) / size), 1), len(self))
         for k in range(number):
             yield shuffled.pieces(slice(k * len(self) // number, (k + 1) * len(self) // number))

@@ -9,10 +9,10 @@ from mbrl.training.processes import Processes
 
 @torch.no_grad()
 def mean_over(values: Tensor, weights: Tensor, processes: Processes) -> Tensor:
-    """The weighted mean of values of the weights' shape over all processes, a number."""
+    """The weighted mean of values of the weights' shape over all processes, a number; 0 where none counts."""
     weighted = torch.where(weights > 0, values, 0.0) * weights
     total, weight = processes.sum(torch.stack([weighted.sum(), weights.sum()]))
-    return total / weight
+    return total / weight.clamp_min(1.0)
 
 
 @torch.no_grad()

@@ -44,9 +44,8 @@ class PolicyThenValue(OnPolicy, abc.ABC):
 
     def prepare(self, learner: OnPolicyLearner) -> None:
         """The optimizer of the value function."""
-        learner.optimizers["value"] = torch.optim.Adam(
-            learner.value.parameters(), lr=self.value_learning_rate, eps=1e-5, fused=True
-        )
+        _, of_value = learner.parameters.parts
+        learner.optimizers["value"] = torch.optim.Adam([of_value], lr=self.value_learning_rate, eps=1e-5, fused=True)
 
     def update(self, learner: OnPolicyLearner, samples: Samples) -> dict[str, float]:
         """The policy, then the value function."""
@@ -73,11 +72,11 @@ class PolicyThenValue(OnPolicy, abc.ABC):
         return float(mean_over((values - samples.returns).square(), samples.weights, learner.processes)) / 2
 
     def _descend(self, learner: OnPolicyLearner, samples: Samples) -> None:
-        optimizer, processes = learner.optimizers["value"], learner.processes
-        weights = samples.weights / processes.sum(samples.weights.sum())
+        parameters, processes = learner.parameters, learner.processes
+        weights = samples.weights / processes.sum(samples.weights.sum()).clamp_min(1.0)  # there may be none that count
         values, _ = learner.value.sequence(samples.inputs, samples.value_hidden, samples.starts)
         loss = 0.5 * (weights * (values - samples.returns).square()).sum()
-        optimizer.zero_grad()
+        parameters.zero_gradients()
         loss.backward()
-        processes.sum_gradients(learner.value.parameters())
-        optimizer.step()
+        processes.sum_into(parameters.gradient)
+        learner.optimizers["value"].step()

@@ -12,6 +12,7 @@ from mbrl.policies.distributions import (
     SquashedGaussian,
 )
 from mbrl.policies.estimated_state import EstimatedStateActor, EstimatedStateMemory
+from mbrl.policies.export import export_policy
 from mbrl.policies.heads import (
     BetaHead,
     CategoricalHead,
@@ -58,6 +59,7 @@ __all__ = [
     "SquashedGaussianHead",
     "UniformNoise",
     "ValueFunction",
+    "export_policy",
     "load_policy",
     "save_policy",
 ]

@@ -30,6 +30,10 @@ class ActionSpace(abc.ABC):
         """The actions of controls ``(*batch, m)``."""
 
     @abc.abstractmethod
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The lowest and highest value of each control, ``(m,)``, infinite where there is no limit."""
+
+    @abc.abstractmethod
     def config(self) -> dict[str, Any]:
         """JSON values from which :func:`action_space` makes it again."""
 
@@ -39,8 +43,8 @@ class ContinuousActions(ActionSpace):
     """Controls between limits; the action is -1 at the lower and 1 at the upper one, and the control itself without limits.
 
     Attributes:
-        lower: lower limits ``(m,)``, -inf where there is none.
-        upper: upper limits ``(m,)``, inf where there is none.
+        lower: lower limits ``(m,)``, -inf where there is none; kept in double precision.
+        upper: upper limits ``(m,)``, inf where there is none; likewise.
 
     Raises:
         ValueError: the limits are no vectors of equal length, inverted or NaN, or a control has one of the two only.
@@ -50,15 +54,16 @@ class ContinuousActions(ActionSpace):
     upper: Tensor
 
     def __post_init__(self):
-        fit = self.lower.ndim == 1 and self.lower.shape == self.upper.shape
+        tensors = isinstance(self.lower, Tensor) and isinstance(self.upper, Tensor)
+        fit = tensors and self.lower.ndim == 1 and self.lower.shape == self.upper.shape
         if not (fit and bool((self.lower < self.upper).all())):
-            raise ValueError(
-                f"need limits (m,) with lower < upper, got {self.lower.tolist()} and {self.upper.tolist()}"
-            )
+            raise ValueError(f"need limits (m,), tensors with lower < upper, got {self.lower} and {self.upper}")
         if bool((self.lower.isfinite() != self.upper.isfinite()).any()):
             raise ValueError(
                 f"a control is limited on both sides or on none, got {self.lower.tolist()} and {self.upper.tolist()}"
             )
+        for name in ("lower", "upper"):
+            object.__setattr__(self, name, getattr(self, name).double())
 
     @property
     def control_dim(self) -> int:
@@ -76,6 +81,10 @@ class ContinuousActions(ActionSpace):
         center, half = self._scale(controls)
         return (controls - center) / half
 
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The limits."""
+        return self.lower, self.upper
+
     def config(self) -> dict[str, Any]:
         """JSON values; an infinite limit is None."""
         limits = {"lower": self.lower, "upper": self.upper}
@@ -83,8 +92,9 @@ class ContinuousActions(ActionSpace):
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         bounded = self.lower.isfinite()
-        center = torch.where(bounded, 0.5 * (self.lower + self.upper), 0.0)
-        half = torch.where(bounded, 0.5 * (self.upper - self.lower), 1.0)
+        lower, upper = 0.5 * self.lower, 0.5 * self.upper  # halved before, so that no sum of limits overflows
+        center = torch.where(bounded, lower + upper, 0.0)
+        half = torch.where(bounded, upper - lower, 1.0)
         return center.to(like), half.to(like)
 
 
@@ -93,7 +103,7 @@ class DiscreteActions(ActionSpace):
     """Finitely many controls; the action is the number of one.
 
     Attributes:
-        values: the controls ``(k, m)``.
+        values: the controls ``(k, m)``, kept in double precision.
 
     Raises:
         ValueError: there is none, or they are no finite matrix.
@@ -102,8 +112,15 @@ class DiscreteActions(ActionSpace):
     values: Tensor
 
     def __post_init__(self):
-        if self.values.ndim != 2 or len(self.values) < 1 or not bool(self.values.isfinite().all()):
-            raise ValueError(f"values must be finite, one row (m,) for each control, got {self.values.tolist()}")
+        values = self.values
+        if (
+            not isinstance(values, Tensor)
+            or values.ndim != 2
+            or not values.numel()
+            or not bool(values.isfinite().all())
+        ):
+            raise ValueError(f"values must be a finite tensor, one row (m,) for each control, got {values}")
+        object.__setattr__(self, "values", values.double())
 
     @property
     def control_dim(self) -> int:
@@ -118,6 +135,10 @@ class DiscreteActions(ActionSpace):
         """The numbers ``(*batch,)`` of the values nearest to controls ``(*batch, m)``."""
         values = self.values.to(controls)
         return (controls.unsqueeze(-2) - values).square().sum(-1).argmin(-1)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The lowest and highest value of each control, ``(m,)``."""
+        return self.values.amin(0), self.values.amax(0)
 
     def config(self) -> dict[str, Any]:
         """JSON values."""

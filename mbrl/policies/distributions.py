@@ -60,9 +60,9 @@ class ActionDistribution(abc.ABC):
 
     def __post_init__(self):
         parameters = self._parameters()
-        batches = {value.shape[: value.ndim - e] for value, e in zip(parameters, self._event_dims, strict=True)}
+        batches = [value.shape[: value.ndim - e] for value, e in zip(parameters, self._event_dims, strict=True)]
         short = any(value.ndim < e for value, e in zip(parameters, self._event_dims, strict=True))
-        if short or len(batches) > 1 or not self._fits(parameters):
+        if short or any(batch != batches[0] for batch in batches) or not self._fits(parameters):
             raise ValueError(f"{self._shapes()}; expand them to one batch shape")
         dtypes = {value.dtype for value in parameters}
         if len(dtypes) > 1 or not parameters[0].is_floating_point():
@@ -133,7 +133,7 @@ class ActionDistribution(abc.ABC):
     @classmethod
     def _fits(cls, parameters: tuple[Tensor, ...]) -> bool:
         """Whether the axes after the batch agree."""
-        return len({value.shape for value in parameters}) == 1
+        return all(value.shape == parameters[0].shape for value in parameters)
 
     def _shapes(self) -> str:
         names = (field.name for field in dataclasses.fields(self))

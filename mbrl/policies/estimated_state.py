@@ -98,7 +98,7 @@ class EstimatedStateActor:
     def act(
         self, y: Tensor, memory: EstimatedStateMemory, *, deterministic: bool = True
     ) -> tuple[Tensor, EstimatedStateMemory]:
-        """Controls ``(batch, m)`` for measurements ``(batch, p)``, and the next memory."""
+        """Controls ``(batch, m)`` for measurements ``(batch, p)`` in their dtype, and the next memory."""
         belief = memory.belief
         if memory.control is not None:
             belief = self.estimator.predict(belief, memory.control)
@@ -107,4 +107,4 @@ class EstimatedStateActor:
         if self.control_limits is not None:
             lower, upper = (limit.to(u) for limit in finite_limits(self.control_limits, u.shape[-1]))
             u = torch.minimum(torch.maximum(u, lower), upper)
-        return u, EstimatedStateMemory(belief, u.to(belief.mean), actor_memory)
+        return u.to(y), EstimatedStateMemory(belief, u.to(belief.mean), actor_memory)

@@ -106,9 +106,9 @@ class Recurrent(Body):
 
     def sequence(self, inputs: Tensor, hidden: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``(T, N, h)``, which are the hidden values after each step."""
-        below, goes_on, found = self.layers(inputs), ~starts.unsqueeze(-1), []
-        for z, keep in zip(below, goes_on, strict=True):
-            hidden = self.cell(z, hidden * keep)
+        below, found = self.layers(inputs), []
+        for z, start in zip(below, starts.unsqueeze(-1), strict=True):
+            hidden = self.cell(z, torch.where(start, 0.0, hidden))  # not a product: an episode may have ended in NaN
             found.append(hidden)
         hiddens = torch.stack(found) if found else below.new_zeros(0, *hidden.shape)
         return hiddens, hiddens
@@ -131,5 +131,5 @@ def _layers(inputs: int, hidden: Sequence[int], activation: str) -> list[nn.Modu
 def seeded_weights(seed: int) -> Iterator[None]:
     """Weights that are made inside come from a seed, and the global random numbers stay as they are."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach GPUs too
         yield

@@ -1,5 +1,8 @@
 """Running statistics of what a policy sees."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -36,20 +39,40 @@ class RunningNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, y: Tensor) -> None:
-        """Count in values ``(*batch, dim)``."""
+        """Count in values ``(*batch, dim)``.
+
+        Raises:
+            ValueError: there are more or fewer columns, or a value is not finite.
+        """
+        if y.shape[-1:] != self.mean.shape:
+            raise ValueError(f"the normalizer has {len(self.mean)} columns, got values {tuple(y.shape)}")
         y = y.reshape(-1, y.shape[-1]).to(self.mean)
         if len(y):
             self.merge(*moments(y))
 
     @torch.no_grad()
     def merge(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Count in values of which there are the number, the mean and the (biased) variance."""
+        """Count in values of which there are the number, the mean and the (biased) variance.
+
+        Raises:
+            ValueError: they are not finite.
+        """
+        if not bool(count > 0):
+            return
+        if not bool(mean.isfinite().all() & variance.isfinite().all()):
+            raise ValueError(
+                f"values to count in must be finite, got some of mean {mean.tolist()}; leave such rows out"
+            )
         total = self.count + count
         delta = mean - self.mean
         spread = self.variance * self.count + variance * count + delta.square() * self.count * count / total
         self.mean += delta * count / total
         self.variance.copy_(spread / total)
         self.count.copy_(total)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow a policy to a device, and stay in double precision."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
 
 def moments(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

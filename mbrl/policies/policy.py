@@ -3,12 +3,15 @@ r"""Stochastic policies on networks.
 .. math:: a_t \sim \pi_\theta(\cdot \mid z_t, h_{t-1}), \qquad z_t = \text{normalizer}(y_t), \qquad u_t = \text{controls}(a_t)
 """
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from dynamics.base import is_numbered
 from mbrl.policies.action_space import ActionSpace, ContinuousActions, DiscreteActions
 from mbrl.policies.distributions import ActionDistribution
 from mbrl.policies.heads import (
@@ -22,6 +25,9 @@ from mbrl.policies.heads import (
 from mbrl.policies.networks import ACTIVATIONS, Body, FeedForward, Recurrent, seeded_weights
 from mbrl.policies.normalizer import RunningNormalizer
 from mbrl.tasks.base import Task
+from planners.mpc import on_device
+
+Labels = Mapping[str, Sequence[str]]
 
 HeadName = Literal["gaussian", "squashed-gaussian", "beta", "mixture", "categorical"]
 
@@ -36,9 +42,10 @@ class NetworkSettings:
             default that one, or Gaussian.
         hidden: widths of the fully connected layers.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"silu"`` or ``"softplus"``.
-        recurrent: gated recurrent units on top of them, for tasks that are not seen in full; 0 for none.
-        initial_std: standard deviation of (squashed) Gaussian actions at first, in half widths of the limits.
-        state_dependent_std: whether it is an output of the network instead of a parameter.
+        recurrent: number of gated recurrent units on top of them, for tasks that are not seen in full; 0 for none.
+        initial_std: standard deviation of Gaussian actions at first, squashed and mixed ones too, in half widths of the limits;
+            0.5, at which few controls are clamped, is what Andrychowicz et al. 2021 found best in a large study.
+        state_dependent_std: whether it is an output of the network instead of a parameter; of a mixture it always is.
         components: of a mixture.
         normalize: whether observations are normalized by running statistics.
         dtype: ``"float32"`` or ``"float64"``, of the networks.
@@ -51,7 +58,7 @@ class NetworkSettings:
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     recurrent: int = 0
-    initial_std: float = 1.0
+    initial_std: float = 0.5
     state_dependent_std: bool = False
     components: int = 5
     normalize: bool = True
@@ -64,9 +71,12 @@ class NetworkSettings:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
-        if min((*self.hidden, 1)) < 1 or self.recurrent < 0 or self.components < 1 or not self.initial_std > 0:
+        sizes = (*self.hidden, self.components, self.recurrent)
+        whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+        fit = whole and min((*self.hidden, self.components)) >= 1 and self.recurrent >= 0
+        if not (fit and 0 < self.initial_std < math.inf):
             raise ValueError(
-                "need widths and components >= 1, recurrent >= 0 and initial_std > 0, got "
+                "need whole numbers of widths and components >= 1 and recurrent >= 0, and initial_std > 0, got "
                 f"{self.hidden}, {self.components}, {self.recurrent} and {self.initial_std}"
             )
 
@@ -106,6 +116,8 @@ class Policy(nn.Module):
         normalizer: running statistics of the observations; None where the settings say so.
         body: from normalized observations to features.
         head: from features to a distribution.
+        names: names of the columns by group, ``"observations"`` and ``"controls"``, where they are known.
+        units: units, likewise.
 
     Raises:
         ValueError: the head does not fit the actions.
@@ -125,20 +137,55 @@ class Policy(nn.Module):
             self.normalizer = RunningNormalizer(observation_dim) if settings.normalize else None
             self.body = settings.body(observation_dim)
             self.head = _head(self.body.features, actions, settings)
-        self.dtype = getattr(torch, settings.dtype)
-        self.body.to(self.dtype)
-        self.head.to(self.dtype)
+        self.names: Labels = {}
+        self.units: Labels = {}
+        self.body.to(getattr(torch, settings.dtype))
+        self.head.to(getattr(torch, settings.dtype))
 
     @classmethod
     def for_task(cls, task: Task, settings: NetworkSettings = NetworkSettings(), *, seed: int = 0) -> Self:
         """A policy that sees what the task shows and chooses among its controls."""
         sample = task.observe(task.initial_state(1, torch.Generator().manual_seed(0)))
-        return cls(sample.shape[-1], task_actions(task), settings, seed=seed)
+        policy = cls(sample.shape[-1], task_actions(task), settings, seed=seed)
+        policy.describe(task)
+        return policy
+
+    def describe(self, task: Task) -> None:
+        """Note what the columns are on a task, the names and units that it has for them; they are saved with the policy."""
+        groups = ("observations", "controls")
+        self.names, self.units = (
+            {group: tuple(labels[group]) for group in groups if group in labels} for labels in (task.names, task.units)
+        )
+
+    def check_task(self, task: Task) -> None:
+        """Check that the policy fits a task.
+
+        Raises:
+            ValueError: the task shows other columns, has other controls, or does not take all that the policy may give.
+        """
+        shown = task.observe(task.initial_state(1, torch.Generator().manual_seed(0))).shape[-1]
+        found, has = (shown, task.dynamics.control_dim), (self.observation_dim, self.actions.control_dim)
+        if found != has:
+            raise ValueError(
+                f"task {task.name} shows {found[0]} columns and takes {found[1]} controls, the policy sees {has[0]} and gives "
+                f"{has[1]}; it was made for another task"
+            )
+        for kind, own, others in (("names", self.names, task.names), ("units", self.units, task.units)):
+            for group in own.keys() & others.keys():
+                mine, its = tuple(own[group]), tuple(others[group])
+                if mine != its and not is_numbered(mine) and not is_numbered(its):
+                    raise ValueError(f"task {task.name} has {kind} of {group} {its}, the policy {mine}")
+        _check_controls(self.actions, task)
 
     @property
     def acts_on(self) -> str:
         """``"observation"``."""
         return "observation"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the networks."""
+        return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
@@ -184,7 +231,7 @@ class Policy(nn.Module):
 
     def init(self, batch: int = 1, *, generator: torch.Generator | None = None) -> PolicyMemory:
         """Memory at the start of a batch of episodes; actions from a generator seeded with 0 by default."""
-        generator = generator.clone_state() if generator else torch.Generator(self.device).manual_seed(0)
+        generator = on_device(generator or torch.Generator().manual_seed(0), self.device)
         return PolicyMemory(self.initial_hidden(batch), generator)
 
     @torch.no_grad()
@@ -195,8 +242,16 @@ class Policy(nn.Module):
             y: observations.
             memory: from :meth:`init` or the step before.
             deterministic: the mode of the distribution; otherwise a draw.
+
+        Raises:
+            ValueError: the observations have other columns, or the memory is of another number of episodes.
         """
         self._check(y)
+        if y.shape[:-1] != memory.hidden.shape[:-1]:
+            raise ValueError(
+                f"the memory is of {len(memory.hidden)} episodes, got observations {tuple(y.shape)}; begin with "
+                "policy.init(batch)"
+            )
         distribution, hidden = self.step(self.inputs(y), memory.hidden)
         generator = memory.generator
         if deterministic:
@@ -204,18 +259,24 @@ class Policy(nn.Module):
         else:
             generator = generator.clone_state()
             actions = distribution.sample(generator)
-        return self.actions.controls(actions).to(y), PolicyMemory(hidden, generator)
+        return self.controls(actions, y), PolicyMemory(hidden, generator)
+
+    def controls(self, actions: Tensor, like: Tensor) -> Tensor:
+        """The controls of actions in the dtype of a tensor and on its device, in which they keep within the limits."""
+        if actions.is_floating_point():
+            actions = actions.to(like)
+        return self.actions.controls(actions).to(like)
 
     def config(self) -> dict[str, Any]:
         """JSON values from which :func:`mbrl.load_policy` makes the policy again, without its weights."""
         return {
             "observation_dim": self.observation_dim,
             "actions": self.actions.config(),
-            "settings": asdict(self.settings),
+            "settings": asdict(replace(self.settings, dtype=str(self.dtype).removeprefix("torch."))),
         }
 
     def _check(self, y: Tensor) -> None:
-        if y.shape[-1] != self.observation_dim:
+        if y.shape[-1:] != (self.observation_dim,):
             raise ValueError(f"the policy sees {self.observation_dim} columns, got observations {tuple(y.shape)}")
 
 
@@ -224,6 +285,23 @@ def task_actions(task: Task) -> ActionSpace:
     if task.control_values is not None:
         return DiscreteActions(task.control_values.double())
     return ContinuousActions(*task.limits())
+
+
+def _check_controls(actions: ActionSpace, task: Task) -> None:
+    """Raise ValueError unless a task takes all controls that there are."""
+    lower, upper = task.limits()
+    lowest, highest = actions.bounds()
+    margin = 1e-6 * (upper - lower)
+    if task.control_values is None:
+        fits = bool(((lowest >= lower - margin) & (highest <= upper + margin)).all())
+        taken = f"controls from {lower.tolist()} to {upper.tolist()}"
+    else:
+        fits = isinstance(actions, DiscreteActions) and bool(
+            ((task.admissible(actions.values) - actions.values).abs() <= margin).all()
+        )
+        taken = f"the controls {task.control_values.tolist()} alone"
+    if not fits:
+        raise ValueError(f"task {task.name} takes {taken}, the policy chooses among {actions.config()}")
 
 
 def _head(features: int, actions: ActionSpace, settings: NetworkSettings) -> Head:
@@ -238,6 +316,8 @@ def _head(features: int, actions: ActionSpace, settings: NetworkSettings) -> Hea
     bounded = isinstance(actions, ContinuousActions) and bool(actions.lower.isfinite().all())
     if name in ("squashed-gaussian", "beta") and not bounded:
         raise ValueError(f"head {name!r} keeps within limits, and these controls have none; take 'gaussian'")
+    if name == "beta" and (settings.initial_std != NetworkSettings.initial_std or settings.state_dependent_std):
+        raise ValueError("the head 'beta' has no standard deviation: leave out initial_std and state_dependent_std")
     std = {"initial_std": settings.initial_std, "state_dependent_std": settings.state_dependent_std}
     match name:
         case "gaussian":
@@ -247,4 +327,4 @@ def _head(features: int, actions: ActionSpace, settings: NetworkSettings) -> Hea
         case "beta":
             return BetaHead(features, m)
         case _:
-            return MixtureHead(features, m, components=settings.components)
+            return MixtureHead(features, m, settings.components, initial_std=settings.initial_std)

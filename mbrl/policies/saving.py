@@ -1,20 +1,22 @@
 """Policies as files: tensors in safetensors, the configuration as JSON in its header; nothing is executed on loading."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 
 from mbrl.policies.action_space import action_space
-from mbrl.policies.policy import NetworkSettings, Policy
+from mbrl.policies.policy import Labels, NetworkSettings, Policy
 from mbrl.runs.files import replace_file
 
 FORMAT = "mbrl-control policy 1"
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
-    """Write a policy with the statistics of its normalizer to one file, whole or not at all.
+    """Write a policy with the statistics of its normalizer and what is known of its columns to one file, whole or not at all.
 
     Args:
         policy: the policy.
@@ -30,7 +32,12 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
         raise TypeError(f"save_policy takes a mbrl.Policy, got {type(policy).__name__}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": FORMAT, "config": json.dumps(policy.config(), sort_keys=True)}
+    columns = {"names": policy.names, "units": policy.units}
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(policy.config(), sort_keys=True),
+        "columns": json.dumps(columns, sort_keys=True),
+    }
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
     content = serialized(tensors, metadata)
     replace_file(path, lambda partial: partial.write_bytes(content))
@@ -66,6 +73,11 @@ def load_policy(path: str | Path) -> Policy:
         settings = {**config["settings"], "hidden": tuple(config["settings"]["hidden"])}
         policy = Policy(config["observation_dim"], action_space(config["actions"]), NetworkSettings(**settings))
         policy.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        policy.names, policy.units = (_labels(json.loads(metadata["columns"]), kind) for kind in ("names", "units"))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} does not describe a policy of this version: {error}") from error
     return policy
+
+
+def _labels(columns: Mapping[str, Any], kind: str) -> Labels:
+    return {group: tuple(texts) for group, texts in columns[kind].items()}

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from dynamics import Trajectory
-from mbrl.envs.making import vector_env
+from mbrl.envs.making import EnvFactory, vector_env
 from mbrl.policies.action_space import ActionSpace
 from mbrl.policies.policy import NetworkSettings, Policy
 from mbrl.runs.records import json_values
@@ -23,7 +24,7 @@ class Assignment:
     """What is to be learned.
 
     Attributes:
-        task: a task, or the id of a gymnasium environment.
+        task: a task, the id of a gymnasium environment, or what makes one.
         steps: environment steps in all, or gradient steps for an algorithm that takes none in an environment.
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
@@ -32,7 +33,7 @@ class Assignment:
         processes: that train together.
     """
 
-    task: Task | str
+    task: Task | str | EnvFactory
     steps: int
     seed: int = 0
     demonstrations: Sequence[Trajectory] | None = None
@@ -102,6 +103,11 @@ class Learner(abc.ABC):
     def finished(self) -> bool:
         """Whether there is no use in going on, although there are steps left."""
         return False
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by name; training ends with an error where one is not finite."""
+        return {"policy": self.policy}
 
     @property
     def exact(self) -> bool:

@@ -7,7 +7,7 @@ by numbers that are the same in all of them, such as sums over all. Sums are so 
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
@@ -74,15 +74,6 @@ class Processes:
             distributed.all_reduce(sent)
         if sent is not values:
             values.copy_(sent)
-
-    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up the gradients of all processes in place, as one message."""
-        gradients = [p.grad for p in parameters if p.grad is not None] if self._grouped else []
-        if gradients:
-            flat = torch.cat([g.reshape(-1) for g in gradients])
-            self.sum_into(flat)
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
 
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all processes in the first one, with tensors on the CPU; None in the others."""

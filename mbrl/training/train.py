@@ -1,6 +1,7 @@
 """The training loop, once for all algorithms: iterate, evaluate, log, keep, resume, stop."""
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 
 from dynamics import Trajectory
 from dynamics.progress import progress_bar
+from mbrl.envs.making import EnvFactory
 from mbrl.evaluation import Evaluation, evaluate
 from mbrl.policies.policy import Policy
 from mbrl.policies.saving import save_policy
@@ -57,7 +59,7 @@ class TrainingResult:
 @together
 def train(
     algorithm: Algorithm,
-    task: Task | str,
+    task: Task | str | EnvFactory,
     *,
     steps: int,
     seed: int = 0,
@@ -86,7 +88,7 @@ def train(
 
     Args:
         algorithm: for instance ``mbrl.PPO()``.
-        task: a task, or the id of a gymnasium environment.
+        task: a task, the id of a gymnasium environment, or a function without arguments that makes a ``gymnasium.Env``.
         steps: environment steps in all; the last iteration is a whole one. Gradient steps for an algorithm that takes none in
             an environment, such as :class:`mbrl.BC`. A training may end before, where its algorithm has a reason to.
         seed: of everything that is drawn.
@@ -107,18 +109,20 @@ def train(
         The policy, and how it came about.
 
     Raises:
-        TypeError: algorithm, task or a logger is none.
+        TypeError: algorithm, task or a logger is none, or a number is no integer.
         ValueError: a number is out of its range, or the algorithm lacks what it needs.
         TrainingError: a number is not finite, or another process has ended, does not answer or was given something else.
         RunError: the folder cannot be used.
     """
-    _check(algorithm, task, steps, evaluate_every, evaluation_episodes)
+    _check(algorithm, task, steps, seed, evaluate_every, evaluation_episodes)
     _check_loggers(loggers)
     processes = Processes()
     assignment = Assignment(task, steps, seed, demonstrations, init, processes.device(torch.device(device)), processes)
     decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
     _check_alike(processes, decided, run is not None)
     learner = algorithm.learner(assignment)
+    if isinstance(task, Task):
+        learner.policy.describe(task)
     keeper = _Keeper(processes, run, resume, decided)
     keeper.restore(learner)
     _check_together(processes, learner)
@@ -154,11 +158,24 @@ def train(
     return result
 
 
-def _check(algorithm: Any, task: Any, steps: int, evaluate_every: int | None, evaluation_episodes: int) -> None:
+def _check(
+    algorithm: Any, task: Any, steps: int, seed: int, evaluate_every: int | None, evaluation_episodes: int
+) -> None:
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm must be one such as mbrl.PPO(), got {algorithm!r}")
-    if not isinstance(task, Task | str):
-        raise TypeError(f"task must be a Task or the id of a gymnasium environment, got {task!r}")
+    if not (isinstance(task, Task | str) or callable(task)):
+        raise TypeError(
+            "task must be a Task, the id of a gymnasium environment, or a function without arguments that makes one, got "
+            f"{task!r}"
+        )
+    for name, number in (
+        ("steps", steps),
+        ("seed", seed),
+        ("evaluate_every", evaluate_every),
+        ("evaluation_episodes", evaluation_episodes),
+    ):
+        if not (isinstance(number, int) or (name == "evaluate_every" and number is None)) or isinstance(number, bool):
+            raise TypeError(f"{name} must be an integer, got {number!r}")
     if steps < 1 or evaluation_episodes < 0 or (evaluate_every is not None and evaluate_every < 1):
         raise ValueError(
             "need steps >= 1, evaluate_every >= 1 or None and evaluation_episodes >= 0, got "
@@ -168,8 +185,31 @@ def _check(algorithm: Any, task: Any, steps: int, evaluate_every: int | None, ev
         raise ValueError("evaluate_every needs evaluation_episodes >= 1, got 0")
 
 
-def _task_name(task: Task | str) -> str:
-    return task if isinstance(task, str) else task.name
+def _task_name(task: Task | str | EnvFactory) -> str:
+    if isinstance(task, Task):
+        return task.name
+    if isinstance(task, str):
+        return task
+    named = task if hasattr(task, "__qualname__") else type(task)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _task_config(task: Task | str | EnvFactory) -> dict[str, Any]:
+    """The name, and what of a task may differ under the same one."""
+    if not isinstance(task, Task):
+        return {"task": _task_name(task)}
+    plant = task.dynamics
+    return {
+        "task": task.name,
+        "plant": {
+            "dynamics": type(plant).__name__,
+            "dt": plant.dt,
+            "parameters": {name: getattr(plant, name) for name in plant.physical_parameters},
+            "episode_steps": task.episode_steps,
+            "control_limits": task.limits(),
+            "control_values": task.control_values,
+        },
+    }
 
 
 def _check_loggers(loggers: Sequence[Any]) -> None:
@@ -193,7 +233,7 @@ def training_config(
         given["init"] = [tensor.cpu() for tensor in assignment.init.state_dict().values()]
     return {
         "algorithm": algorithm.config(),
-        "task": _task_name(assignment.task),
+        **_task_config(assignment.task),
         "steps": assignment.steps,
         "seed": assignment.seed,
         "evaluate_every": evaluate_every,
@@ -204,19 +244,20 @@ def training_config(
     }
 
 
-def _evaluated(learner: Learner, task: Task | str, seed: int, episodes: int) -> Evaluation:
+def _evaluated(learner: Learner, task: Task | str | EnvFactory, seed: int, episodes: int) -> Evaluation:
     """The same episodes at every evaluation of a run."""
     generator = torch.Generator().manual_seed(spread_seed(seed, "evaluation"))
     return evaluate(learner.policy, task, episodes=episodes, generator=generator)
 
 
 def _check_finite(learner: Learner) -> None:
-    broken = [name for name, p in learner.policy.named_parameters() if not bool(p.isfinite().all())]
-    if broken:
-        raise TrainingError(
-            f"after {learner.steps} steps the policy's {broken[0]} is not finite; lower the learning rate, or look at the "
-            "rewards of the task"
-        )
+    for what, network in learner.networks.items():
+        broken = [name for name, p in network.named_parameters() if not bool(p.isfinite().all())]
+        if broken:
+            raise TrainingError(
+                f"after {learner.steps} steps the {what}'s {broken[0]} is not finite; lower the learning rate, or look at the "
+                "rewards of the task"
+            )
 
 
 def _check_alike(processes: Processes, config: Mapping[str, Any], kept: bool) -> None:
@@ -249,7 +290,7 @@ def _check_together(processes: Processes, learner: Learner) -> None:
 def _headline(rows: Sequence[Mapping[str, float]]) -> str:
     """The latest return, of an evaluation or of training episodes."""
     for name in ("eval/return", "rollout/return"):
-        found = [row[name] for row in rows if name in row]
+        found = [row[name] for row in rows if not math.isnan(row.get(name, math.nan))]
         if found:
             return f"{name} {found[-1]:.4g}"
     return ""
@@ -326,4 +367,4 @@ def _logged(run: Run) -> list[dict[str, float]]:
         return []
     columns = read_metrics(path)
     count = len(columns["step"]) if columns else 0
-    return [{n: float(v[i]) for n, v in columns.items() if not np.isnan(v[i])} for i in range(count)]
+    return [{n: float(v[i]) for n, v in columns.items()} for i in range(count)]

@@ -64,6 +64,7 @@ class Worlds:
         observations: the present ones ``(N, ny)``, float64.
         starts: ``(N,)`` of bool, worlds whose present observation is the first of an episode.
         finished: episodes that have ended since :meth:`take_finished`.
+        named_costs: whether a step has named costs so far.
         exact: whether the state can be kept to the bit; other environments begin new episodes when a run is resumed.
 
     Raises:
@@ -87,6 +88,7 @@ class Worlds:
         self.observation_dim = space.shape[0]
         self.exact = isinstance(env, EpisodesVectorEnv)
         self.finished: list[Episode] = []
+        self.named_costs = False
         self.begin(seed)
 
     def begin(self, seed: int) -> None:
@@ -103,6 +105,9 @@ class Worlds:
         y, rewards = np.asarray(y, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
         valid = np.isfinite(y).all(axis=1) & np.isfinite(rewards)
         costs = np.asarray(info["cost"], dtype=np.float64) if "cost" in info else None
+        if costs is not None:
+            self.named_costs = True
+            valid &= np.isfinite(costs)
         if not valid.all():
             y = np.where(valid[:, None], y, self.observations.numpy())
             rewards = np.where(valid, rewards, 0.0)
@@ -165,7 +170,8 @@ class Worlds:
         space = self.env.single_action_space
         if isinstance(space, gymnasium.spaces.Discrete):
             return (actions + int(space.start)).cpu().numpy()
-        return self.actions.controls(actions).cpu().numpy().astype(space.dtype)
+        # in double precision: a limit that is rounded to float32 may lie outside of one that is not
+        return self.actions.controls(actions.double()).cpu().numpy().astype(space.dtype)
 
     def _count(self, rewards: np.ndarray, costs: np.ndarray | None, ended: np.ndarray) -> None:
         self._sums[0] += rewards
