@@ -137,7 +137,7 @@ def _group(device: torch.device) -> Iterator[None]:
             store, rank, number = _store(*given)
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
-                store=PrefixStore(f"training {next(_GROUPS)}", store),
+                store=PrefixStore(f"start {_start()} training {next(_GROUPS)}", store),
                 rank=rank,
                 world_size=number,
                 timeout=PATIENCE,
@@ -146,6 +146,11 @@ def _group(device: torch.device) -> Iterator[None]:
             yield
         finally:
             distributed.destroy_process_group()
+
+
+def _start() -> str:
+    """How often torchrun has started these processes again: it keeps its store, with the addresses of those that have died."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 @functools.lru_cache
