@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 
 import mbrl
+from mbrl.cli import main
 from mbrl.on_policy import base
 from mbrl.on_policy.reward_scale import count_in
 from mbrl.on_policy.rollout import Samples, collect
@@ -236,6 +237,7 @@ def test_the_group_is_ended_after_an_error_and_one_that_was_there_is_left(of_tor
     with pytest.raises(KeyboardInterrupt):
         short(on_iteration=fail)
     assert not distributed.is_initialized()
+    short()
     distributed.init_process_group("gloo")
     try:
         short()
@@ -285,18 +287,26 @@ result = mbrl.train(
     Mortal(num_envs=2, steps_per_iteration=64, epochs=2, minibatch_size=32), mbrl.pendulum_swing_up(backend="torch"),
     steps=640, seed=seed + (rank if "UNLIKE" in os.environ else 0), run=folder / "run", evaluation_episodes=0,
 )
+if "AGAIN" in os.environ:
+    result = mbrl.train(
+        Mortal(num_envs=2, steps_per_iteration=64, epochs=2, minibatch_size=32), mbrl.pendulum_swing_up(backend="torch"),
+        steps=640, seed=seed, evaluation_episodes=0,
+    )
 parameters = b"".join(p.detach().numpy().tobytes() for p in result.policy.parameters())
 sys.stdout.write(f"rank {rank} {hashlib.sha256(parameters).hexdigest()} {result.steps}\\n")
 """
 
 
-def torchrun(folder, *options, seed=0, number=2, **environment):
-    folder.mkdir(exist_ok=True)
+def torchrun(folder, *options, seed=0, **environment):
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}", *options]
+    return started(*options, script, folder, str(seed), **environment)
+
+
+def started(*command, **environment):
+    of_torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     given = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run([*command, script, folder, str(seed)], capture_output=True, text=True, env=given, timeout=300)
+    return subprocess.run([*of_torchrun, *command], capture_output=True, text=True, env=given, timeout=300)
 
 
 def digests(ended):
@@ -322,6 +332,11 @@ def test_processes_of_torchrun_have_one_policy_and_its_first_one_writes(uninterr
     assert (first, second, steps) == ("0", "1", "640")
     assert here == there
     assert mbrl.read_run(run).config["processes"] == 2
+
+
+@pytest.mark.slow
+def test_a_script_trains_twice_alike(tmp_path, uninterrupted):
+    assert digests(torchrun(tmp_path, AGAIN="1")) == uninterrupted[1]
 
 
 @pytest.mark.slow
@@ -352,3 +367,20 @@ def test_processes_that_were_given_different_things_are_told_so(tmp_path):
     ended = torchrun(tmp_path, UNLIKE="1")
     assert ended.returncode != 0
     assert "seed is 0 in process 0 and 1 in process 1" in ended.stderr
+
+
+@pytest.mark.slow
+def test_the_command_line_speaks_once_for_all_processes(tmp_path):
+    folder = tmp_path / "run"
+    options = "--task PendulumSwingUp --backend torch --steps 512 --steps-per-iteration 128 --no-video --evaluation-episodes 1"
+    ended = started("-m", "--", "mbrl", "train", "ppo", *options.split(), "--run", folder)
+    assert ended.returncode == 0, ended.stderr
+    assert [line.partition(" ")[0] for line in ended.stdout.splitlines()] == ["run", "512", "policy:", "report:"]
+    assert list(mbrl.read_run(folder).metrics["step"]) == [256, 512]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_several_seeds_are_no_training_of_several_processes(of_torchrun, capsys):
+    command = ["train", "ppo", "--task", "PendulumSwingUp", "--backend", "torch", "--steps", "512", "--seeds", "0", "1"]
+    assert main(command) != 0
+    assert "start each with --seed" in capsys.readouterr().err

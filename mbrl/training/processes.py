@@ -5,6 +5,7 @@ by numbers that are the same in all of them, such as sums over all. Sums are so 
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,10 +14,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from mbrl.training.errors import TrainingError
 
 PATIENCE = timedelta(hours=2)  # for others that collect, or for the first process, which evaluates
+
+_GROUPS = itertools.count()  # made in this process, as many as in the others
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,11 +133,33 @@ def _group(device: torch.device) -> Iterator[None]:
     cuda = device.type == "cuda"
     with torch.cuda.device(_own_gpu(device)) if cuda else nullcontext():
         with _answering():
-            distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+            given = (os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+            store, rank, number = _store(*given)
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=PrefixStore(f"start {_start()} training {next(_GROUPS)}", store),
+                rank=rank,
+                world_size=number,
+                timeout=PATIENCE,
+            )
         try:
             yield
         finally:
             distributed.destroy_process_group()
+
+
+def _start() -> str:
+    """How often torchrun has started these processes again: it keeps its store, with the addresses of those that have died."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
+@functools.lru_cache
+def _store(*given: str) -> tuple[Store, int, int]:
+    """Where processes leave each other notes, rank and number; the same for all groups, each of which has a prefix of its own.
+
+    Without it, the second training of a script would find the addresses of the first.
+    """
+    return next(iter(rendezvous("env://")))
 
 
 def started_together(environment: Mapping[str, str]) -> bool:
