@@ -34,7 +34,7 @@ class Case:
     aims: tuple[tuple[str, float], ...] = ()
 
 
-MUJOCO = (("ppo", "generic"), ("trpo", "tuned"), ("ppo", "tuned"))
+MUJOCO = (("ppo", "generic"), ("trpo", "tuned"))  # tuned settings of PPO are made for 1e6 steps and take five times as long
 CLASSIC = (("ppo", "tuned"), ("ppo-kl", "tuned"), ("trpo", "tuned"))
 CASES = (  # the longest first
     Case("HalfCheetah-v5", 300_000, 3, MUJOCO),
@@ -44,7 +44,7 @@ CASES = (  # the longest first
     Case("CartPole-v1", 100_000, 5, CLASSIC, (("ppo", 500.0), ("ppo-kl", 500.0), ("trpo", 500.0))),
 )
 QUICK = (
-    Case("HalfCheetah-v5", 10_000, 2, MUJOCO[:2]),
+    Case("HalfCheetah-v5", 10_000, 2, MUJOCO),
     Case("CartPole-v1", 20_000, 2, CLASSIC),
 )
 
@@ -131,7 +131,13 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as run_folder:
         start = time.perf_counter()
         result = mbrl.train(
-            algorithm(**settings), request["env"], steps=request["steps"], seed=request["seed"], run=run_folder
+            algorithm(**settings),
+            request["env"],
+            steps=request["steps"],
+            seed=request["seed"],
+            run=run_folder,
+            evaluation_episodes=0,
+            progress=False,
         )
         seconds = time.perf_counter() - start
     generator = torch.Generator().manual_seed(10_000 + request["seed"])
