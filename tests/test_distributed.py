@@ -270,11 +270,14 @@ def test_a_group_that_does_not_answer_is_a_training_error(of_torchrun, monkeypat
 
 
 SCRIPT = """
-import hashlib, os, signal, sys
+import hashlib, os, signal, sys, time
 from pathlib import Path
 import mbrl
 
 folder, seed, rank = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ.get("RANK", 0))
+
+if rank == 0 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+    time.sleep(3)  # the other one looks for this one before it is there, and must not find the one that has died
 
 class Mortal(mbrl.PPO):
     def update(self, learner, samples):
