@@ -6,7 +6,7 @@ hours can be stopped at any time, and parts of it can run elsewhere: a benchmark
 
     python benchmarks/cells.py BENCHMARK [--only PATTERN ...] [--processes N] [--peer-python PYTHON] [--quick]
 
-runs them without its table. ``make bench`` then finds their files in ``benchmarks/results/local/<name>``.
+runs them without its table. ``make bench`` then finds their files in ``benchmarks/results/cells/<name>``, which are committed with the results they make.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def serve(answer: Callable[[dict[str, Any]], Any]) -> None:
 
 def folder(name: str, quick: bool) -> Path:
     """Where the cells of a benchmark are kept; those of a quick run are other cells."""
-    return HERE / "results" / "local" / (f"{name}_quick" if quick else name)
+    return HERE / "results" / "local" / f"{name}_quick" if quick else HERE / "results" / "cells" / name
 
 
 def run(cells: Sequence[Cell], kept_in: Path, processes: int | None = None) -> dict[str, dict[str, Any]]:

@@ -34,7 +34,10 @@ class Case:
     aims: tuple[tuple[str, float], ...] = ()
 
 
-MUJOCO = (("ppo", "generic"), ("trpo", "tuned"))  # tuned settings of PPO are made for 1e6 steps and take five times as long
+MUJOCO = (
+    ("ppo", "generic"),
+    ("trpo", "tuned"),
+)  # tuned settings of PPO are made for 1e6 steps and take five times as long
 CLASSIC = (("ppo", "tuned"), ("ppo-kl", "tuned"), ("trpo", "tuned"))
 CASES = (  # the longest first
     Case("HalfCheetah-v5", 300_000, 3, MUJOCO),
@@ -89,7 +92,8 @@ def cells(quick: bool, peer_python: Path | None) -> list[Cell]:
         common = {"what": "train", "env": case.env, "steps": case.steps, "episodes": EPISODES}
         for seed in range(case.seeds):
             for algorithm, settings in case.pairs:
-                request = common | {"algorithm": algorithm, "seed": seed}
+                own = repr(configured(algorithm, case.env))  # other defaults are other cells
+                request = common | {"algorithm": algorithm, "configuration": own, "seed": seed}
                 name = _ours_name(case, algorithm, seed)
                 found[name] = Cell(name, Path(__file__), request)
                 request = common | {"algorithm": PEER[algorithm], "settings": settings, "seed": seed}
@@ -112,8 +116,23 @@ def _seconds(results: dict[str, dict[str, Any]], names: Sequence[str]) -> float:
     return median(results[name]["answer"]["seconds"] for name in names)
 
 
+def configured(algorithm: str, env: str) -> Any:
+    """An algorithm of ours with its defaults, but for ``OVERRIDES``."""
+    import mbrl
+
+    settings = OVERRIDES.get(env, {})
+    match algorithm:
+        case "ppo":
+            return mbrl.PPO(**settings)
+        case "ppo-kl":
+            return mbrl.PPO(objective=mbrl.KLPenalty(), **settings)
+        case "trpo":
+            return mbrl.TRPO(**settings)
+    raise ValueError(f"no algorithm {algorithm!r}")
+
+
 def ours(request: dict[str, Any]) -> dict[str, Any]:
-    """What a cell of ours is: learn, then evaluate; the only place that calls the library."""
+    """What a cell of ours is: learn, then evaluate."""
     import tempfile
     import time
 
@@ -122,16 +141,11 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     import mbrl
 
     torch.set_num_threads(1)
-    algorithm = {
-        "ppo": lambda **settings: mbrl.PPO(**settings),
-        "ppo-kl": lambda **settings: mbrl.PPO(objective=mbrl.KLPenalty(), **settings),
-        "trpo": lambda **settings: mbrl.TRPO(**settings),
-    }[request["algorithm"]]
-    settings = OVERRIDES.get(request["env"], {})
+    algorithm = configured(request["algorithm"], request["env"])
     with tempfile.TemporaryDirectory() as run_folder:
         start = time.perf_counter()
         result = mbrl.train(
-            algorithm(**settings),
+            algorithm,
             request["env"],
             steps=request["steps"],
             seed=request["seed"],

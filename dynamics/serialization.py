@@ -35,12 +35,12 @@ def save(model: LearnedDynamics, path: str | Path) -> Path:
     metadata = {"format": FORMAT, "class": type(model).__name__, "config": json.dumps(model.config())}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(_with_sorted_header(serialized(tensors, metadata)))  # with the permissions of any new file
+    partial.write_bytes(with_sorted_header(serialized(tensors, metadata)))  # with the permissions of any new file
     os.replace(partial, path)
     return path
 
 
-def _with_sorted_header(content: bytes) -> bytes:
+def with_sorted_header(content: bytes) -> bytes:
     """The same file with its header in order: safetensors shuffles the metadata, and equal models shall be equal files."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()

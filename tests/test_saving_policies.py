@@ -53,6 +53,11 @@ def test_every_setting(tmp_path, policy):
     require_same(policy, load_policy(save_policy(policy, tmp_path / "policy.safetensors")))
 
 
+def test_equal_policies_are_equal_files(tmp_path):
+    files = [save_policy(make("gaussian"), tmp_path / f"{i}.safetensors").read_bytes() for i in range(4)]
+    assert len(set(files)) == 1
+
+
 def test_names_and_units_are_kept(tmp_path):
     task = pendulum_swing_up("torch")
     policy = Policy.for_task(task)

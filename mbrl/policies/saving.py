@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 
+from dynamics.serialization import with_sorted_header
 from mbrl.policies.action_space import action_space
 from mbrl.policies.policy import Labels, NetworkSettings, Policy
 from mbrl.runs.files import replace_file
@@ -39,7 +40,7 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
         "columns": json.dumps(columns, sort_keys=True),
     }
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
-    content = serialized(tensors, metadata)
+    content = with_sorted_header(serialized(tensors, metadata))
     replace_file(path, lambda partial: partial.write_bytes(content))
     return path
 
