@@ -6,7 +6,8 @@ hours can be stopped at any time, and parts of it can run elsewhere: a benchmark
 
     python benchmarks/cells.py BENCHMARK [--only PATTERN ...] [--processes N] [--peer-python PYTHON] [--quick]
 
-runs them without its table. ``make bench`` then finds their files in ``benchmarks/results/cells/<name>``, which are committed with the results they make.
+runs them without its table. ``make bench`` then finds their files in ``benchmarks/results/cells/<name>``, which are committed
+with the results they make.
 """
 
 import argparse
