@@ -311,17 +311,23 @@ def test_a_policy_to_begin_with_is_copied():
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "message"),
     [
-        mbrl.Policy.for_task(pendulum(), replace(NETWORK, hidden=(9,))),
-        mbrl.Policy.for_task(mbrl.discretized(pendulum(), 3), NETWORK),
-        mbrl.Policy.for_task(cart_pole(), NETWORK),
+        (mbrl.Policy.for_task(pendulum(), replace(NETWORK, hidden=(9,))), "init must be a policy of the same task"),
+        (mbrl.Policy.for_task(mbrl.discretized(pendulum(), 3), NETWORK), "init must be a policy of the same task"),
+        (mbrl.Policy.for_task(cart_pole(), NETWORK), "init is to begin shows 3 columns .*, the policy sees 5"),
     ],
     ids=["network", "actions", "task"],
 )
-def test_a_policy_of_another_kind_is_none_to_begin_with(other):
-    with pytest.raises(ValueError, match="init must be a policy of the same task and network"):
+def test_a_policy_of_another_kind_is_none_to_begin_with(other, message):
+    with pytest.raises(ValueError, match=message):
         mbrl.train(CLIPPED, pendulum(), steps=32, init=other)
+
+
+def test_a_head_by_default_is_the_same_as_one_by_name():
+    given = mbrl.Policy.for_task(pendulum(), replace(NETWORK, head="gaussian"))
+    assert NETWORK.head is None
+    assert_same(CLIPPED.learner(Assignment(pendulum(), 64, init=given)).policy.state_dict(), given.state_dict())
 
 
 @pytest.mark.parametrize(
