@@ -115,7 +115,7 @@ def read_model(path: Path | None) -> LearnedDynamics | None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Plan on one thread: the matrix products are small, and a second thread costs more than it saves."""
+    """Plan or train on one thread: the matrix products are small, and a second thread costs more than it saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

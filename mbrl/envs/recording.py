@@ -9,7 +9,7 @@ import torch
 
 from dynamics import Trajectory
 from mbrl.envs.action_spaces import env_actions, listed_task, plain_env, single_spaces
-from mbrl.policies.actor import Actor, check_actor
+from mbrl.policies.actor import Actor, require_actor
 from mbrl.policies.policy import Policy
 from mbrl.tasks import Task
 
@@ -49,7 +49,7 @@ def record_env(
         TypeError: actor is nothing that acts.
     """
     if actor is not None:
-        check_actor(actor)
+        require_actor(actor)
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     if isinstance(env, gymnasium.vector.VectorEnv):

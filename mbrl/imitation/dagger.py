@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mbrl.imitation.behavior_cloning import BC, Cloning
 from mbrl.imitation.labels import Labels, actions_of, read_demonstrations
 from mbrl.policies.action_space import ActionSpace, DiscreteActions
-from mbrl.policies.actor import Actor, check_actor
+from mbrl.policies.actor import Actor, require_actor
 from mbrl.runs.records import digest, json_values
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
@@ -69,7 +69,7 @@ class DAgger(Algorithm):
     warm_start: bool = False
 
     def __post_init__(self):
-        check_actor(self.expert)
+        require_actor(self.expert)
         if getattr(self.expert, "real_time", False):
             raise ValueError(
                 f"{type(self.expert).__name__} plans in real time, and training does not keep to it: give it latency=... [s]"
