@@ -6,8 +6,8 @@
 
 The first word is the algorithm, and mbrl train ALGORITHM --help lists its options. The run folder holds the policy, the metrics
 and a page to look at. After Ctrl-C or a kill, the same command goes on where it was, and mbrl eval TASK --policy RUN measures
-what was learned. A training uses one thread of the processor, as its networks are small; torchrun, with a process each, or trainings
-side by side use more.
+what was learned. A training uses one thread of the processor, as its networks are small; torchrun, with a process each, or
+trainings side by side use more.
 """
 
 import os
