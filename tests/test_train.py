@@ -324,6 +324,13 @@ def test_a_policy_of_another_kind_is_none_to_begin_with(other, message):
         mbrl.train(CLIPPED, pendulum(), steps=32, init=other)
 
 
+def test_numbers_of_an_environment_stand_for_the_controls_of_its_task():
+    """Learned and evaluated alike, where gymnasium steps the environments of a task with finitely many controls."""
+    task = mbrl.discretized(replace(pendulum(), episode_steps=4), 3)
+    policy = mbrl.train(CLIPPED, lambda: mbrl.make_env(task), steps=32, evaluation_episodes=1).policy
+    assert policy.actions.config() == mbrl.Policy.for_task(task).actions.config()
+
+
 def test_a_head_by_default_is_the_same_as_one_by_name():
     given = mbrl.Policy.for_task(pendulum(), replace(NETWORK, head="gaussian"))
     assert NETWORK.head is None
