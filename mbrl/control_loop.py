@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dynamics import Labels, Trajectory, write_trajectories
 from dynamics.progress import progress_bar
-from mbrl.policies.actor import Actor, check_actor
+from mbrl.policies.actor import Actor, require_actor
 
 Limits = tuple[float | Sequence[float] | Tensor, float | Sequence[float] | Tensor]
 
@@ -241,7 +241,7 @@ def run_control_loop(
         FileExistsError: there is something at ``save``.
         TypeError: actor is nothing that acts, or plant has no read and write.
     """
-    check_actor(actor)
+    require_actor(actor)
     if isinstance(plant, type) or not (hasattr(plant, "read") and hasattr(plant, "write")):
         kind = plant.__name__ if isinstance(plant, type) else type(plant).__name__
         raise TypeError(f"a plant is an object with read() and write(u), got {kind}; a task's is SimulatedPlant(task)")

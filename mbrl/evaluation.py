@@ -12,7 +12,7 @@ from mbrl.envs.making import EnvFactory, checked_id, vector_env
 from mbrl.envs.recording import record_env, step_duration
 from mbrl.envs.replay import drawing_env, replayed_frames
 from mbrl.envs.task_vector_env import TaskVectorEnv
-from mbrl.policies.actor import Actor, check_actor
+from mbrl.policies.actor import Actor, require_actor
 from mbrl.recording import record
 from mbrl.tasks.base import Task
 
@@ -67,7 +67,7 @@ def evaluate(
             :func:`mbrl.record` and :func:`mbrl.record_env`.
         TypeError: actor is nothing that acts, or task none of these.
     """
-    check_actor(actor)
+    require_actor(actor)
     generator = generator or torch.Generator().manual_seed(0)
     if isinstance(task, Task):
         trajectories = record(task, actor, episodes, generator=generator, progress=progress)

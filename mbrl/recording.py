@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dynamics import Trajectory
-from mbrl.policies.actor import Actor, check_actor
+from mbrl.policies.actor import Actor, require_actor
 from mbrl.tasks.base import Task
 
 
@@ -42,7 +42,7 @@ def record(
             is not finite, or it plans in real time, which a recording does not keep to.
         TypeError: actor is nothing that acts.
     """
-    check_actor(actor, task)
+    require_actor(actor, task)
     if getattr(actor, "real_time", False):
         raise ValueError(
             f"{type(actor).__name__} plans in real time, and this simulation does not keep to it: give it latency=... [s] to "

@@ -5,13 +5,15 @@ import json
 from dataclasses import dataclass
 from typing import ClassVar
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 import mbrl
 from dynamics import LinearDynamics
-from mbrl import BC, DAgger, NetworkSettings
+from mbrl import BC, ContinuousActions, DAgger, NetworkSettings
+from mbrl.imitation.dagger import _difference
 from mbrl.imitation.labels import Labels
 from planners import LQR, MPC, Problem, QuadraticCost
 
@@ -201,9 +203,10 @@ def test_demonstrations_take_the_place_of_the_first_iteration():
     demonstrations = mbrl.record(task, Feedback(), 5)
     algorithm = DAgger(Feedback(), beta_decay=0.3, episodes=3, cloning=SMALL, gradient_steps=5)
     learner = algorithm.learner(mbrl.Assignment(task, 1000, demonstrations=demonstrations))
-    learner.iterate()
+    assert learner.iterate()["train/labels"] == 50
     assert (learner.steps, learner.labels.steps) == (0, 50)
-    assert learner.iterate()["rollout/beta"] == 0.3
+    metrics = learner.iterate()
+    assert (metrics["rollout/beta"], metrics["train/labels"]) == (0.3, 80)
     assert (learner.steps, learner.labels.steps) == (30, 80)
     assert learner.labels.lengths.tolist() == [10] * 8
 
@@ -274,6 +277,32 @@ def test_on_another_gymnasium_environment_with_an_expert_on_observations():
         dagger(DAgger(Feedback(), cloning=SMALL), "CartPole-v1", steps=10)
 
 
+def test_an_episode_without_a_time_limit_is_cut_off():
+    class Endless(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+        action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.zeros(1, dtype=np.float32), {}
+
+        def step(self, action):
+            return np.zeros(1, dtype=np.float32), 1.0, False, False, {}
+
+    algorithm = DAgger(Counter(), episodes=2, cloning=SMALL, gradient_steps=5, max_steps=9)
+    learner = algorithm.learner(mbrl.Assignment(Endless, 1000))
+    metrics = [learner.iterate() for _ in range(2)]
+    assert [(m["rollout/length"], m["rollout/return"]) for m in metrics] == [(9.0, 9.0)] * 2
+    assert learner.labels.lengths.tolist() == [9] * 4
+
+
+def test_the_difference_is_that_of_what_is_applied():
+    """Beyond a limit more does not differ."""
+    space = ContinuousActions(torch.tensor([-2.0]), torch.tensor([4.0]))
+    own, labels = torch.tensor([[3.0], [-5.0], [0.5]]).double(), torch.tensor([[1.0], [-0.5], [0.0]]).double()
+    assert _difference(space, own, labels).tolist() == [0.0, 0.25, 0.25]
+
+
 def test_worlds_show_their_present_states():
     """After steps, in worlds that have begun again, and in others that go on from a saved state."""
     task = balancing(7, termination=lambda x: x[..., 0].abs() < 0.3)
@@ -303,7 +332,7 @@ def test_what_does_not_fit_is_refused():
     task, policy = balancing(), mbrl.Policy.for_task(balancing(), NetworkSettings(hidden=(8,)))
     with pytest.raises(TypeError, match="an actor has acts_on, init and act"):
         DAgger(LQR())
-    for wrong in ({"beta_decay": 1.5}, {"episodes": 0}, {"gradient_steps": 0}):
+    for wrong in ({"beta_decay": 1.5}, {"episodes": 0}, {"gradient_steps": 0}, {"max_steps": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             DAgger(Feedback(), **wrong)
     with pytest.raises(ValueError, match="init would be ignored; set warm_start=True"):

@@ -15,9 +15,8 @@ from torch import distributed
 import mbrl
 from mbrl.cli import main
 from mbrl.on_policy import base
-from mbrl.on_policy.reward_scale import count_in
 from mbrl.on_policy.rollout import Samples, collect
-from mbrl.policies.normalizer import RunningNormalizer
+from mbrl.policies.normalizer import RunningNormalizer, count_in
 from mbrl.training.processes import Processes, together
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from mbrl import MujocoVectorEnv, TaskVectorEnv, evaluate, make_vec_env, pendulum_swing_up, record_env
-from mbrl.envs import vector_env
+from mbrl.envs.making import vector_env
 
 
 class Acting:

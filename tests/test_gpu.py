@@ -1,7 +1,10 @@
 """The same results on a GPU: device follows the tensors that come in."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from instances import ALL_ON_POLICY
 
 import mbrl
 from dynamics import CartPole, Ensemble, Pendulum, RandomizedWorlds, Training, fit
@@ -108,18 +111,11 @@ NETWORKS = {
     "memoryless": mbrl.NetworkSettings(hidden=(16,)),
     "recurrent": mbrl.NetworkSettings(hidden=(16,), recurrent=16),
 }
-ON_POLICY = {
-    "clip": (mbrl.PPO, {"epochs": 2}),
-    "kl": (mbrl.PPO, {"epochs": 2, "objective": mbrl.KLPenalty()}),
-    "trpo": (mbrl.TRPO, {"value_epochs": 2, "fisher_fraction": 0.5}),
-    "a2c": (mbrl.A2C, {}),
-    "reinforce": (mbrl.REINFORCE, {"value_epochs": 2}),
-}
 
 
-def trained(name="clip", network="memoryless", task=None, **given):
-    kind, settings = ON_POLICY[name]
-    algorithm = kind(num_envs=4, steps_per_iteration=256, sequence_length=32, network=NETWORKS[network], **settings)
+def trained(name="PPO", network="memoryless", task=None, **given):
+    longer = {"steps_per_iteration": 256, "sequence_length": 32}
+    algorithm = replace(ALL_ON_POLICY[name], network=NETWORKS[network], **longer)
     task = task or mbrl.pendulum_swing_up(backend="torch")
     return mbrl.train(algorithm, task, **({"steps": 512, "device": "cuda", "evaluation_episodes": 2} | given))
 
@@ -130,7 +126,7 @@ def close(here, there, tolerance):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", ON_POLICY)
+@pytest.mark.parametrize("name", ALL_ON_POLICY)
 def test_on_policy_algorithms_train_on_the_gpu(name, network):
     there, here = trained(name, network), trained(name, network, device="cpu")
     assert there.policy.device.type == "cuda"

@@ -131,6 +131,13 @@ def test_two_wandb_runs_have_different_ids(wandb, tmp_path):
     assert first != second
 
 
+def test_wandb_has_three_modes(wandb, tmp_path):
+    for mode in (None, "online", "offline", "disabled"):
+        mbrl.WandbLogger(tmp_path, mode=mode)
+    with pytest.raises(ValueError, match="mode must be one of online, offline, disabled, or None, got 'of'"):
+        mbrl.WandbLogger(tmp_path, mode="of")
+
+
 @pytest.mark.parametrize(("missing", "logger"), [("tensorboard", mbrl.TensorBoardLogger), ("wandb", mbrl.WandbLogger)])
 def test_a_logger_whose_library_is_missing_names_the_extra(missing, logger, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, missing, None)

@@ -73,7 +73,10 @@ def test_a_huge_offset_leaves_the_digits_of_the_variance():
         normalizer.update(part)
     # each value is rounded to 1.5e-8 already, and y - mean has those 1.5e-8 of sigma = 0.1
     require_statistics(normalizer, y, rtol=1e-7)
-    z = normalizer(y)
+    less = RunningNormalizer(3)
+    y = rows(3000, offset=1e4)  # sigma = 0.1 of 1e8 would be a column that does not vary
+    less.update(y)
+    z = less(y)
     np.testing.assert_allclose(z.mean(0), 0.0, atol=1e-6)
     np.testing.assert_allclose(z.std(0, correction=0), 1.0, rtol=1e-6)
 
@@ -100,8 +103,21 @@ def test_a_constant_column_is_zero_and_anything_else_is_clipped():
     y = torch.tensor([[7.25, 0.0], [7.25, 2.0]])
     normalizer.update(y)
     np.testing.assert_allclose(normalizer(y), [[0.0, -1.0], [0.0, 1.0]], atol=1e-7)
-    assert normalizer(torch.tensor([8.0, 1e30])).tolist() == [5.0, 5.0]
-    assert normalizer(torch.tensor([7.0, -float("inf")])).tolist() == [-5.0, -5.0]
+    assert normalizer(torch.tensor([80.0, 1e30])).tolist() == [5.0, 5.0]
+    assert normalizer(torch.tensor([-70.0, -float("inf")])).tolist() == [-5.0, -5.0]
+
+
+@pytest.mark.parametrize(("size", "spread", "varies"), [(0.3, 1e-9, False), (1e4, 1e-3, False), (1e4, 0.1, True)])
+def test_rounding_errors_of_a_column_are_not_blown_up(size, spread, varies):
+    """Of a column that does not vary a change is seen as it is, whether counted in at once or row by row."""
+    y = size + spread * torch.tensor([[-1.0], [1.0]]).double().repeat(10, 1)
+    at_once, one_by_one = RunningNormalizer(1), RunningNormalizer(1)
+    at_once.update(y)
+    for row in y:
+        one_by_one.update(row)
+    for normalizer in (at_once, one_by_one):
+        change = normalizer(torch.tensor([size + 5e-4], dtype=torch.float64))
+        assert float(change) == pytest.approx(5e-4 / spread if varies else 5e-4, rel=1e-6)
 
 
 def test_one_row_has_no_variance():

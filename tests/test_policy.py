@@ -287,6 +287,27 @@ def test_on_a_task_that_it_does_not_fit():
     Policy.for_task(listed).check_task(pendulum)
 
 
+def test_what_a_policy_may_give_has_to_be_among_the_actions():
+    quarter = (LIMITED.upper - LIMITED.lower) / 4
+    half = ContinuousActions(LIMITED.lower + quarter, LIMITED.upper - quarter)
+    Policy(4, half).check_fits(4, LIMITED)
+    Policy(4, LIMITED).check_fits(4, UNLIMITED)
+    for actions, there in ((LIMITED, half), (UNLIMITED, LIMITED)):
+        with pytest.raises(ValueError, match=r"plant takes controls from .*, the policy chooses among"):
+            Policy(4, actions).check_fits(4, there, task="plant")
+    with pytest.raises(ValueError, match="the task shows 3 columns"):
+        Policy(4, LIMITED).check_fits(3, LIMITED)
+
+
+def test_on_a_gymnasium_environment_that_it_does_not_fit():
+    """Pendulum-v1 takes torques up to 2, and what is more would be clipped."""
+    strong = ContinuousActions(torch.tensor([-3.0]), torch.tensor([3.0]))
+    with pytest.raises(ValueError, match=r"Pendulum-v1 takes controls from \[-2.0\] to \[2.0\], the policy chooses"):
+        mbrl.evaluate(Policy(3, strong), "Pendulum-v1", episodes=1)
+    with pytest.raises(ValueError, match=r"CartPole-v1 takes the controls \[\[0.0\], \[1.0\]\] alone"):
+        mbrl.evaluate(Policy(4, strong), "CartPole-v1", episodes=1)
+
+
 def test_on_a_task_with_other_columns_of_the_same_number():
     task = pendulum_swing_up("torch")
     names = task.names["observations"]
@@ -338,10 +359,25 @@ def test_heads_that_do_not_fit(head, actions, sentence):
         Policy(4, actions, NetworkSettings(head))
 
 
-@pytest.mark.parametrize("options", [{"initial_std": 0.3}, {"state_dependent_std": True}])
-def test_settings_that_a_head_would_ignore(options):
-    with pytest.raises(ValueError, match="'beta' has no standard deviation"):
-        Policy(4, LIMITED, NetworkSettings("beta", **options))
+@pytest.mark.parametrize(
+    ("head", "option"),
+    [
+        *[("beta", option) for option in ("initial_std", "state_dependent_std", "components")],
+        *[(None, option) for option in ("initial_std", "state_dependent_std", "components")],
+        ("gaussian", "components"),
+        ("squashed-gaussian", "components"),
+        ("mixture", "state_dependent_std"),
+    ],
+)
+def test_settings_that_a_head_would_ignore_are_refused(head, option):
+    value = {"initial_std": 0.3, "state_dependent_std": True, "components": 3}[option]
+    with pytest.raises(ValueError, match=f"the head '{head or 'categorical'}' does not use {option}; leave it out"):
+        Policy(4, LISTED if head is None else LIMITED, NetworkSettings(head, **{option: value}))
+
+
+def test_widths_in_a_list_are_those_in_a_tuple():
+    assert NetworkSettings(hidden=[8, 4]) == NetworkSettings(hidden=(8, 4))
+    assert Policy(4, LIMITED, NetworkSettings(hidden=[8])).settings.hidden == (8,)
 
 
 @pytest.mark.parametrize(

@@ -311,17 +311,30 @@ def test_a_policy_to_begin_with_is_copied():
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "message"),
     [
-        mbrl.Policy.for_task(pendulum(), replace(NETWORK, hidden=(9,))),
-        mbrl.Policy.for_task(mbrl.discretized(pendulum(), 3), NETWORK),
-        mbrl.Policy.for_task(cart_pole(), NETWORK),
+        (mbrl.Policy.for_task(pendulum(), replace(NETWORK, hidden=(9,))), "init must be a policy of the same task"),
+        (mbrl.Policy.for_task(mbrl.discretized(pendulum(), 3), NETWORK), "init must be a policy of the same task"),
+        (mbrl.Policy.for_task(cart_pole(), NETWORK), "init is to begin shows 3 columns .*, the policy sees 5"),
     ],
     ids=["network", "actions", "task"],
 )
-def test_a_policy_of_another_kind_is_none_to_begin_with(other):
-    with pytest.raises(ValueError, match="init must be a policy of the same task and network"):
+def test_a_policy_of_another_kind_is_none_to_begin_with(other, message):
+    with pytest.raises(ValueError, match=message):
         mbrl.train(CLIPPED, pendulum(), steps=32, init=other)
+
+
+def test_numbers_of_an_environment_stand_for_the_controls_of_its_task():
+    """Learned and evaluated alike, where gymnasium steps the environments of a task with finitely many controls."""
+    task = mbrl.discretized(replace(pendulum(), episode_steps=4), 3)
+    policy = mbrl.train(CLIPPED, lambda: mbrl.make_env(task), steps=32, evaluation_episodes=1).policy
+    assert policy.actions.config() == mbrl.Policy.for_task(task).actions.config()
+
+
+def test_a_head_by_default_is_the_same_as_one_by_name():
+    given = mbrl.Policy.for_task(pendulum(), replace(NETWORK, head="gaussian"))
+    assert NETWORK.head is None
+    assert_same(CLIPPED.learner(Assignment(pendulum(), 64, init=given)).policy.state_dict(), given.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -296,9 +296,12 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["train", *ON_PENDULUM, "--steps", "3", "--run", "RUN"], "is finished (summary.json)"),
         (
             ["eval", "CartPoleSwingUp", "--policy", "RUN"],
-            "CartPoleSwingUp has 5 observations and 1 controls, the policy",
+            "does not fit: task CartPoleSwingUp shows 5 columns and takes 1 controls, the policy",
         ),
-        (["eval", "CartPole-v1", "--policy", "RUN"], "CartPole-v1 has 4 observations and 1 controls, the policy in"),
+        (
+            ["eval", "CartPole-v1", "--policy", "RUN"],
+            "does not fit: CartPole-v1 shows 4 columns and takes 1 controls, the",
+        ),
         (["eval", "CartPole-v1", "--policy", "random"], "random takes its limits from a task of this library"),
         (["eval", "CartPole-v1"], "there is no task 'CartPole-v1'; nearest: CartPoleSwingUp"),
         (["eval", "PendulumSwingUp", "--policy", "rnadom"], "there is no policy 'rnadom': it is one of spline-noise"),

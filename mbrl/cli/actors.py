@@ -66,21 +66,15 @@ def read_policy(path: str | Path, task: mbrl.Task | str | None = None) -> mbrl.P
 
 
 def _check_fit(trained: mbrl.Policy, task: mbrl.Task | str, path: Path) -> None:
-    worlds = mbrl.Assignment(task, 1).worlds(1)
-    worlds.env.close()
-    name = task if isinstance(task, str) else task.name
-    has = (worlds.observation_dim, worlds.actions.control_dim)
-    takes = (trained.observation_dim, trained.actions.control_dim)
-    if has != takes:
-        raise ValueError(
-            f"{name} has {has[0]} observations and {has[1]} controls, the policy in {path} {takes[0]} and {takes[1]}"
-        )
-    values = [
-        actions.values if isinstance(actions, mbrl.DiscreteActions) else None
-        for actions in (worlds.actions, trained.actions)
-    ]
-    if values[0] is not None and (values[1] is None or values[0].tolist() != values[1].tolist()):
-        raise ValueError(f"{name} has finitely many controls, and those of the policy in {path} are others")
+    try:
+        if isinstance(task, mbrl.Task):
+            trained.check_task(task)
+        else:
+            worlds = mbrl.Assignment(task, 1).worlds(1)
+            worlds.env.close()
+            trained.check_fits(worlds.observation_dim, worlds.actions, task=task)
+    except ValueError as error:
+        raise ValueError(f"the policy in {path} does not fit: {error}") from error
 
 
 def film(path: Path, actor: Any, task: mbrl.Task | str, episode: Trajectory | None, seed: int) -> None:
@@ -121,7 +115,7 @@ def read_model(path: Path | None) -> LearnedDynamics | None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Plan on one thread: the matrix products are small, and a second thread costs more than it saves."""
+    """Plan or train on one thread: the matrix products are small, and a second thread costs more than it saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,7 +6,8 @@
 
 The first word is the algorithm, and mbrl train ALGORITHM --help lists its options. The run folder holds the policy, the metrics
 and a page to look at. After Ctrl-C or a kill, the same command goes on where it was, and mbrl eval TASK --policy RUN measures
-what was learned.
+what was learned. A training uses one thread of the processor, as its networks are small; torchrun, with a process each, or
+trainings side by side use more.
 """
 
 import os
@@ -47,7 +48,7 @@ class Options:
     task: str
     """Name of the task, see mbrl tasks, or a gymnasium id."""
     steps: int
-    """Environment steps in all; the last iteration is a whole one."""
+    """Environment steps in all, for bc gradient steps; the last iteration is a whole one."""
     algorithm: AnyAlgorithm
     run: Path | None = None
     """Run folder; runs/train-DATE-TIME by default. With --seeds, what the names of the folders begin with."""
@@ -56,7 +57,7 @@ class Options:
     seeds: tuple[int, ...] = ()
     """Several seeds, one after the other, each with a run folder of its own, and a page that compares them."""
     evaluate_every: int | None = None
-    """Environment steps between evaluations on the way; none by default."""
+    """Steps, of the same kind, between evaluations on the way; none by default."""
     evaluation_episodes: int = 10
     """Episodes of an evaluation, on the way and at the end; 0 for none."""
     init: Path | None = None

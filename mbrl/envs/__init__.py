@@ -10,7 +10,6 @@ import gymnasium
 from gymnasium.vector import AutoresetMode
 
 from mbrl.envs.frame_stack import FrameStack
-from mbrl.envs.making import vector_env
 from mbrl.envs.mujoco import MujocoVectorEnv, make_mujoco_vec_env
 from mbrl.envs.recording import record_env
 from mbrl.envs.task_env import TaskEnv, make_env
@@ -26,7 +25,6 @@ __all__ = [
     "make_mujoco_vec_env",
     "make_vec_env",
     "record_env",
-    "vector_env",
 ]
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from dynamics import Trajectory
-from mbrl.policies.actor import Actor, check_actor
+from mbrl.envs.action_spaces import env_actions, listed_task, plain_env, single_spaces
+from mbrl.policies.actor import Actor, require_actor
+from mbrl.policies.policy import Policy
 from mbrl.tasks import Task
 
 
@@ -42,12 +44,12 @@ def record_env(
 
     Raises:
         ValueError: the vector environment resets by itself, observations are no Box of one axis or actions neither that nor
-            Discrete, dt is unknown, the actor needs states that the environment does not give, or it gave a control that is not
-            finite or no number of an action.
+            Discrete, dt is unknown, a policy sees other columns or may give controls that are no actions, the actor needs states
+            that the environment does not give, or it gave a control that is not finite or no number of an action.
         TypeError: actor is nothing that acts.
     """
     if actor is not None:
-        check_actor(actor)
+        require_actor(actor)
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     if isinstance(env, gymnasium.vector.VectorEnv):
@@ -87,14 +89,16 @@ class _EnvRecorder(abc.ABC):
     def __init__(self, env: Any, actor: Actor | None, dt: float | None, seed: int, generator: torch.Generator | None):
         self.env, self.actor, self.seed = env, actor, seed
         self.generator = generator or torch.Generator().manual_seed(seed)
-        self.observation_space, self.action_space = _single_spaces(env)
+        self.observation_space, self.action_space = single_spaces(env)
         _check_spaces(self.observation_space, self.action_space)
-        plain = _plain_env(env)
-        self._actions = _actions(plain, self.action_space)
+        plain = plain_env(env)
+        self._actions = _actions(env, self.action_space)
         self.dt = _required_duration(env) if dt is None else dt
         self.names, self.units = self._labels(plain)
         spec = getattr(env, "spec", None)
         self.name = spec.id if spec is not None else type(env).__name__
+        if isinstance(actor, Policy):
+            actor.check_fits(self.observation_space.shape[0], env_actions(env), task=self.name)
 
     @abc.abstractmethod
     def run(self, episodes: int) -> list[Trajectory]:
@@ -105,7 +109,7 @@ class _EnvRecorder(abc.ABC):
         task = getattr(plain, "task", None)
         if not isinstance(task, Task):
             return {}, {}
-        observation_space, action_space = _single_spaces(plain)
+        observation_space, action_space = single_spaces(plain)
         changed = set()
         if self.observation_space != observation_space:
             changed.add("observations")
@@ -225,13 +229,6 @@ def _row(states: Any, i: int) -> np.ndarray | None:
     return None if states is None else np.array(states[i], dtype=np.float64)
 
 
-def _single_spaces(env: Any) -> tuple[Any, Any]:
-    """Observation and action space of one world."""
-    if isinstance(env, gymnasium.vector.VectorEnv):
-        return env.single_observation_space, env.single_action_space
-    return env.observation_space, env.action_space
-
-
 def _check_spaces(observations: Any, actions: Any) -> None:
     if not _is_vector(observations):
         raise ValueError(
@@ -312,28 +309,19 @@ class _ListedActions(_Actions):
         return self._values[torch.from_numpy(actions)].numpy()
 
 
-def _actions(plain: Any, space: Any) -> _Actions:
+def _actions(env: Any, space: Any) -> _Actions:
     """The actions of a space; those of a task that lists its controls, if no wrapper has changed them."""
     if isinstance(space, gymnasium.spaces.Box):
         return _BoxActions(space)
-    task = getattr(plain, "task", None)
-    if isinstance(task, Task) and task.control_values is not None and _single_spaces(plain)[1] == space:
+    task = listed_task(env)
+    if task is not None and task.control_values is not None:
         return _ListedActions(task, task.control_values)
     return _NumberedActions(space)
 
 
-def _plain_env(env: Any) -> Any:
-    """The environment without its wrappers, the first one of a vector that is made of environments.
-
-    Those in other processes are not asked: an attribute that they do not have would end them.
-    """
-    envs = getattr(env.unwrapped, "envs", None) if isinstance(env, gymnasium.vector.VectorEnv) else None
-    return envs[0].unwrapped if envs else env.unwrapped
-
-
 def step_duration(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> float | None:
     """The duration of a step [s] as an environment, one or many, itself states it; None if it does not."""
-    dt = getattr(_plain_env(env), "dt", None)
+    dt = getattr(plain_env(env), "dt", None)
     return float(dt) if isinstance(dt, int | float) and dt > 0 else None
 
 

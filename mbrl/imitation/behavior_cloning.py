@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from mbrl.imitation.labels import Batch, Labels, Material, log_likelihood, read_demonstrations
-from mbrl.policies.normalizer import moments
+from mbrl.policies.normalizer import count_in
 from mbrl.policies.policy import NetworkSettings, Policy
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.errors import TrainingError
 from mbrl.training.flat_parameters import FlatParameters
 from mbrl.training.processes import Processes
-from mbrl.training.train import TrainingError
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ class Cloning:
             assignment.seed_for(f"held out{purpose}")
         )  # the same in all processes
         learned, held_out = labels.split(settings.validation_share, splitting)
-        count_observations(network, labels.observations[labels.rows(learned)], self.processes)
+        if network.normalizer is not None and not float(network.normalizer.count):
+            count_in(network.normalizer, labels.observations[labels.rows(learned)], self.processes)
         self.network, self.policy = network, copy.deepcopy(network)
         self._learned = Material(labels, network, settings.margin, learned)
         self._held_out = Material(labels, network, settings.margin, held_out) if len(held_out) else None
@@ -305,19 +306,3 @@ def task_policy(assignment: Assignment, network: NetworkSettings) -> Policy:
     policy = assignment.first_policy(worlds.observation_dim, worlds.actions, network)
     worlds.env.close()
     return policy
-
-
-def count_observations(policy: Policy, observations: Tensor, processes: Processes) -> None:
-    """Give a policy's normalizer its statistics, if it has none yet.
-
-    A column that does not vary is shifted but not scaled: dividing by its rounding errors would make the smallest change of it
-    the largest there is.
-    """
-    if policy.normalizer is None or float(policy.normalizer.count):
-        return
-    count, mean, _ = moments(observations)
-    total = processes.sum(torch.cat([count.reshape(1), count * mean]))
-    mean = total[1:] / total[0]
-    variance = processes.sum((observations - mean).square().sum(0)) / total[0]
-    variance = torch.where(variance > 1e-12 * (1 + mean.square()), variance, 1.0)
-    policy.normalizer.merge(*(values.to(policy.device) for values in (total[0], mean, variance)))

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from mbrl.imitation.behavior_cloning import BC, Cloning
 from mbrl.imitation.labels import Labels, actions_of, read_demonstrations
-from mbrl.policies.action_space import DiscreteActions
-from mbrl.policies.actor import Actor, check_actor
+from mbrl.policies.action_space import ActionSpace, DiscreteActions
+from mbrl.policies.actor import Actor, require_actor
 from mbrl.runs.records import digest, json_values
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
@@ -39,7 +39,9 @@ class DAgger(Algorithm):
     from step to step (the warm start of MPC, for instance). Labels are the controls that would have been applied, within the
     limits.
 
-    Demonstrations given to :func:`mbrl.train` take the place of the first iteration, which then takes no environment steps.
+    Demonstrations given to :func:`mbrl.train` take the place of the first iteration, which then takes no environment steps. Of
+    several processes each learns from all of them and from labels of its own, so that they weigh as much as if they had been
+    given once for each process.
 
     Attributes:
         expert: anything that acts: MPC, a controller, a policy. One that acts on the state needs an environment that gives
@@ -48,6 +50,7 @@ class DAgger(Algorithm):
         episodes: worlds side by side, one episode in each per iteration, of each process.
         cloning: how the policy is trained on all labels so far, and its network.
         gradient_steps: of the training in an iteration, at most.
+        max_steps: after which an episode is cut off; a world that has no time limit may otherwise never end.
         warm_start: whether it goes on from the weights of the iteration before, and keeps the statistics of observations of the
             first one; otherwise it begins anew.
 
@@ -62,18 +65,19 @@ class DAgger(Algorithm):
     episodes: int = 8
     cloning: BC = field(default_factory=BC)
     gradient_steps: int = 1000
+    max_steps: int = 1000
     warm_start: bool = False
 
     def __post_init__(self):
-        check_actor(self.expert)
+        require_actor(self.expert)
         if getattr(self.expert, "real_time", False):
             raise ValueError(
                 f"{type(self.expert).__name__} plans in real time, and training does not keep to it: give it latency=... [s]"
             )
-        if not 0 <= self.beta_decay <= 1 or self.episodes < 1 or self.gradient_steps < 1:
+        if not 0 <= self.beta_decay <= 1 or min(self.episodes, self.gradient_steps, self.max_steps) < 1:
             raise ValueError(
-                "need 0 <= beta_decay <= 1, episodes >= 1 and gradient_steps >= 1, got "
-                f"{self.beta_decay}, {self.episodes} and {self.gradient_steps}"
+                "need 0 <= beta_decay <= 1, episodes >= 1, gradient_steps >= 1 and max_steps >= 1, got "
+                f"{self.beta_decay}, {self.episodes}, {self.gradient_steps} and {self.max_steps}"
             )
 
     def learner(self, assignment: Assignment) -> "DAggerLearner":
@@ -126,6 +130,7 @@ class DAggerLearner(Learner):
         self.labels: Labels | None = None
         if assignment.demonstrations is not None:
             self.labels = read_demonstrations(assignment.demonstrations, self.policy, assignment.task)
+        self._shared = 0 if self.labels is None else self.labels.steps  # the same in all processes
         self.steps = self.iterations = 0
 
     def iterate(self) -> dict[str, float]:
@@ -149,9 +154,10 @@ class DAggerLearner(Learner):
         metrics |= cloning.run()
         self.policy.load_state_dict(cloning.policy.state_dict())
         self.iterations += 1
+        own = self._aggregate().steps - self._shared
         return {
             **metrics,
-            "train/labels": float(self.processes.sum(torch.tensor(self._aggregate().steps))),
+            "train/labels": float(self._shared + self.processes.sum(torch.tensor(own))),
             "time/visits": visited - begun,
             "time/update": time.perf_counter() - visited,
         }
@@ -172,7 +178,9 @@ class DAggerLearner(Learner):
         memory, hidden = expert.init(N, generator=self._generator("expert")), policy.initial_hidden(N)
         running, found, returns = torch.ones(N, dtype=torch.bool), [], torch.zeros(N, dtype=torch.float64)
         differing = 0.0
-        while bool(running.any()):
+        for _ in range(self.algorithm.max_steps):
+            if not bool(running.any()):
+                break
             y = worlds.observations
             u, memory = expert.act(self._seen(), memory)
             labels = self._labels(u, running)
@@ -181,7 +189,7 @@ class DAggerLearner(Learner):
             by_expert = torch.rand(N, generator=generator, dtype=torch.float64) < beta
             acts = torch.where(by_expert.reshape(N, *[1] * (labels.ndim - 1)), labels, own)
             found.append((y, labels, running))
-            differing += float(_difference(own, labels)[running].sum())
+            differing += float(_difference(self.policy.actions, own, labels)[running].sum())
             step = worlds.step(acts)
             returns += torch.where(running, step.rewards, 0.0)
             running = running & ~step.ended
@@ -240,9 +248,10 @@ class DAggerLearner(Learner):
         self.steps, self.iterations = state["steps"], state["iterations"]
 
 
-def _difference(own: Tensor, labels: Tensor) -> Tensor:
-    """Of actions, ``(N,)``: the squared distance, or whether they are not the same one."""
+def _difference(space: ActionSpace, own: Tensor, labels: Tensor) -> Tensor:
+    """Of actions, ``(N,)``: the squared distance within the limits, or whether they are not the same one."""
     if labels.is_floating_point():
+        own, labels = (space.actions(space.controls(actions)) for actions in (own, labels))
         return (own - labels).square().sum(-1)
     return (own != labels).double()
 

@@ -16,8 +16,6 @@ from mbrl.policies.action_space import DiscreteActions
 from mbrl.policies.policy import Policy
 from mbrl.tasks import Task
 
-BOUNDED_HEADS = ("squashed-gaussian", "beta")
-
 
 @dataclass(frozen=True, eq=False)
 class Labels:
@@ -96,7 +94,7 @@ class Material:
         actions = labels.actions[rows].to(device)
         if actions.is_floating_point():
             actions = actions.to(policy.dtype)
-            if policy.settings.head in BOUNDED_HEADS:
+            if policy.head.bounded:
                 actions = actions.clamp(margin - 1, 1 - margin)
         self._inputs, self._actions = policy.inputs(labels.observations[rows]), actions
         recurrent = policy.body.hidden_dim > 0
@@ -182,7 +180,7 @@ def actions_of(controls: Tensor, policy: Policy) -> Tensor:
                 f"{int(off.sum())} of {len(off)} controls are none of the {len(space.values)} values there are, the first is "
                 f"{controls[off][0].tolist()}; choose the nearest by task.admissible(controls), or a task with all controls"
             )
-    elif policy.settings.head in BOUNDED_HEADS and bool((actions.abs() > 1 + 1e-6).any()):
+    elif policy.head.bounded and bool((actions.abs() > 1 + 1e-6).any()):
         worst = float(actions.abs().max())
         raise ValueError(
             f"controls are up to {worst:.4g} half widths of the limits from their middle, and head "

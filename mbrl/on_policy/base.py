@@ -20,9 +20,10 @@ from torch import Tensor
 
 from mbrl.on_policy.advantages import AdvantageEstimator, GeneralizedAdvantages
 from mbrl.on_policy.constraint import ConstraintLearner, CostConstraint
-from mbrl.on_policy.reward_scale import RewardScale, count_in
+from mbrl.on_policy.reward_scale import RewardScale
 from mbrl.on_policy.rollout import Rollout, Samples, collect, rollout_values
 from mbrl.policies.networks import seeded_weights
+from mbrl.policies.normalizer import count_in
 from mbrl.policies.policy import NetworkSettings
 from mbrl.policies.value_function import ValueFunction
 from mbrl.training.algorithm import Algorithm, Assignment, Learner

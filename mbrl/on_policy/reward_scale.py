@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mbrl.policies.normalizer import RunningNormalizer
+from mbrl.policies.normalizer import RunningNormalizer, count_in
 from mbrl.training.processes import Processes
 
 
@@ -51,18 +51,3 @@ class RewardScale(nn.Module):
     def begin(self) -> None:
         """New episodes in all worlds."""
         self.running.zero_()
-
-
-@torch.no_grad()
-def count_in(statistics: RunningNormalizer, values: Tensor, processes: Processes) -> None:
-    """Count in values ``(*batch, dim)`` of all processes."""
-    rows = values.reshape(-1, values.shape[-1]).to(statistics.mean)
-    if processes.number == 1:
-        statistics.update(rows)
-        return
-    count = torch.full((1,), float(len(rows)), dtype=rows.dtype, device=rows.device)
-    sums = processes.sum(torch.cat([count, rows.sum(0)]))
-    total, mean = sums[0], sums[1:] / sums[0]
-    squares = processes.sum((rows - mean).square().sum(0))  # about the joint mean: no digits cancel
-    if total > 0:
-        statistics.merge(total, mean, squares / total)

@@ -136,6 +136,10 @@ class DiscreteActions(ActionSpace):
         values = self.values.to(controls)
         return (controls.unsqueeze(-2) - values).square().sum(-1).argmin(-1)
 
+    def contain(self, controls: Tensor, margin: Tensor) -> bool:
+        """Whether all controls ``(*batch, m)`` are among the values, each to within a margin ``(m,)``."""
+        return bool(((self.controls(self.actions(controls)) - controls).abs() <= margin).all())
+
     def bounds(self) -> tuple[Tensor, Tensor]:
         """The lowest and highest value of each control, ``(m,)``."""
         return self.values.amin(0), self.values.amax(0)

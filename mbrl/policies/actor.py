@@ -29,7 +29,7 @@ class Actor(Protocol):
         ...
 
 
-def check_actor(actor: Any, task: Task | None = None) -> None:
+def require_actor(actor: Any, task: Task | None = None) -> None:
     """Raise TypeError for what does not act, such as a function or a planner that nothing closes the loop of.
 
     With a task, an actor that knows what it fits (a policy) raises ValueError where it does not.

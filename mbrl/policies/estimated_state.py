@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dynamics import GaussianBelief, GaussianFilter
-from mbrl.policies.actor import Actor, check_actor
+from mbrl.policies.actor import Actor, require_actor
 from mbrl.policies.limits import ControlLimits, finite_limits
 
 
@@ -61,7 +61,7 @@ class EstimatedStateActor:
     control_limits: ControlLimits | None = None
 
     def __post_init__(self):
-        check_actor(self.actor)
+        require_actor(self.actor)
         if self.actor.acts_on != "state":
             raise TypeError(
                 f"{type(self.actor).__name__} acts on the {self.actor.acts_on} and needs no estimate; the actor must act on the "

@@ -42,10 +42,13 @@ class Head(nn.Module, abc.ABC):
 
     Attributes:
         layer: the linear layer.
+        bounded: whether actions keep within the limits, at which their density is zero or infinite.
 
     Raises:
         ValueError: a size is not positive.
     """
+
+    bounded = False
 
     def __init__(self, features: int, outputs: int, *, generator: torch.Generator | None = None):
         super().__init__()
@@ -161,6 +164,8 @@ class SquashedGaussianHead(_NormalHead):
         ValueError: a size or the standard deviation is not positive, or the latter is out of its bounds.
     """
 
+    bounded = True
+
     def forward(self, features: Tensor) -> SquashedGaussian:
         """The outputs are the mean and, where they depend on the state, the logarithms of the standard deviations."""
         return SquashedGaussian(*self.mean_and_log_std(features))
@@ -179,6 +184,8 @@ class BetaHead(Head):
     Raises:
         ValueError: a size is not positive.
     """
+
+    bounded = True
 
     def __init__(self, features: int, action_dim: int, *, generator: torch.Generator | None = None):
         _check_sizes(action_dim=action_dim)

@@ -1,16 +1,25 @@
 """Running statistics of what a policy sees."""
 
 from collections.abc import Callable
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mbrl.training.processes import Processes
+
+CONSTANT = 1e-12
+"""A column does not vary if its variance is at most this times 1 + mean**2: a millionth of its size is a rounding error."""
 
 
 class RunningNormalizer(nn.Module):
     r"""Subtracts the mean and divides by the standard deviation of everything it has been shown.
 
     .. math:: z = \operatorname{clip}\bigl((y - \mu) / \sqrt{\sigma^2 + 10^{-8}}, -c, c\bigr)
+
+    A column that does not vary, of standard deviation :math:`\sigma \le 10^{-6} \sqrt{1 + \mu^2}`, is shifted but not scaled:
+    divided by its rounding errors, the smallest change of it would be the largest there is.
 
     The statistics are part of the policy and change in :meth:`update` alone, which training calls between iterations: what
     acts, what is evaluated and what is differentiated sees the same numbers. Batches are merged exactly (Chan, Golub and
@@ -34,7 +43,8 @@ class RunningNormalizer(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Normalized values ``(*batch, dim)`` in double precision; those that came, clipped, before the first update."""
-        z = (y.double() - self.mean) * (self.variance + 1e-8).rsqrt()
+        varies = self.variance > CONSTANT * (1 + self.mean.square())
+        z = (y.double() - self.mean) * (torch.where(varies, self.variance, 1.0) + 1e-8).rsqrt()
         return z.clamp(-self.clip, self.clip)
 
     @torch.no_grad()
@@ -79,3 +89,18 @@ def moments(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Number, mean and biased variance of the rows of ``(N, dim)``, in double precision."""
     y = y.double()
     return torch.tensor(float(len(y)), dtype=torch.float64, device=y.device), y.mean(0), y.var(0, correction=0)
+
+
+@torch.no_grad()
+def count_in(statistics: RunningNormalizer, values: Tensor, processes: "Processes") -> None:
+    """Count in values ``(*batch, dim)`` of all processes that train together."""
+    rows = values.reshape(-1, values.shape[-1]).to(statistics.mean)
+    if processes.number == 1:
+        statistics.update(rows)
+        return
+    count = torch.full((1,), float(len(rows)), dtype=rows.dtype, device=rows.device)
+    sums = processes.sum(torch.cat([count, rows.sum(0)]))
+    total, mean = sums[0], sums[1:] / sums[0]
+    squares = processes.sum((rows - mean).square().sum(0))  # about the joint mean: no digits cancel
+    if total > 0:
+        statistics.merge(total, mean, squares / total)

@@ -45,13 +45,14 @@ class NetworkSettings:
         recurrent: number of gated recurrent units on top of them, for tasks that are not seen in full; 0 for none.
         initial_std: standard deviation of Gaussian actions at first, squashed and mixed ones too, in half widths of the limits;
             0.5, at which few controls are clamped, is what Andrychowicz et al. 2021 found best in a large study.
-        state_dependent_std: whether it is an output of the network instead of a parameter; of a mixture it always is.
+        state_dependent_std: whether it is an output of the network instead of a parameter, of a normal or a squashed one; of a
+            mixture it always is.
         components: of a mixture.
         normalize: whether observations are normalized by running statistics.
         dtype: ``"float32"`` or ``"float64"``, of the networks.
 
     Raises:
-        ValueError: a value is none of these.
+        ValueError: a value is none of these. A policy refuses those that its head would ignore.
     """
 
     head: HeadName | None = None
@@ -65,6 +66,7 @@ class NetworkSettings:
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self):
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # of a list too: settings are compared
         if self.head not in (None, *HEADS):
             raise ValueError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
         if self.activation not in ACTIVATIONS:
@@ -87,7 +89,17 @@ class NetworkSettings:
         return FeedForward(inputs, self.hidden, self.activation)
 
 
-HEADS = ("gaussian", "squashed-gaussian", "beta", "mixture", "categorical")
+HEADS: dict[str, tuple[type[Head], tuple[str, ...]]] = {
+    "gaussian": (GaussianHead, ("initial_std", "state_dependent_std")),
+    "squashed-gaussian": (SquashedGaussianHead, ("initial_std", "state_dependent_std")),
+    "beta": (BetaHead, ()),
+    "mixture": (MixtureHead, ("components", "initial_std")),
+    "categorical": (CategoricalHead, ()),
+}
+"""By name, with the settings that each uses; a policy refuses the others."""
+
+OPTIONS = ("initial_std", "state_dependent_std", "components")
+"""Settings that some heads use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,18 +176,39 @@ class Policy(nn.Module):
             ValueError: the task shows other columns, has other controls, or does not take all that the policy may give.
         """
         shown = task.observe(task.initial_state(1, torch.Generator().manual_seed(0))).shape[-1]
-        found, has = (shown, task.dynamics.control_dim), (self.observation_dim, self.actions.control_dim)
-        if found != has:
-            raise ValueError(
-                f"task {task.name} shows {found[0]} columns and takes {found[1]} controls, the policy sees {has[0]} and gives "
-                f"{has[1]}; it was made for another task"
-            )
+        self.check_fits(shown, task_actions(task), task=f"task {task.name}")
         for kind, own, others in (("names", self.names, task.names), ("units", self.units, task.units)):
             for group in own.keys() & others.keys():
                 mine, its = tuple(own[group]), tuple(others[group])
                 if mine != its and not is_numbered(mine) and not is_numbered(its):
                     raise ValueError(f"task {task.name} has {kind} of {group} {its}, the policy {mine}")
-        _check_controls(self.actions, task)
+
+    def check_fits(self, observation_dim: int, actions: ActionSpace, *, task: str = "the task") -> None:
+        """Check that the policy sees as many columns as there are, and gives no controls but those that there are.
+
+        Args:
+            observation_dim: number of columns that are shown.
+            actions: what may be chosen among.
+            task: what they are of, for the message.
+
+        Raises:
+            ValueError: the policy was made for something else.
+        """
+        found, has = (observation_dim, actions.control_dim), (self.observation_dim, self.actions.control_dim)
+        if found != has:
+            raise ValueError(
+                f"{task} shows {found[0]} columns and takes {found[1]} controls, the policy sees {has[0]} and gives "
+                f"{has[1]}; it was made for another task"
+            )
+        (lower, upper), (lowest, highest) = actions.bounds(), self.actions.bounds()
+        margin = 1e-6 * (upper - lower)
+        fits = bool(((lowest >= lower - margin) & (highest <= upper + margin)).all())
+        taken = f"controls from {lower.tolist()} to {upper.tolist()}"
+        if isinstance(actions, DiscreteActions):
+            taken = f"the controls {actions.values.tolist()} alone"
+            fits = fits and isinstance(self.actions, DiscreteActions) and actions.contain(self.actions.values, margin)
+        if not fits:
+            raise ValueError(f"{task} takes {taken}, the policy chooses among {self.actions.config()}")
 
     @property
     def acts_on(self) -> str:
@@ -287,44 +320,24 @@ def task_actions(task: Task) -> ActionSpace:
     return ContinuousActions(*task.limits())
 
 
-def _check_controls(actions: ActionSpace, task: Task) -> None:
-    """Raise ValueError unless a task takes all controls that there are."""
-    lower, upper = task.limits()
-    lowest, highest = actions.bounds()
-    margin = 1e-6 * (upper - lower)
-    if task.control_values is None:
-        fits = bool(((lowest >= lower - margin) & (highest <= upper + margin)).all())
-        taken = f"controls from {lower.tolist()} to {upper.tolist()}"
-    else:
-        fits = isinstance(actions, DiscreteActions) and bool(
-            ((task.admissible(actions.values) - actions.values).abs() <= margin).all()
-        )
-        taken = f"the controls {task.control_values.tolist()} alone"
-    if not fits:
-        raise ValueError(f"task {task.name} takes {taken}, the policy chooses among {actions.config()}")
-
-
 def _head(features: int, actions: ActionSpace, settings: NetworkSettings) -> Head:
     discrete = isinstance(actions, DiscreteActions)
-    name = settings.head or ("categorical" if discrete else "gaussian")
+    name = head_name(actions, settings)
     if (name == "categorical") != discrete:
         what = "finitely many controls take the head 'categorical'" if discrete else "'categorical' needs finitely many"
         raise ValueError(f"head {name!r} does not fit the actions: {what}")
-    if isinstance(actions, DiscreteActions):
-        return CategoricalHead(features, len(actions.values))
-    m = actions.control_dim
+    kind, used = HEADS[name]
+    ignored = [o for o in OPTIONS if o not in used and getattr(settings, o) != getattr(NetworkSettings, o)]
+    if ignored:
+        raise ValueError(f"the head {name!r} does not use {' and '.join(ignored)}; leave it out, or take another head")
     bounded = isinstance(actions, ContinuousActions) and bool(actions.lower.isfinite().all())
-    if name in ("squashed-gaussian", "beta") and not bounded:
+    if kind.bounded and not bounded:
         raise ValueError(f"head {name!r} keeps within limits, and these controls have none; take 'gaussian'")
-    if name == "beta" and (settings.initial_std != NetworkSettings.initial_std or settings.state_dependent_std):
-        raise ValueError("the head 'beta' has no standard deviation: leave out initial_std and state_dependent_std")
-    std = {"initial_std": settings.initial_std, "state_dependent_std": settings.state_dependent_std}
-    match name:
-        case "gaussian":
-            return GaussianHead(features, m, **std)
-        case "squashed-gaussian":
-            return SquashedGaussianHead(features, m, **std)
-        case "beta":
-            return BetaHead(features, m)
-        case _:
-            return MixtureHead(features, m, settings.components, initial_std=settings.initial_std)
+    size = len(actions.values) if isinstance(actions, DiscreteActions) else actions.control_dim
+    options: dict[str, Any] = {option: getattr(settings, option) for option in used}
+    return kind(features, size, **options)
+
+
+def head_name(actions: ActionSpace, settings: NetworkSettings) -> str:
+    """The head of a policy for actions, that by default included."""
+    return settings.head or ("categorical" if isinstance(actions, DiscreteActions) else "gaussian")

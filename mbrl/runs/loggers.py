@@ -4,7 +4,9 @@ import importlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+WandbMode = Literal["online", "offline", "disabled"]
 
 
 @runtime_checkable
@@ -69,6 +71,7 @@ class WandbLogger:
 
     Raises:
         ModuleNotFoundError: wandb is not installed.
+        ValueError: there is no such mode.
     """
 
     def __init__(
@@ -78,8 +81,10 @@ class WandbLogger:
         project: str | None = None,
         name: str | None = None,
         config: Mapping[str, Any] | None = None,
-        mode: Any = None,
+        mode: WandbMode | None = None,
     ):
+        if mode not in (None, *get_args(WandbMode)):
+            raise ValueError(f"mode must be one of {', '.join(get_args(WandbMode))}, or None, got {mode!r}")
         try:
             self._wandb: Any = importlib.import_module("wandb")
         except ImportError as error:

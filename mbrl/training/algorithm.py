@@ -12,7 +12,7 @@ from torch import nn
 from dynamics import Trajectory
 from mbrl.envs.making import EnvFactory, vector_env
 from mbrl.policies.action_space import ActionSpace
-from mbrl.policies.policy import NetworkSettings, Policy
+from mbrl.policies.policy import NetworkSettings, Policy, head_name
 from mbrl.runs.records import json_values
 from mbrl.tasks import Task
 from mbrl.training.processes import Processes
@@ -63,13 +63,20 @@ class Assignment:
         """
         policy = Policy(observation_dim, actions, network, seed=self.seed_for("weights"))
         if self.init is not None:
-            if self.init.config() != policy.config():
+            self.init.check_fits(observation_dim, actions, task="the task on which init is to begin")
+            if _network_of(self.init) != _network_of(policy):
                 raise ValueError(
                     f"init must be a policy of the same task and network, {policy.config()}, got {self.init.config()}; give the "
                     "algorithm network=policy.settings"
                 )
             policy.load_state_dict(self.init.state_dict())
         return policy.to(self.device)
+
+
+def _network_of(policy: Policy) -> dict[str, Any]:
+    """What decides the function that weights stand for; a head by default is the same as one by name."""
+    config = policy.config()
+    return {**config, "settings": {**config["settings"], "head": head_name(policy.actions, policy.settings)}}
 
 
 class Learner(abc.ABC):

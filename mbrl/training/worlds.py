@@ -9,10 +9,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from mbrl.envs.action_spaces import env_actions
 from mbrl.envs.episodes import EpisodesVectorEnv
-from mbrl.envs.task_vector_env import TaskVectorEnv
-from mbrl.policies.action_space import ActionSpace, ContinuousActions, DiscreteActions
-from mbrl.policies.policy import task_actions
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +77,7 @@ class Worlds:
                 'are learned from; make it with autoreset_mode="Disabled"'
             )
         self.env, self.number = env, env.num_envs
-        self.actions = (
-            task_actions(env.task) if isinstance(env, TaskVectorEnv) else space_actions(env.single_action_space)
-        )
+        self.actions = env_actions(env)
         space = env.single_observation_space
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise ValueError(f"need observations of one axis, got {space}; flatten them with a gymnasium wrapper")
@@ -181,21 +177,6 @@ class Worlds:
         if ended.any():
             self.finished += [Episode(float(r), float(c), int(n)) for r, c, n in self._sums[:, ended].T]
             self._sums[:, ended] = 0
-
-
-def space_actions(space: gymnasium.Space) -> ActionSpace:
-    """What a policy chooses among in a gymnasium action space.
-
-    Raises:
-        ValueError: it is neither Discrete nor a Box of one axis.
-    """
-    if isinstance(space, gymnasium.spaces.Discrete):
-        values = torch.arange(int(space.start), int(space.start + space.n), dtype=torch.float64)
-        return DiscreteActions(values.unsqueeze(-1))
-    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        lower, upper = (torch.from_numpy(limit.astype(np.float64)) for limit in (space.low, space.high))
-        return ContinuousActions(lower, upper)
-    raise ValueError(f"need a Discrete action space or a Box of one axis, got {space}")
 
 
 def _tensor(y: Any) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbrl.policies.actor import Actor, check_actor
+from mbrl.policies.actor import Actor, require_actor
 from mbrl.tasks.base import Task
 from mbrl.viewer.charts import COLORS, add_chart, line
 from mbrl.viewer.form import Form, Queue
@@ -78,7 +78,7 @@ def view_control(
     """
     if not isinstance(task, Task):
         raise TypeError(f"task must be a Task, got {type(task).__name__}: view_control(task, actor)")
-    check_actor(actor)
+    require_actor(actor)
     if not (math.isfinite(speed) and speed > 0):
         raise ValueError(f"speed must be a positive number of simulated seconds per second, got {speed}")
     generator = generator or torch.Generator().manual_seed(0)
