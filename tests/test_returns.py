@@ -78,7 +78,7 @@ def test_definitions(T, discount, trace_decay, dtype):
         found = generalized_advantages(*data[:5], trace_decay=trace_decay, **options)
         assert found.dtype == dtype
         assert_close(found, advantages)
-        assert_close(found + values, mixtures)
+        assert_close(found + data[1], mixtures)
         assert_close(n_step_returns(rewards, next_values, terminated, ended, n=n, **options), some)
         assert_close(rewards_to_go(rewards, next_values, terminated, ended, **options), whole)
 

@@ -27,10 +27,10 @@ def check_numbers(
         ValueError: one is not.
     """
     kinds = (
-        (counts, "an integer of at least 1", lambda v: isinstance(v, Integral) and v >= 1),
-        (rates, "a finite positive number", lambda v: isinstance(v, Real) and 0 < v < math.inf),
-        (bounds, "a positive number", lambda v: isinstance(v, Real) and v > 0),
-        (weights, "a finite number and not negative", lambda v: isinstance(v, Real) and 0 <= v < math.inf),
+        (counts, "an integer of at least 1", lambda v: isinstance(v, Integral) and int(v) >= 1),
+        (rates, "a finite positive number", lambda v: isinstance(v, Real) and 0 < float(v) < math.inf),
+        (bounds, "a positive number", lambda v: isinstance(v, Real) and float(v) > 0),
+        (weights, "a finite number and not negative", lambda v: isinstance(v, Real) and 0 <= float(v) < math.inf),
     )
     for names, expected, fits in kinds:
         for name in names:

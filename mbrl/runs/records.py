@@ -71,14 +71,14 @@ def fingerprint(value: Any) -> Any:
     """
     if isinstance(value, torch.nn.Module):
         return {"class": type(value).__name__, "weights": digest(t.cpu() for t in value.state_dict().values())}
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return json_values("value", value) if np.size(value) <= 64 else digest([torch.as_tensor(value).cpu()])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: fingerprint(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": type(value).__name__, **fields}
     if isinstance(value, functools.partial):
         function, args, kwargs = (fingerprint(part) for part in (value.func, value.args, value.keywords))
         return {"function": function, "args": args, "kwargs": kwargs}
-    if isinstance(value, torch.Tensor | np.ndarray):
-        return json_values("value", value) if np.size(value) <= 64 else digest([torch.as_tensor(value).cpu()])
     if isinstance(value, list | tuple):
         return [fingerprint(item) for item in value]
     if isinstance(value, Mapping):

@@ -90,6 +90,7 @@ class Worlds:
         self.exact = isinstance(env, EpisodesVectorEnv)
         self.finished: list[Episode] = []
         self.named_costs = False
+        self._left: dict[str, Any] | None = None
         self.begin(seed)
 
     def begin(self, seed: int) -> None:
@@ -146,7 +147,8 @@ class Worlds:
         return states
 
     def close(self) -> None:
-        """Let go of the environment; there are no steps any more."""
+        """Let go of the environment; there are no steps any more, but the state stays."""
+        self._left = self.state_dict()
         self.env.close()
 
     def take_finished(self) -> list[Episode]:
@@ -156,6 +158,8 @@ class Worlds:
 
     def state_dict(self) -> dict[str, Any]:
         """What decides future steps: all of it where the state is exact, otherwise nothing."""
+        if self._left is not None:
+            return self._left
         if not self.exact:
             return {}
         return {
