@@ -65,12 +65,20 @@ def _object(place: str, values: Mapping[Any, Any]) -> dict[str, Any]:
 def fingerprint(value: Any) -> Any:
     """What can be said in JSON of anything, so that a run does not go on with another one.
 
-    Dataclasses become their fields, modules and large arrays digests, functions their names, and :class:`functools.partial` the
-    function and its arguments; of any other object only the class is said. Closures and lambdas of one place in the code have one
-    name: what they hold cannot be told apart.
+    Dataclasses become their fields, modules a digest of their weights with the functions, fractions, tuples and modules that they
+    hold, large arrays digests, functions their names, and :class:`functools.partial` the function and its arguments; of any other
+    object only the class is said. Closures and lambdas of one place in the code have one name: what they hold cannot be told
+    apart.
     """
     if isinstance(value, torch.nn.Module):
-        return {"class": type(value).__name__, "weights": digest(t.cpu() for t in value.state_dict().values())}
+        attributes = {name: item for name, item in vars(value).items() if not name.startswith("_")}
+        settings = functools.partial, float, tuple  # nothing that depends on the machine, such as a number of threads
+        held = {n: v for n, v in attributes.items() if hasattr(v, "__qualname__") or isinstance(v, settings)}
+        return {
+            "class": type(value).__name__,
+            "weights": digest(t.cpu() for t in value.state_dict().values()),
+            **{name: fingerprint(item) for name, item in (held | dict(value.named_children())).items()},
+        }
     if isinstance(value, torch.Tensor | np.ndarray):
         return json_values("value", value) if np.size(value) <= 64 else digest([torch.as_tensor(value).cpu()])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
