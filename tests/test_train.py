@@ -334,7 +334,7 @@ def test_functions_with_other_arguments_make_other_tasks():
         ({"task": pendulum(episode_steps=8)}, "plant.episode_steps was 7, now 8"),
         ({"task": pendulum(termination=fast)}, f"rules.termination was None, now '{__name__}:fast'"),
         ({"task": pendulum(constraint_cost=None)}, "now None"),
-        ({"task": mbrl.shaped(pendulum(), slack=0.1)}, "rules.cost.class was"),
+        ({"task": mbrl.shaped(pendulum(), slack=0.1)}, "rules.cost.costs.1.transition_function was missing"),
     ],
     ids=["steps", "seed", "setting", "objective", "task", "plant", "episodes", "termination", "constraint", "shaping"],
 )
