@@ -82,7 +82,18 @@ def test_the_learning_rate_falls():
     assert rates == {algorithm.learning_rate * (1 - 21 / 1000)}
 
 
-@pytest.mark.parametrize("settings", [{"learning_rate": 0.0}, {"max_gradient_norm": float("nan")}])
+@pytest.mark.parametrize("num_envs", [1, 8, 16])
+def test_every_world_takes_five_steps_by_default(num_envs):
+    algorithm = A2C(num_envs=num_envs, network=NetworkSettings(hidden=(4,)))
+    learner = algorithm.learner(Assignment(mbrl.point_navigation("torch"), steps=1000))
+    learner.iterate()
+    assert learner.steps == 5 * num_envs
+    assert replace(algorithm, num_envs=3).steps_in_each == 5
+
+
+@pytest.mark.parametrize(
+    "settings", [{"learning_rate": 0.0}, {"max_gradient_norm": float("nan")}, {"entropy_weight": -1.0}]
+)
 def test_settings_that_make_no_sense(settings):
-    with pytest.raises(ValueError, match="need learning_rate and max_gradient_norm > 0, got"):
+    with pytest.raises(ValueError, match="must be a"):
         A2C(**settings)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mbrl
-from dynamics import LinearDynamics
+from dynamics import LinearDynamics, TorchDynamics
 from mbrl import BC, ContinuousActions, DAgger, NetworkSettings
 from mbrl.imitation.dagger import _difference
 from mbrl.imitation.labels import Labels
@@ -355,3 +355,28 @@ def test_what_does_not_fit_is_refused():
         dagger(DAgger(says(torch.zeros(8, 2)), cloning=SMALL), task, steps=10)
     with pytest.raises(ValueError, match="Says gave a control that is not finite"):
         dagger(DAgger(says(torch.full((8, 1), torch.nan)), cloning=SMALL), task, steps=10)
+
+
+@dataclass(frozen=True)
+class Outwards:
+    """Goes on in the direction of the state."""
+
+    acts_on: ClassVar[str] = "state"
+
+    def init(self, batch=1, *, generator=None):
+        return None
+
+    def act(self, x, memory, *, deterministic=True):
+        return x.sign(), memory
+
+
+def test_episodes_in_which_the_simulation_diverges_have_no_return():
+    dynamics = TorchDynamics(lambda x, u: torch.where(x > 0.3, torch.inf, x + 0.2 * u), 1, 1, 0.1)
+    cost = QuadraticCost(torch.zeros(1, 1).double(), 2 * torch.eye(1).double())  # one for each step
+    start = mbrl.uniform_initial_state([-0.1], [0.1])
+    task = mbrl.Task("Cliff", dynamics, cost, (-1.0, 1.0), start, horizon=5, episode_steps=15)
+    learner = DAgger(Outwards(), episodes=16, cloning=SMALL, gradient_steps=2).learner(mbrl.Assignment(task, 1000))
+    row = learner.iterate()
+    assert row["rollout/diverged"] >= 1
+    assert row["rollout/episodes"] + row["rollout/diverged"] == 16
+    assert (row["rollout/length"], row["rollout/return"]) == (15.0, -15.0)

@@ -13,9 +13,11 @@ from instances import ALL_ON_POLICY
 
 import mbrl
 from mbrl import Assignment, NetworkSettings, OnPolicy
-from mbrl.on_policy.rollout import collect
+from mbrl.on_policy.rollout import Samples, collect
+from mbrl.on_policy.statistics import explained_variance
+from mbrl.policies.distributions import NoClosedFormError
 from mbrl.runs.run import _check_state
-from mbrl.training.processes import Processes
+from mbrl.training.processes import Processes, _on_cpu
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", [pytest.param(a, id=name) for name, a in ALL_ON_POLICY.items()])
 TASKS = {
@@ -142,3 +144,45 @@ def test_processes_share_what_they_learn_from(algorithm, recurrent):
     (one, row), (two, of_two) = results
     assert row == of_two
     assert_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "needing"),
+    [
+        (mbrl.PPO(objective=mbrl.KLPenalty()), "KLPenalty needs an exact divergence"),
+        (mbrl.PPO(entropy_weight=0.1), "entropy_weight > 0 needs an exact entropy"),
+        (mbrl.A2C(entropy_weight=0.1), "entropy_weight > 0 needs an exact entropy"),
+        (mbrl.REINFORCE(entropy_weight=0.1), "entropy_weight > 0 needs an exact entropy"),
+        (mbrl.TRPO(), "TRPO needs an exact divergence"),
+    ],
+    ids=["ppo, penalty", "ppo, entropy", "a2c", "reinforce", "trpo"],
+)
+def test_formulas_that_a_head_lacks_are_missed_before_anything_is_collected(algorithm, needing):
+    algorithm = replace(algorithm, network=NetworkSettings(hidden=(4,), head="mixture"))
+    with pytest.raises(NoClosedFormError, match=needing):
+        algorithm.learner(Assignment(mbrl.point_navigation("torch"), steps=10_000))
+
+
+def test_the_penalty_stays_within_bounds():
+    objective = mbrl.KLPenalty(target=0.01, initial=2.0)
+    low = high = objective.initial
+    for _ in range(2000):
+        low, high = objective.next_coefficient(low, 0.0), objective.next_coefficient(high, 1.0)
+    assert (low, high) == (2e-4, 2e4)
+    assert objective.next_coefficient(low, 1.0) == 4e-4
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_returns_that_do_not_vary_have_no_variance_to_explain(value):
+    ones = torch.ones(1, 4)
+    nothing = {name: ones for name in ("inputs", "actions", "advantages", "starts", "hidden", "value_hidden")}
+    values = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    samples = Samples(**nothing, returns=value * ones, values=values, weights=ones)
+    assert np.isnan(explained_variance(samples, Processes()))
+
+
+def test_tensors_that_are_sent_have_a_memory_of_their_own():
+    views = torch.arange(1000.0).split(10)
+    (sent,) = _on_cpu({"parameters": [views[3]]})["parameters"]
+    assert torch.equal(sent, views[3])
+    assert sent.untyped_storage().nbytes() == 40

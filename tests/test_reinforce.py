@@ -145,5 +145,5 @@ def test_a_mixture_has_no_entropy_to_log_and_learns():
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
 def test_settings_that_make_no_sense(rate):
-    with pytest.raises(ValueError, match="need learning_rate > 0, got"):
+    with pytest.raises(ValueError, match="learning_rate must be a finite positive number, got"):
         REINFORCE(learning_rate=rate)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl.on_policy.returns import generalized_advantages, lambda_returns, n_step_returns, rewards_to_go
+from mbrl.on_policy.returns import generalized_advantages, n_step_returns, rewards_to_go
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 
@@ -78,7 +78,7 @@ def test_definitions(T, discount, trace_decay, dtype):
         found = generalized_advantages(*data[:5], trace_decay=trace_decay, **options)
         assert found.dtype == dtype
         assert_close(found, advantages)
-        assert_close(lambda_returns(*data[:5], trace_decay=trace_decay, **options), mixtures)
+        assert_close(found + data[1], mixtures)
         assert_close(n_step_returns(rewards, next_values, terminated, ended, n=n, **options), some)
         assert_close(rewards_to_go(rewards, next_values, terminated, ended, **options), whole)
 
@@ -117,7 +117,6 @@ def test_a_truncated_chain_is_worth_what_the_endless_one_is(trace_decay):
     never = torch.zeros_like(truncated)
     options = {"discount": discount, "trace_decay": trace_decay}
     assert torch.equal(generalized_advantages(ones, values, values, never, truncated, **options), 0 * ones)
-    assert torch.equal(lambda_returns(ones, values, values, never, truncated, **options), values)
     assert torch.equal(rewards_to_go(ones, values, never, truncated, discount=discount), values)
     assert torch.equal(n_step_returns(ones, values, never, truncated, n=4, discount=discount), values)
     merged = generalized_advantages(ones, values, values, truncated, truncated, **options)
@@ -188,7 +187,6 @@ def test_no_steps_at_all(dtype):
     for valid in (None, flags):
         for found in (
             generalized_advantages(numbers, *data, discount=0.9, trace_decay=0.9, valid=valid),
-            lambda_returns(numbers, *data, discount=0.9, trace_decay=0.9, valid=valid),
             rewards_to_go(*data, discount=0.9, valid=valid),
             n_step_returns(*data, n=2, discount=0.9, valid=valid),
         ):
@@ -210,7 +208,7 @@ def test_derivatives():
     rewards, values, next_values, terminated, ended, valid = draw(6, 2, seed=7)
     flags = {"terminated": terminated, "ended": ended, "valid": valid, "discount": 0.9}
     inputs = [tensor.requires_grad_() for tensor in (rewards, values, next_values)]
-    assert torch.autograd.gradcheck(lambda *numbers: lambda_returns(*numbers, **flags, trace_decay=0.8), inputs)
+    assert torch.autograd.gradcheck(lambda *numbers: generalized_advantages(*numbers, **flags, trace_decay=0.8), inputs)
     assert torch.autograd.gradcheck(lambda *numbers: rewards_to_go(*numbers, **flags), [rewards, next_values])
     assert torch.autograd.gradcheck(lambda *numbers: n_step_returns(*numbers, **flags, n=3), [rewards, next_values])
 
@@ -247,8 +245,6 @@ def test_errors(changes, message):
     arguments = dict(zip(names, draw(5, 2, seed=9), strict=True)) | {"discount": 0.9, "trace_decay": 0.9} | changes
     with pytest.raises(ValueError, match=message):
         generalized_advantages(**arguments)
-    with pytest.raises(ValueError, match=message):
-        lambda_returns(**arguments)
     del arguments["trace_decay"], arguments["values"]
     if not {"trace_decay", "values"} & set(changes):
         with pytest.raises(ValueError, match=message):

@@ -1,5 +1,6 @@
 """The training loop: what is stopped goes on to the bit, what diverges is left out, and what an environment gets."""
 
+import functools
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from mbrl import PPO, TRPO, CostConstraint, KLPenalty, NetworkSettings
 from mbrl.envs.making import vector_env
 from mbrl.runs.metrics import read as read_metrics
 from mbrl.training import Assignment, ResumeWarning, TrainingError, Worlds
+from mbrl.training.train import training_config
 from planners import QuadraticCost
 
 SIZE = {"num_envs": 2, "steps_per_iteration": 32}
@@ -231,6 +233,42 @@ def test_nothing_of_old_episodes_is_left_where_new_ones_begin():
         assert not bool(of_old_episodes.any())
 
 
+class Tolls(Counter):
+    """Names a cost at its fifth step alone."""
+
+    def step(self, action):
+        y, reward, terminated, truncated, _ = super().step(action)
+        return y, reward, terminated, truncated, {"cost": 2.0} if self.t == 5 else {}
+
+
+def test_costs_that_are_named_only_where_there_are_some():
+    algorithm = replace(CLIPPED, steps_per_iteration=16, constraint=CostConstraint(1.0))
+    learner = algorithm.learner(Assignment(Tolls, 96))  # of 20 steps, eight in an iteration
+    rows = [learner.iterate() for _ in range(3)]
+    assert [row.get("rollout/cost") for row in rows] == [None, None, 2.0]
+    resumed = algorithm.learner(Assignment(Tolls, 96))
+    resumed.load_state_dict(learner.state_dict())
+    assert resumed.worlds.named_costs
+
+
+# What is left
+
+
+def test_a_learner_is_closed_at_the_end_and_on_errors(monkeypatch):
+    closed = []
+    monkeypatch.setattr(Counter, "close", lambda self: closed.append(self))
+    result = mbrl.train(CLIPPED, Counter, steps=32, evaluation_episodes=0)
+    assert len(closed) == 2
+    y = torch.zeros(1, 1)
+    assert result.value is result.learner.value
+    assert result.value.step(y, result.value.initial_hidden(1))[0].shape == (1,)
+    assert result.policy.distribution(y).mode().shape == (1, 1)
+    assert (result.reward, result.model) == (None, None)
+    with pytest.raises(StoppedError):
+        mbrl.train(CLIPPED, Counter, steps=64, evaluation_episodes=0, on_iteration=stop_after(1))
+    assert len(closed) == 4
+
+
 # Seeds
 
 
@@ -262,6 +300,28 @@ def heavy():
     return replace(task, dynamics=task.dynamics.with_parameters(mass=2.0))
 
 
+def made(broken=None):
+    return Counter(broken=broken)
+
+
+def fast(x):
+    return x[..., 1].abs() > 9.0
+
+
+@pytest.mark.parametrize("name", ["demonstrations", "init", "seed", "rules"])
+def test_a_config_cannot_take_the_place_of_what_decides_a_run(name):
+    with pytest.raises(ValueError, match=f"config has {name}, which the training itself records"):
+        mbrl.train(CLIPPED, pendulum(), steps=32, config={"more": 1, name: "x"})
+
+
+def test_functions_with_other_arguments_make_other_tasks():
+    task = lambda function: training_config(CLIPPED, Assignment(function, 32), None, 0)["task"]  # noqa: E731
+    first, same, other = (functools.partial(made, broken=b) for b in ("cost", "cost", "reward"))
+    assert task(first) == task(same) == {"function": f"{__name__}:made", "args": [], "kwargs": {"broken": "cost"}}
+    assert task(first) != task(other)
+    assert task(made) == f"{__name__}:made"
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -272,8 +332,11 @@ def heavy():
         ({"task": "CartPole-v1"}, "task was 'PendulumSwingUp', now 'CartPole-v1'"),
         ({"task": heavy()}, "plant.parameters.mass was 1.0, now 2.0"),
         ({"task": pendulum(episode_steps=8)}, "plant.episode_steps was 7, now 8"),
+        ({"task": pendulum(termination=fast)}, f"rules.termination was None, now '{__name__}:fast'"),
+        ({"task": pendulum(constraint_cost=None)}, "now None"),
+        ({"task": mbrl.shaped(pendulum(), slack=0.1)}, "rules.cost.costs.1.transition_function was missing"),
     ],
-    ids=["steps", "seed", "setting", "objective", "task", "plant", "episodes"],
+    ids=["steps", "seed", "setting", "objective", "task", "plant", "episodes", "termination", "constraint", "shaping"],
 )
 def test_a_run_does_not_go_on_as_another_one(change, named, tmp_path):
     given = {"algorithm": CLIPPED, "task": pendulum(), "steps": 64, "seed": 0, "evaluation_episodes": 0}
@@ -378,9 +441,33 @@ def test_a_step_that_is_not_finite_does_not_count(what, algorithm):
     result = learned_from(lambda: Counter(broken=what), algorithm)
     # every third step breaks and ends the episode: of 2 x 32 steps 2 x 10, five in each iteration and world
     assert result.metrics["rollout/invalid"].tolist() == [10.0, 10.0]
+    assert result.metrics["rollout/diverged"].tolist() == [10.0, 10.0]
+    assert result.metrics["rollout/episodes"].tolist() == [0.0, 0.0]  # what was broken off has no return
     assert result.policy.normalizer.count == 64 - 20
     assert result.learner.scale.statistics.count == 64 - 20
     assert float(result.policy.normalizer.mean) == pytest.approx(np.mean(([0, 1] * 11) * 2))
+
+
+def test_an_unstable_world_of_mujoco_begins_anew():
+    worlds = Worlds(vector_env("Hopper-v5", 2), 0)
+    before, step, reset, masks = worlds.observations.clone(), worlds.env.step, worlds.env.reset, []
+
+    def unstable(actions):
+        y, rewards, terminated, truncated, info = step(actions)
+        return y, rewards, terminated, truncated, {**info, "diverged": np.array([False, True])}
+
+    def seen(**options):
+        masks.append(options["options"]["reset_mask"].tolist())
+        return reset(**options)
+
+    worlds.env.step, worlds.env.reset = unstable, seen
+    found = worlds.step(torch.zeros(2, 3))
+    assert found.valid.tolist() == [True, False]
+    assert found.ended.tolist() == [False, True]
+    assert float(found.rewards[1]) == 0.0
+    assert torch.equal(found.next_observations[1], before[1])
+    assert masks == [[False, True]]
+    assert worlds.finished == []
 
 
 def test_steps_that_do_not_count_weigh_nothing():

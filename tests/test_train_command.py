@@ -130,7 +130,7 @@ def test_it_begins_with_a_policy(room, tmp_path, mbrl_says):
     first, second = (mbrl.load_policy(path) for path in (room / "ppo", tmp_path / "run"))
     for (name, before), after in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(before, after), name
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["init"] == str(room / "ppo")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["init_from"] == str(room / "ppo")
 
 
 @pytest.mark.usefixtures("plain_pages")

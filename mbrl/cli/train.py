@@ -154,8 +154,8 @@ class _Training:
         options = self.options
         given: dict[str, Any] = {
             "backend": options.backend,
-            "init": options.init,
-            "demonstrations": list(options.demos),
+            "init_from": options.init,
+            "demos": list(options.demos),
         }
         return {"command": "train", **{name: value for name, value in given.items() if value}}
 

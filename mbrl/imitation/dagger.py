@@ -18,15 +18,14 @@ import time
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl.imitation.behavior_cloning import BC, Cloning
 from mbrl.imitation.labels import Labels, actions_of, read_demonstrations
 from mbrl.policies.action_space import ActionSpace, DiscreteActions
 from mbrl.policies.actor import Actor, require_actor
-from mbrl.runs.records import digest, json_values
+from mbrl.runs.records import fingerprint, json_values
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
 
@@ -90,7 +89,7 @@ class DAgger(Algorithm):
         return {
             "class": type(self).__name__,
             **json_values("algorithm", settings),
-            "expert": described(self.expert),
+            "expert": fingerprint(self.expert),
         }
 
 
@@ -177,7 +176,7 @@ class DAggerLearner(Learner):
         worlds.begin(seed + N * self.processes.rank)
         memory, hidden = expert.init(N, generator=self._generator("expert")), policy.initial_hidden(N)
         running, found, returns = torch.ones(N, dtype=torch.bool), [], torch.zeros(N, dtype=torch.float64)
-        differing = 0.0
+        differing, diverged = 0.0, torch.zeros(N, dtype=torch.bool)
         for _ in range(self.algorithm.max_steps):
             if not bool(running.any()):
                 break
@@ -192,16 +191,16 @@ class DAggerLearner(Learner):
             differing += float(_difference(self.policy.actions, own, labels)[running].sum())
             step = worlds.step(acts)
             returns += torch.where(running, step.rewards, 0.0)
+            diverged = diverged | (running & ~step.valid)
             running = running & ~step.ended
         labels = _episodes(found)
-        sums = torch.tensor([float(N), float(labels.steps), float(returns.sum()), differing], dtype=torch.float64)
-        episodes, steps, reward, differing = self.processes.sum(sums).tolist()
-        metrics = {
-            "rollout/return": reward / episodes,
-            "rollout/length": steps / episodes,
-            "rollout/episodes": episodes,
-            "rollout/beta": beta,
-        }
+        whole = ~diverged
+        sums = [whole.sum(), labels.lengths[whole].sum(), returns[whole].sum(), diverged.sum(), differing, labels.steps]
+        sums = self.processes.sum(torch.tensor([float(number) for number in sums], dtype=torch.float64))
+        episodes, length, reward, broken, differing, steps = sums.tolist()
+        metrics = {"rollout/episodes": episodes, "rollout/diverged": broken, "rollout/beta": beta}
+        if episodes:
+            metrics = {"rollout/return": reward / episodes, "rollout/length": length / episodes, **metrics}
         return labels, metrics if beta == 1 else {**metrics, "rollout/difference": differing / steps}
 
     def _generator(self, purpose: str) -> torch.Generator:
@@ -232,6 +231,10 @@ class DAggerLearner(Learner):
             u = space.controls(space.actions(u))
         return actions_of(u, self.policy)
 
+    def close(self) -> None:
+        """Let go of the worlds."""
+        self.worlds.close()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""
         return {
@@ -260,22 +263,3 @@ def _episodes(found: list[tuple[Tensor, Tensor, Tensor]]) -> Labels:
     """The labels of the running steps in T times N, episode after episode."""
     y, actions, running = (torch.stack(column).transpose(0, 1) for column in zip(*found, strict=True))
     return Labels(y[running], actions[running], running.sum(1))
-
-
-def described(value: Any) -> Any:
-    """What can be said of an actor in JSON: fields, digests of weights, and names of functions and other classes."""
-    if isinstance(value, nn.Module):
-        return {"class": type(value).__name__, "weights": digest(t.cpu() for t in value.state_dict().values())}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__name__, **fields}
-    if isinstance(value, torch.Tensor | np.ndarray):
-        return json_values("expert", value) if np.size(value) <= 64 else digest([torch.as_tensor(value).cpu()])
-    if isinstance(value, list | tuple):
-        return [described(item) for item in value]
-    if callable(value) and hasattr(value, "__qualname__"):
-        return value.__qualname__
-    try:
-        return json_values("expert", value)
-    except TypeError:
-        return {"class": type(value).__name__}

@@ -17,7 +17,8 @@ import torch
 
 from mbrl.on_policy.advantages import AdvantageEstimator, NStepAdvantages
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
-from mbrl.on_policy.policy_gradient import movement, policy_gradient_objective, weighted_share
+from mbrl.on_policy.checking import check_numbers
+from mbrl.on_policy.policy_gradient import check_closed_forms, movement, policy_gradient_objective, weighted_share
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import explained_variance
 
@@ -38,7 +39,7 @@ class A2C(OnPolicy):
 
     _: KW_ONLY
     advantages: AdvantageEstimator = field(default_factory=NStepAdvantages)
-    steps_per_iteration: int = 8 * 5
+    steps_per_iteration: int | None = None
     sequence_length: int = 5
     learning_rate: float = 7e-4
     anneal: bool = True
@@ -47,13 +48,15 @@ class A2C(OnPolicy):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.learning_rate > 0 and self.max_gradient_norm > 0):
-            raise ValueError(
-                f"need learning_rate and max_gradient_norm > 0, got {self.learning_rate} and {self.max_gradient_norm}"
-            )
+        check_numbers(self, rates=("learning_rate",), bounds=("max_gradient_norm",), weights=("entropy_weight",))
 
     def prepare(self, learner: OnPolicyLearner) -> None:
-        """One optimizer for both networks."""
+        """One optimizer for both networks.
+
+        Raises:
+            NoClosedFormError: the policy's distributions lack a formula that is needed.
+        """
+        check_closed_forms(learner.policy, entropy="entropy_weight > 0" if self.entropy_weight else "")
         learner.optimizers["rmsprop"] = torch.optim.RMSprop(
             [learner.parameters.vector], lr=self.learning_rate, alpha=0.99, eps=1e-5
         )

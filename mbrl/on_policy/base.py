@@ -12,13 +12,14 @@ An algorithm says how the policy and the value function learn from samples: one 
 
 import abc
 import time
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mbrl.on_policy.advantages import AdvantageEstimator, GeneralizedAdvantages
+from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.constraint import ConstraintLearner, CostConstraint
 from mbrl.on_policy.reward_scale import RewardScale
 from mbrl.on_policy.rollout import Rollout, Samples, collect, rollout_values
@@ -38,7 +39,7 @@ class OnPolicy(Algorithm, abc.ABC):
         discount: gamma.
         advantages: how good an action was: :class:`GeneralizedAdvantages`, :class:`NStepAdvantages` or :class:`RewardsToGo`.
         num_envs: number of worlds, of each process.
-        steps_per_iteration: environment steps of one iteration, over the worlds of a process.
+        steps_per_iteration: environment steps of one iteration, over the worlds of a process; None for five in each.
         network: of the policy, and the body of the value function.
         sequence_length: steps through which a recurrent network is trained at a time.
         normalize_rewards: whether rewards are divided by the standard deviation of the discounted return.
@@ -52,7 +53,7 @@ class OnPolicy(Algorithm, abc.ABC):
     discount: float = 0.99
     advantages: AdvantageEstimator = field(default_factory=GeneralizedAdvantages)
     num_envs: int = 8
-    steps_per_iteration: int = 2048
+    steps_per_iteration: int | None = 2048
     network: NetworkSettings = field(default_factory=NetworkSettings)
     sequence_length: int = 32
     normalize_rewards: bool = True
@@ -61,17 +62,23 @@ class OnPolicy(Algorithm, abc.ABC):
     def __post_init__(self):
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount must be in [0, 1], got {self.discount}")
-        if self.num_envs < 1 or self.steps_per_iteration < 1 or self.steps_per_iteration % self.num_envs:
+        check_numbers(self, counts=("num_envs", "sequence_length"))
+        if self.steps_per_iteration is not None:
+            check_numbers(self, counts=("steps_per_iteration",))
+            if self.steps_per_iteration % self.num_envs:
+                raise ValueError(
+                    f"steps_per_iteration must be a multiple of num_envs, got {self.steps_per_iteration} and {self.num_envs}"
+                )
+        if self.network.recurrent and self.steps_in_each % self.sequence_length:
             raise ValueError(
-                f"steps_per_iteration must be a multiple of num_envs >= 1, got {self.steps_per_iteration} and {self.num_envs}"
-            )
-        if self.sequence_length < 1:
-            raise ValueError(f"sequence_length must be at least 1, got {self.sequence_length}")
-        if self.network.recurrent and (self.steps_per_iteration // self.num_envs) % self.sequence_length:
-            raise ValueError(
-                f"each of {self.num_envs} worlds takes {self.steps_per_iteration // self.num_envs} steps in an iteration, which "
+                f"each of {self.num_envs} worlds takes {self.steps_in_each} steps in an iteration, which "
                 f"must be a multiple of sequence_length, got {self.sequence_length}"
             )
+
+    @property
+    def steps_in_each(self) -> int:
+        """Steps of each world in an iteration."""
+        return 5 if self.steps_per_iteration is None else self.steps_per_iteration // self.num_envs
 
     def learner(self, assignment: Assignment) -> "OnPolicyLearner":
         """A learner at its first step."""
@@ -161,11 +168,11 @@ class OnPolicyLearner(Learner):
     def iterate(self) -> dict[str, float]:
         """Collect, update, and count in what was seen."""
         settings = self.algorithm
-        rollout, hidden = collect(
-            self.policy, self.worlds, settings.steps_per_iteration // settings.num_envs, self._hidden, self.generator
-        )
+        rollout, hidden = collect(self.policy, self.worlds, settings.steps_in_each, self._hidden, self.generator)
         begun = time.perf_counter()
-        episodes = self._episodes()
+        episodes = self._episodes(rollout)
+        if rollout.costs is None and self.worlds.named_costs:
+            rollout = replace(rollout, costs=torch.zeros_like(rollout.rewards))
         if self.constraint is not None and "rollout/cost" in episodes:
             self.constraint.ascend(episodes["rollout/cost"])
         samples, value_hidden = self.samples(rollout)
@@ -175,12 +182,11 @@ class OnPolicyLearner(Learner):
         if self.policy.normalizer is not None:
             count_in(self.policy.normalizer, rollout.observations[rollout.valid], self.processes)
         self._hidden, self._value_hidden = hidden, value_hidden
-        self.steps += settings.steps_per_iteration * self.processes.number
+        self.steps += rollout.rewards.numel() * self.processes.number
         self.iterations += 1
         environment, inference = rollout.seconds
         return {
             **episodes,
-            "rollout/invalid": float(self.processes.sum((~rollout.valid).sum())),
             **metrics,
             "time/environment": environment,
             "time/inference": inference,
@@ -223,15 +229,28 @@ class OnPolicyLearner(Learner):
         pieces = samples.in_pieces(settings.sequence_length if self.policy.body.hidden_dim else 1)
         return pieces.with_old_policy(self.policy), value_hidden[-1]
 
-    def _episodes(self) -> dict[str, float]:
-        """Means over the episodes that have ended; none where none has."""
+    def _episodes(self, rollout: Rollout) -> dict[str, float]:
+        """Means over the episodes that have ended, none where none has, and the numbers of those and of what was broken off."""
         finished = self.worlds.take_finished()
         sums = torch.tensor([[e.reward, e.cost, e.steps, 1.0] for e in finished], dtype=torch.float64).reshape(-1, 4)
-        reward, cost, steps, number = self.processes.sum(sums.sum(0)).tolist()
-        if not number:
-            return {"rollout/episodes": 0.0}
-        found = {"rollout/return": reward / number, "rollout/length": steps / number, "rollout/episodes": number}
-        return {**found, "rollout/cost": cost / number} if self.worlds.named_costs else found
+        broken, named = float((~rollout.valid).sum()), float(self.worlds.named_costs)
+        sums = self.processes.sum(torch.cat([sums.sum(0), torch.tensor([broken, named], dtype=torch.float64)]))
+        reward, cost, steps, number, broken, named = sums.tolist()
+        self.worlds.named_costs = named > 0  # in any process: an environment may name them only where there are some
+        found = {
+            "rollout/episodes": number,
+            "rollout/diverged": broken,
+            "rollout/invalid": broken,
+        }  # a step ends an episode
+        if number:
+            found = {"rollout/return": reward / number, "rollout/length": steps / number, **found}
+            if self.worlds.named_costs:
+                found["rollout/cost"] = cost / number
+        return found
+
+    def close(self) -> None:
+        """Let go of the worlds."""
+        self.worlds.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""
@@ -243,6 +262,7 @@ class OnPolicyLearner(Learner):
             "numbers": dict(self.numbers),
             "generator": self.generator.get_state(),
             "worlds": self.worlds.state_dict(),
+            "named_costs": self.worlds.named_costs,
             "hidden": self._hidden,
             "value_hidden": self._value_hidden,
             "constraint": None if self.constraint is None else self.constraint.state_dict(),
@@ -261,6 +281,7 @@ class OnPolicyLearner(Learner):
         self.numbers.update(state["numbers"])
         self.generator.set_state(state["generator"].cpu())
         self.steps, self.iterations = state["steps"], state["iterations"]
+        self.worlds.named_costs = state["named_costs"]
         if self.worlds.exact:
             self.worlds.load_state_dict(state["worlds"])
             self._hidden, self._value_hidden = (

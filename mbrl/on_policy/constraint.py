@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbrl.on_policy.checking import check_numbers
+from mbrl.on_policy.policy_gradient import weighted_share
 from mbrl.on_policy.reward_scale import RewardScale
 from mbrl.on_policy.rollout import Rollout, Samples, rollout_values
 from mbrl.on_policy.statistics import mean_over
@@ -66,17 +68,12 @@ class CostConstraint:
     def __post_init__(self):
         if not abs(self.limit) < torch.inf:
             raise ValueError(f"limit must be finite, got {self.limit}; without a limit leave the constraint out")
-        gains = self.learning_rate, self.proportional, self.derivative, self.initial
-        if not all(0 <= gain < torch.inf for gain in gains):
-            raise ValueError(
-                "learning_rate, proportional, derivative and initial must be finite and not negative, got "
-                f"{', '.join(map(str, gains))}"
-            )
-        if min(self.value_epochs, self.value_minibatch_size) < 1 or not 0 < self.value_learning_rate < torch.inf:
-            raise ValueError(
-                "need value_epochs and value_minibatch_size >= 1 and value_learning_rate > 0, got "
-                f"{self.value_epochs}, {self.value_minibatch_size} and {self.value_learning_rate}"
-            )
+        check_numbers(
+            self,
+            counts=("value_epochs", "value_minibatch_size"),
+            rates=("value_learning_rate",),
+            weights=("learning_rate", "proportional", "derivative", "initial"),
+        )
 
 
 class ConstraintLearner:
@@ -135,7 +132,7 @@ class ConstraintLearner:
             ``(T, N, h)``.
 
         Raises:
-            ValueError: the environment names no costs.
+            ValueError: the environment has named no costs so far.
         """
         if rollout.costs is None:
             raise ValueError(
@@ -157,8 +154,7 @@ class ConstraintLearner:
         settings = self.settings
         for _ in range(settings.value_epochs):
             for minibatch in samples.minibatches(settings.value_minibatch_size, generator):
-                weights = minibatch.weights / self.processes.sum(minibatch.weights.sum()).clamp_min(1.0)
-                loss = 0.5 * (weights * self._errors(minibatch)).sum()
+                loss = 0.5 * weighted_share(self._errors(minibatch), minibatch.weights, self.processes)
                 self.parameters.zero_gradients()
                 loss.backward()
                 self.processes.sum_into(self.parameters.gradient)

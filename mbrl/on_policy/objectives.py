@@ -7,6 +7,7 @@ All are written with the ratios of probabilities
 
 import abc
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,13 @@ from mbrl.policies.distributions import ActionDistribution
 
 @dataclass(frozen=True)
 class PolicyObjective(abc.ABC):
-    """A surrogate of the return that keeps a policy near the one that the samples come from."""
+    """A surrogate of the return that keeps a policy near the one that the samples come from.
+
+    Attributes:
+        needs_divergence: whether it takes the exact divergence of the policy's distributions.
+    """
+
+    needs_divergence: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -87,7 +94,7 @@ class KLPenalty(PolicyObjective):
     .. math:: \rho \hat A - \beta \, \mathrm{KL}[\pi_k(\cdot \mid y), \pi_\theta(\cdot \mid y)]
 
     After each iteration, with d the mean of the exact divergence over its samples: beta is halved if d < target / 1.5 and
-    doubled if d > 1.5 target.
+    doubled if d > 1.5 target, within 1e-4 and 1e4 times what it was first: it stays finite, and finds its way back.
 
     Attributes:
         target: of the mean divergence of an iteration [nats].
@@ -97,6 +104,7 @@ class KLPenalty(PolicyObjective):
         ValueError: a value is not positive.
     """
 
+    needs_divergence: ClassVar[bool] = True
     target: float = 0.01
     initial: float = 1.0
 
@@ -123,5 +131,5 @@ class KLPenalty(PolicyObjective):
     def next_coefficient(self, coefficient: float, kl: float) -> float:
         """Beta of the next iteration."""
         if kl < self.target / 1.5:
-            return coefficient / 2.0
-        return coefficient * 2.0 if kl > self.target * 1.5 else coefficient
+            return max(coefficient / 2.0, 1e-4 * self.initial)
+        return min(coefficient * 2.0, 1e4 * self.initial) if kl > self.target * 1.5 else coefficient

@@ -12,6 +12,7 @@ from torch import Tensor
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import mean_over
 from mbrl.policies.distributions import ActionDistribution, NoClosedFormError
+from mbrl.policies.policy import Policy
 from mbrl.training.processes import Processes
 
 
@@ -31,6 +32,36 @@ def policy_gradient_objective(new: ActionDistribution, samples: Samples, process
 def weighted_share(values: Tensor, weights: Tensor, processes: Processes) -> Tensor:
     """This process's share of the weighted mean of values over all processes, with its graph."""
     return torch.where(weights > 0, values * weights, 0.0).sum() / processes.sum(weights.sum()).clamp_min(1.0)
+
+
+@torch.no_grad()
+def check_closed_forms(policy: Policy, *, kl: str = "", entropy: str = "") -> None:
+    """Raise NoClosedFormError where a policy's distributions lack a formula that is needed, before anything is collected.
+
+    Args:
+        policy: the policy.
+        kl: what needs the divergence, as the error names it; empty if nothing does.
+        entropy: what needs the entropy.
+
+    Raises:
+        NoClosedFormError: there is none.
+    """
+    y = torch.zeros(1, policy.observation_dim, dtype=policy.dtype, device=policy.device)
+    distribution, _ = policy.step(y, policy.initial_hidden(1))
+    for needing, what, formula in (
+        (kl, "divergence", lambda: distribution.kl(distribution)),
+        (entropy, "entropy", distribution.entropy),
+    ):
+        if not needing:
+            continue
+        try:
+            formula()
+        except NoClosedFormError as error:
+            raise NoClosedFormError(
+                f"{needing} needs an exact {what}, which a {type(distribution).__name__} does not have; choose another head, "
+                'such as network=NetworkSettings(head="gaussian"), or train with PPO, its clipped objective and '
+                "entropy_weight=0"
+            ) from error
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 import torch
 
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
+from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.objectives import ClippedObjective, PolicyObjective
-from mbrl.on_policy.policy_gradient import movement
+from mbrl.on_policy.policy_gradient import check_closed_forms, movement, weighted_share
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import explained_variance, mean_over, normalized
 
@@ -48,14 +49,25 @@ class PPO(OnPolicy):
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.epochs, self.minibatch_size) < 1 or not (self.learning_rate > 0 and self.max_gradient_norm > 0):
-            raise ValueError(
-                "need epochs and minibatch_size >= 1, learning_rate and max_gradient_norm > 0, got "
-                f"{self.epochs}, {self.minibatch_size}, {self.learning_rate} and {self.max_gradient_norm}"
-            )
+        check_numbers(
+            self,
+            counts=("epochs", "minibatch_size"),
+            rates=("learning_rate",),
+            bounds=("max_gradient_norm",),
+            weights=("entropy_weight",),
+        )
 
     def prepare(self, learner: OnPolicyLearner) -> None:
-        """One optimizer for both networks, and the penalty's coefficient."""
+        """One optimizer for both networks, and the penalty's coefficient.
+
+        Raises:
+            NoClosedFormError: the policy's distributions lack a formula that is needed.
+        """
+        check_closed_forms(
+            learner.policy,
+            kl=type(self.objective).__name__ if self.objective.needs_divergence else "",
+            entropy="entropy_weight > 0" if self.entropy_weight else "",
+        )
         learner.optimizers["adam"] = torch.optim.Adam(
             [learner.parameters.vector], lr=self.learning_rate, eps=1e-5, fused=True
         )
@@ -88,9 +100,6 @@ class PPO(OnPolicy):
     def descend(self, learner: OnPolicyLearner, samples: Samples) -> None:
         """One step of Adam on samples whose advantages are normalized."""
         policy, value, parameters = learner.policy, learner.value, learner.parameters
-        weights = samples.weights / learner.processes.sum(samples.weights.sum()).clamp_min(
-            1.0
-        )  # there may be none that count
         new, _ = policy.sequence(samples.inputs, samples.hidden, samples.starts)
         values, _ = value.sequence(samples.inputs, samples.value_hidden, samples.starts)
         ratios = (new.log_prob(samples.actions) - samples.log_probs).exp()
@@ -98,7 +107,7 @@ class PPO(OnPolicy):
         gain = self.objective(ratios, samples.advantages, samples.distribution, new, coefficient)
         if self.entropy_weight:
             gain = gain + self.entropy_weight * new.entropy()
-        loss = (weights * (0.5 * (values - samples.returns).square() - gain)).sum()
+        loss = weighted_share(0.5 * (values - samples.returns).square() - gain, samples.weights, learner.processes)
         parameters.zero_gradients()
         loss.backward()
         learner.processes.sum_into(parameters.gradient)

@@ -14,7 +14,8 @@ import torch
 
 from mbrl.on_policy.advantages import AdvantageEstimator, RewardsToGo
 from mbrl.on_policy.base import OnPolicyLearner
-from mbrl.on_policy.policy_gradient import movement, policy_gradient_objective, weighted_share
+from mbrl.on_policy.checking import check_numbers
+from mbrl.on_policy.policy_gradient import check_closed_forms, movement, policy_gradient_objective, weighted_share
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.value_fitting import PolicyThenValue
 
@@ -38,11 +39,15 @@ class REINFORCE(PolicyThenValue):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.learning_rate > 0:
-            raise ValueError(f"need learning_rate > 0, got {self.learning_rate}")
+        check_numbers(self, rates=("learning_rate",), weights=("entropy_weight",))
 
     def prepare(self, learner: OnPolicyLearner) -> None:
-        """An optimizer for each network."""
+        """An optimizer for each network.
+
+        Raises:
+            NoClosedFormError: the policy's distributions lack a formula that is needed.
+        """
+        check_closed_forms(learner.policy, entropy="entropy_weight > 0" if self.entropy_weight else "")
         super().prepare(learner)
         of_policy, _ = learner.parameters.parts
         learner.optimizers["policy"] = torch.optim.Adam([of_policy], lr=self.learning_rate, eps=1e-5, fused=True)

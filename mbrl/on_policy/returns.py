@@ -66,34 +66,6 @@ def generalized_advantages(
     return _backward_sums(errors, discount * trace_decay, stop)
 
 
-def lambda_returns(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    terminated: Tensor,
-    ended: Tensor,
-    *,
-    discount: float,
-    trace_decay: float,
-    valid: Tensor | None = None,
-) -> Tensor:
-    r"""Targets of TD(lambda), the truncated lambda-return (Sutton and Barto 2018, section 12.3).
-
-    .. math::
-        G^\lambda_t = (1 - \lambda) \sum_{n=1}^{K(t)-1} \lambda^{n-1} G^{(n)}_t + \lambda^{K(t)-1} G^{(K(t))}_t = A_t + V(s_t)
-
-    with the n-step returns of :func:`n_step_returns` and the advantages of :func:`generalized_advantages`, which describes
-    the arguments and errors.
-
-    Returns:
-        ``(T, *batch)``, the value itself where not valid.
-    """
-    advantages = generalized_advantages(
-        rewards, values, next_values, terminated, ended, discount=discount, trace_decay=trace_decay, valid=valid
-    )
-    return advantages + values
-
-
 def rewards_to_go(
     rewards: Tensor,
     next_values: Tensor,

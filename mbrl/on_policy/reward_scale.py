@@ -43,7 +43,7 @@ class RewardScale(nn.Module):
         for t, (r, end) in enumerate(zip(rewards, ended, strict=True)):
             self.running = self.discount * self.running + r
             found[t] = self.running
-            self.running = self.running * ~end
+            self.running = torch.where(end, 0.0, self.running)
         count_in(self.statistics, (found if valid is None else found[valid]).unsqueeze(-1), processes)
         scaled = rewards * (self.statistics.variance + 1e-8).rsqrt()
         return scaled.clamp(-self.clip, self.clip)

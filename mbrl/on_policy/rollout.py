@@ -61,7 +61,7 @@ def collect(
     Returns:
         The rollout, and what the policy remembers after it.
     """
-    found: list[tuple[Tensor, ...]] = []
+    found: list[dict[str, Tensor]] = []
     costs: list[Tensor | None] = []
     spent, begun = 0.0, time.perf_counter()
     for _ in range(steps):
@@ -72,14 +72,24 @@ def collect(
         step = worlds.step(actions)
         spent += time.perf_counter() - acted
         found.append(
-            (y, step.next_observations, actions, step.rewards, step.terminated, step.ended, step.valid, starts, before)
+            {
+                "observations": y,
+                "next_observations": step.next_observations,
+                "actions": actions,
+                "rewards": step.rewards,
+                "terminated": step.terminated,
+                "ended": step.ended,
+                "valid": step.valid,
+                "starts": starts,
+                "hidden": before,
+            }
         )
         costs.append(step.costs)
         if policy.body.hidden_dim:
-            hidden = hidden * ~step.ended.to(hidden.device).unsqueeze(-1)
-    columns = [torch.stack(column) for column in zip(*found, strict=True)]
+            hidden = torch.where(step.ended.to(hidden.device).unsqueeze(-1), 0.0, hidden)
+    columns = {name: torch.stack([row[name] for row in found]) for name in found[0]}
     seconds = spent, time.perf_counter() - begun - spent
-    return Rollout(*columns, costs=_stacked_costs(costs), seconds=seconds), hidden
+    return Rollout(**columns, costs=_stacked_costs(costs), seconds=seconds), hidden
 
 
 def _stacked_costs(costs: list[Tensor | None]) -> Tensor | None:
@@ -106,7 +116,7 @@ def rollout_values(
     """
     starts, ended = rollout.starts.to(policy.device), rollout.ended.to(policy.device)
     values, hiddens = value.sequence(policy.inputs(rollout.observations), hidden, starts)
-    before = torch.cat([hidden.unsqueeze(0), hiddens * ~ended.unsqueeze(-1)])
+    before = torch.cat([hidden.unsqueeze(0), torch.where(ended.unsqueeze(-1), 0.0, hiddens)])
     next_values = torch.cat([values[1:], torch.zeros_like(values[:1])])
     asked = ended.clone()
     asked[-1] = True  # the steps whose next observation is not that of the next row

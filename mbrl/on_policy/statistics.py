@@ -1,5 +1,7 @@
 """Weighted means over the samples of all processes."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,4 +36,5 @@ def explained_variance(samples: Samples, processes: Processes) -> float:
         mean = mean_over(values, samples.weights, processes)
         return mean_over((values - mean).square(), samples.weights, processes)
 
-    return float(1.0 - variance(samples.returns - samples.values) / variance(samples.returns))
+    of_returns = variance(samples.returns)
+    return float(1.0 - variance(samples.returns - samples.values) / of_returns) if of_returns > 0 else math.nan

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 
 from mbrl.on_policy.base import OnPolicyLearner
+from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.natural_gradient import FisherVectorProduct, conjugate_gradient, flatten, unflatten
-from mbrl.on_policy.policy_gradient import weighted_share
+from mbrl.on_policy.policy_gradient import check_closed_forms, weighted_share
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import mean_over, normalized
 from mbrl.on_policy.value_fitting import PolicyThenValue
-from mbrl.policies.distributions import ActionDistribution, NoClosedFormError
+from mbrl.policies.distributions import ActionDistribution
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,10 @@ class TRPO(PolicyThenValue):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.kl_limit < math.inf or not 0 <= self.damping < math.inf:
-            raise ValueError(f"need kl_limit > 0 and damping >= 0, got {self.kl_limit} and {self.damping}")
+        check_numbers(self, counts=("cg_iterations", "max_backtracks"), rates=("kl_limit",), weights=("damping",))
         if not 0 < self.backtrack < 1 or not 0 < self.fisher_fraction <= 1:
             raise ValueError(
                 f"need backtrack in (0, 1) and fisher_fraction in (0, 1], got {self.backtrack} and {self.fisher_fraction}"
-            )
-        if min(self.cg_iterations, self.max_backtracks) < 1:
-            raise ValueError(
-                f"need cg_iterations and max_backtracks >= 1, got {self.cg_iterations} and {self.max_backtracks}"
             )
 
     def prepare(self, learner: OnPolicyLearner) -> None:
@@ -75,15 +71,7 @@ class TRPO(PolicyThenValue):
         Raises:
             NoClosedFormError: the divergence of the policy's distributions has no formula.
         """
-        with torch.no_grad():
-            distribution = learner.policy.distribution(learner.worlds.observations[:1])
-        try:
-            distribution.kl(distribution)
-        except NoClosedFormError as error:
-            raise NoClosedFormError(
-                f"TRPO bounds an exact divergence, which a {type(distribution).__name__} does not have; choose another head, "
-                'such as network=NetworkSettings(head="gaussian"), or train with PPO and its clipped objective'
-            ) from error
+        check_closed_forms(learner.policy, kl="TRPO")
         super().prepare(learner)
 
     def improve(self, learner: OnPolicyLearner, samples: Samples) -> dict[str, float]:
@@ -122,8 +110,9 @@ class TRPO(PolicyThenValue):
         """Products of vectors ``(n,)`` with F + beta I, F over the samples of all processes."""
         new = _distribution(learner, samples)
         kl = weighted_share(new.detach().kl(new), samples.weights, learner.processes)
-        product = FisherVectorProduct(kl, tuple(learner.policy.parameters()), damping=0.0)
-        return lambda vector: learner.processes.sum(product(vector)) + self.damping * vector
+        share = self.damping / learner.processes.number
+        product = FisherVectorProduct(kl, tuple(learner.policy.parameters()), damping=share)
+        return lambda vector: learner.processes.sum(product(vector))
 
     @torch.no_grad()
     def line_search(

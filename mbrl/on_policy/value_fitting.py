@@ -12,6 +12,8 @@ from dataclasses import KW_ONLY, dataclass, replace
 import torch
 
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
+from mbrl.on_policy.checking import check_numbers
+from mbrl.on_policy.policy_gradient import weighted_share
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import explained_variance, mean_over
 
@@ -36,11 +38,7 @@ class PolicyThenValue(OnPolicy, abc.ABC):
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.value_epochs, self.value_minibatch_size) < 1 or not self.value_learning_rate > 0:
-            raise ValueError(
-                "need value_epochs and value_minibatch_size >= 1 and value_learning_rate > 0, got "
-                f"{self.value_epochs}, {self.value_minibatch_size} and {self.value_learning_rate}"
-            )
+        check_numbers(self, counts=("value_epochs", "value_minibatch_size"), rates=("value_learning_rate",))
 
     def prepare(self, learner: OnPolicyLearner) -> None:
         """The optimizer of the value function."""
@@ -73,9 +71,8 @@ class PolicyThenValue(OnPolicy, abc.ABC):
 
     def _descend(self, learner: OnPolicyLearner, samples: Samples) -> None:
         parameters, processes = learner.parameters, learner.processes
-        weights = samples.weights / processes.sum(samples.weights.sum()).clamp_min(1.0)  # there may be none that count
         values, _ = learner.value.sequence(samples.inputs, samples.value_hidden, samples.starts)
-        loss = 0.5 * (weights * (values - samples.returns).square()).sum()
+        loss = 0.5 * weighted_share((values - samples.returns).square(), samples.weights, processes)
         parameters.zero_gradients()
         loss.backward()
         processes.sum_into(parameters.gradient)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import importlib.metadata
 import math
@@ -59,6 +60,48 @@ def json_values(place: str, value: Any) -> Any:
 
 def _object(place: str, values: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(key): json_values(f"{place}.{key}", item) for key, item in values.items()}
+
+
+def fingerprint(value: Any) -> Any:
+    """What can be said in JSON of anything, so that a run does not go on with another one.
+
+    Dataclasses become their fields, modules a digest of their weights with the functions, fractions, tuples and modules that they
+    hold, large arrays digests, functions their names, and :class:`functools.partial` the function and its arguments; of any other
+    object only the class is said. Closures and lambdas of one place in the code have one name: what they hold cannot be told
+    apart.
+    """
+    if isinstance(value, torch.nn.Module):
+        attributes = {name: item for name, item in vars(value).items() if not name.startswith("_")}
+        settings = functools.partial, float, tuple  # nothing that depends on the machine, such as a number of threads
+        held = {n: v for n, v in attributes.items() if hasattr(v, "__qualname__") or isinstance(v, settings)}
+        return {
+            "class": type(value).__name__,
+            "weights": digest(t.cpu() for t in value.state_dict().values()),
+            **{name: fingerprint(item) for name, item in (held | dict(value.named_children())).items()},
+        }
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return json_values("value", value) if np.size(value) <= 64 else digest([torch.as_tensor(value).cpu()])
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: fingerprint(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    if isinstance(value, functools.partial):
+        function, args, kwargs = (fingerprint(part) for part in (value.func, value.args, value.keywords))
+        return {"function": function, "args": args, "kwargs": kwargs}
+    if isinstance(value, list | tuple):
+        return [fingerprint(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): fingerprint(item) for key, item in value.items()}
+    if callable(value) and hasattr(value, "__qualname__"):
+        return qualified_name(value)
+    try:
+        return json_values("value", value)
+    except TypeError:
+        return {"class": type(value).__name__}
+
+
+def qualified_name(value: Any) -> str:
+    """Module and name of a function or class."""
+    return f"{value.__module__}:{value.__qualname__}"
 
 
 def digest(arrays: Iterable[Any]) -> str:

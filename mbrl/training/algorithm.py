@@ -106,6 +106,9 @@ class Learner(abc.ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called."""
 
+    def close(self) -> None:  # noqa: B027
+        """Let go of environments; what was learned stays, and there are no iterations any more."""
+
     @property
     def finished(self) -> bool:
         """Whether there is no use in going on, although there are steps left."""

@@ -199,9 +199,12 @@ def _answering() -> Iterator[None]:
 
 
 def _on_cpu(value: Any) -> Any:
-    """The value with its tensors on the CPU: those of a GPU would be put on the same one in the other process."""
+    """The value with its tensors on the CPU, each with a memory of its own, of which all would be sent.
+
+    Those of a GPU would be put on the same one in the other process.
+    """
     if isinstance(value, Tensor):
-        return value.cpu()
+        return value.detach().cpu().clone()
     if isinstance(value, dict):
         return {key: _on_cpu(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,7 @@
 """The training loop, once for all algorithms: iterate, evaluate, log, keep, resume, stop."""
 
 import contextlib
+import functools
 import math
 import time
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dynamics import Trajectory
 from dynamics.progress import progress_bar
@@ -21,7 +23,7 @@ from mbrl.policies.saving import save_policy
 from mbrl.runs.loggers import Logger
 from mbrl.runs.metrics import read as read_metrics
 from mbrl.runs.reading import read_run
-from mbrl.runs.records import differences, digest, json_values
+from mbrl.runs.records import differences, digest, fingerprint, json_values, qualified_name
 from mbrl.runs.run import Resume, Run, open_run
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner, spread_seed
@@ -30,6 +32,17 @@ from mbrl.training.processes import Processes, together
 
 Metrics = dict[str, np.ndarray]
 
+RULES = (  # of a task, whatever its plant: what is seen, paid for, forbidden and drawn, and when it is over
+    "cost",
+    "termination",
+    "termination_cost",
+    "constraint_cost",
+    "observation",
+    "initial_state",
+    "discount",
+    "success",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
@@ -37,7 +50,7 @@ class TrainingResult:
 
     Attributes:
         policy: the policy after the last iteration.
-        learner: what learned it, for what else it holds, such as ``learner.value``.
+        learner: what learned it, for what else it holds; its environments are closed.
         metrics: what was logged: ``"step"`` and further columns, ``(iterations,)`` each, NaN where nothing was logged.
         evaluation: of the policy after the last iteration; None if there was to be none, and in other processes than the first.
         steps: steps taken, in an environment, or of the gradient where the algorithm takes none there.
@@ -50,6 +63,21 @@ class TrainingResult:
     evaluation: Evaluation | None
     steps: int
     seconds: float
+
+    @property
+    def value(self) -> nn.Module | None:
+        """The value function, where the learner has one."""
+        return getattr(self.learner, "value", None)
+
+    @property
+    def reward(self) -> nn.Module | None:
+        """The reward that was learned, where the learner has one."""
+        return getattr(self.learner, "reward", None)
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The model of the environment that was learned, where the learner has one."""
+        return getattr(self.learner, "model", None)
 
     def __str__(self) -> str:
         evaluated = "not evaluated" if self.evaluation is None else str(self.evaluation)
@@ -120,33 +148,25 @@ def train(
     assignment = Assignment(task, steps, seed, demonstrations, init, processes.device(torch.device(device)), processes)
     decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
     _check_alike(processes, decided, run is not None)
-    learner = algorithm.learner(assignment)
-    if isinstance(task, Task):
-        learner.policy.describe(task)
-    keeper = _Keeper(processes, run, resume, decided)
-    keeper.restore(learner)
-    _check_together(processes, learner)
-    start, rows = time.perf_counter(), keeper.rows
     title, shown = f"{type(algorithm).__name__} on {_task_name(task)}", progress if processes.first else False
-    with progress_bar(title, steps, show=shown) as advance, contextlib.ExitStack() as closing:
+    with contextlib.ExitStack() as closing:
+        learner = algorithm.learner(assignment)
+        closing.callback(learner.close)
+        if isinstance(task, Task):
+            learner.policy.describe(task)
+        keeper = _Keeper(processes, run, resume, decided)
+        keeper.restore(learner)
+        _check_together(processes, learner)
+        start, rows = time.perf_counter(), keeper.rows
         for logger in loggers:
             closing.callback(logger.close)
+        advance = closing.enter_context(progress_bar(title, steps, show=shown))
         while learner.steps < steps and not learner.finished:
-            before = learner.steps
-            row = learner.iterate()
-            _check_finite(learner)
-            _check_together(processes, learner)
-            due = evaluate_every is not None and learner.steps // evaluate_every > before // evaluate_every
-            if due and processes.first:
-                row["eval/return"] = _evaluated(learner, task, seed, evaluation_episodes).iqm
-            row = {"step": learner.steps, **row}
+            row = _iteration(learner, assignment, evaluate_every, evaluation_episodes)
             rows.append(row)
             keeper.keep(learner, row)
-            if on_iteration is not None and processes.first:
-                on_iteration(row)
             if processes.first:
-                for logger in loggers:
-                    logger.log(learner.steps, {name: value for name, value in row.items() if name != "step"})
+                _tell(row, on_iteration, loggers)
             advance(min(learner.steps, steps), _headline(rows))
     evaluation = None
     if evaluation_episodes and processes.first:
@@ -156,6 +176,31 @@ def train(
     keeper.finish(result)
     processes.wait()  # until the folder is complete
     return result
+
+
+def _iteration(
+    learner: Learner, assignment: Assignment, evaluate_every: int | None, evaluation_episodes: int
+) -> dict[str, float]:
+    """Go one iteration further, and evaluate where that is due; the row of the metrics."""
+    before, processes = learner.steps, assignment.processes
+    row = learner.iterate()
+    _check_finite(learner)
+    _check_together(processes, learner)
+    due = evaluate_every is not None and learner.steps // evaluate_every > before // evaluate_every
+    if due and processes.first:
+        row["eval/return"] = _evaluated(learner, assignment.task, assignment.seed, evaluation_episodes).iqm
+    return {"step": learner.steps, **row}
+
+
+def _tell(
+    row: Mapping[str, float],
+    on_iteration: Callable[[Mapping[str, float]], object] | None,
+    loggers: Sequence[Logger],
+) -> None:
+    if on_iteration is not None:
+        on_iteration(row)
+    for logger in loggers:
+        logger.log(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
 
 
 def _check(
@@ -190,14 +235,17 @@ def _task_name(task: Task | str | EnvFactory) -> str:
         return task.name
     if isinstance(task, str):
         return task
-    named = task if hasattr(task, "__qualname__") else type(task)
-    return f"{named.__module__}:{named.__qualname__}"
+    while isinstance(task, functools.partial):
+        task = task.func
+    return qualified_name(task if hasattr(task, "__qualname__") else type(task))
 
 
 def _task_config(task: Task | str | EnvFactory) -> dict[str, Any]:
-    """The name, and what of a task may differ under the same one."""
+    """The name, and what may differ under the same one, as far as :func:`fingerprint` can tell."""
+    if isinstance(task, str):
+        return {"task": task}
     if not isinstance(task, Task):
-        return {"task": _task_name(task)}
+        return {"task": fingerprint(task)}
     plant = task.dynamics
     return {
         "task": task.name,
@@ -209,6 +257,7 @@ def _task_config(task: Task | str | EnvFactory) -> dict[str, Any]:
             "control_limits": task.limits(),
             "control_values": task.control_values,
         },
+        "rules": {name: fingerprint(getattr(task, name)) for name in RULES},
     }
 
 
@@ -225,13 +274,17 @@ def training_config(
     evaluation_episodes: int,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What decides a run, as it goes into ``config.json``, of data and weights a digest; the arguments are those of train."""
+    """What decides a run, as it goes into ``config.json``, of data and weights a digest; the arguments are those of train.
+
+    Raises:
+        ValueError: ``more`` has a name that stands for something else here.
+    """
     given: dict[str, Iterable[Any]] = {}
     if assignment.demonstrations is not None:
         given["demonstrations"] = [array for t in assignment.demonstrations for array in (t.observations, t.controls)]
     if assignment.init is not None:
         given["init"] = [tensor.cpu() for tensor in assignment.init.state_dict().values()]
-    return {
+    own = {
         "algorithm": algorithm.config(),
         **_task_config(assignment.task),
         "steps": assignment.steps,
@@ -240,8 +293,12 @@ def training_config(
         "evaluation_episodes": evaluation_episodes,
         "processes": assignment.processes.number,
         **{name: digest(arrays) for name, arrays in given.items()},
-        **(more or {}),
     }
+    more = more or {}
+    taken = sorted(more.keys() & {*own, "demonstrations", "init", "plant", "rules"})
+    if taken:
+        raise ValueError(f"config has {', '.join(taken)}, which the training itself records; choose other names")
+    return {**own, **more}
 
 
 def _evaluated(learner: Learner, task: Task | str | EnvFactory, seed: int, episodes: int) -> Evaluation:

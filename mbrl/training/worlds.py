@@ -22,7 +22,8 @@ class WorldsStep:
         next_observations: ``(N, ny)``, the true last ones of episodes that have ended, before the worlds are reset.
         terminated: ``(N,)`` of bool, ends that are part of the task.
         truncated: ``(N,)`` of bool, ends by a time limit; a step that is both is terminated.
-        valid: ``(N,)`` of bool; false where a number was not finite: the step does not count, and the episode is over.
+        valid: ``(N,)`` of bool; false where a number was not finite or ``info["diverged"]`` says that the simulation was not
+            stable: the step does not count, and the episode is over.
         costs: ``(N,)`` of ``info["cost"]``, or None where the environment names none.
     """
 
@@ -61,7 +62,7 @@ class Worlds:
         actions: what a policy chooses among.
         observations: the present ones ``(N, ny)``, float64.
         starts: ``(N,)`` of bool, worlds whose present observation is the first of an episode.
-        finished: episodes that have ended since :meth:`take_finished`.
+        finished: episodes that have ended since :meth:`take_finished`; without those that a step which is not valid broke off.
         named_costs: whether a step has named costs so far.
         exact: whether the state can be kept to the bit; other environments begin new episodes when a run is resumed.
 
@@ -85,6 +86,7 @@ class Worlds:
         self.exact = isinstance(env, EpisodesVectorEnv)
         self.finished: list[Episode] = []
         self.named_costs = False
+        self._left: dict[str, Any] | None = None
         self.begin(seed)
 
     def begin(self, seed: int) -> None:
@@ -104,12 +106,14 @@ class Worlds:
         if costs is not None:
             self.named_costs = True
             valid &= np.isfinite(costs)
+        if "diverged" in info:  # MuJoCo sets such worlds back to the default state, whose numbers are finite
+            valid &= ~np.asarray(info["diverged"], dtype=bool)
         if not valid.all():
             y = np.where(valid[:, None], y, self.observations.numpy())
             rewards = np.where(valid, rewards, 0.0)
             costs = None if costs is None else np.where(valid, costs, 0.0)
         ended = terminated | truncated | ~valid
-        self._count(rewards, costs, ended)
+        self._count(rewards, costs, ended, valid)
         next_observations = torch.from_numpy(y)
         self.observations, self.starts = next_observations, torch.from_numpy(ended)
         self._infos = [info]
@@ -138,6 +142,11 @@ class Worlds:
             states = new if states is None else torch.where(about.unsqueeze(-1), new, states)
         return states
 
+    def close(self) -> None:
+        """Let go of the environment; there are no steps any more, but the state stays."""
+        self._left = self.state_dict()
+        self.env.close()
+
     def take_finished(self) -> list[Episode]:
         """The episodes that have ended since the last call."""
         finished, self.finished = self.finished, []
@@ -145,6 +154,8 @@ class Worlds:
 
     def state_dict(self) -> dict[str, Any]:
         """What decides future steps: all of it where the state is exact, otherwise nothing."""
+        if self._left is not None:
+            return self._left
         if not self.exact:
             return {}
         return {
@@ -169,13 +180,13 @@ class Worlds:
         # in double precision: a limit that is rounded to float32 may lie outside of one that is not
         return self.actions.controls(actions.double()).cpu().numpy().astype(space.dtype)
 
-    def _count(self, rewards: np.ndarray, costs: np.ndarray | None, ended: np.ndarray) -> None:
+    def _count(self, rewards: np.ndarray, costs: np.ndarray | None, ended: np.ndarray, valid: np.ndarray) -> None:
         self._sums[0] += rewards
         if costs is not None:
             self._sums[1] += costs
         self._sums[2] += 1
         if ended.any():
-            self.finished += [Episode(float(r), float(c), int(n)) for r, c, n in self._sums[:, ended].T]
+            self.finished += [Episode(float(r), float(c), int(n)) for r, c, n in self._sums[:, ended & valid].T]
             self._sums[:, ended] = 0
 
 
