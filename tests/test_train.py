@@ -440,7 +440,6 @@ def learned_from(task, algorithm=CLIPPED, steps=64):
 def test_a_step_that_is_not_finite_does_not_count(what, algorithm):
     result = learned_from(lambda: Counter(broken=what), algorithm)
     # every third step breaks and ends the episode: of 2 x 32 steps 2 x 10, five in each iteration and world
-    assert result.metrics["rollout/invalid"].tolist() == [10.0, 10.0]
     assert result.metrics["rollout/diverged"].tolist() == [10.0, 10.0]
     assert result.metrics["rollout/episodes"].tolist() == [0.0, 0.0]  # what was broken off has no return
     assert result.policy.normalizer.count == 64 - 20
@@ -489,7 +488,7 @@ def test_steps_that_do_not_count_weigh_nothing():
 
 def test_a_training_in_which_no_step_counts_stays_what_it_was():
     result = learned_from(lambda: Counter(broken="reward", at=1))
-    assert result.metrics["rollout/invalid"].tolist() == [32.0, 32.0]
+    assert result.metrics["rollout/diverged"].tolist() == [32.0, 32.0]
     assert_same(result.policy.state_dict(), CLIPPED.learner(Assignment(Counter, 64)).policy.state_dict())
 
 
@@ -499,7 +498,7 @@ def test_a_task_that_diverges_is_learned_on():
     start = mbrl.uniform_initial_state([-0.1], [0.1])
     task = mbrl.Task("Cliff", dynamics, cost, (-1.0, 1.0), start, horizon=5, episode_steps=15)
     result = learned_from(task, steps=128)
-    assert result.metrics["rollout/invalid"].sum() > 0
+    assert result.metrics["rollout/diverged"].sum() > 0
 
 
 def test_weights_that_are_not_finite_end_the_training():
@@ -563,7 +562,7 @@ def test_numbers_begin_where_a_space_does():
 def test_every_space_is_trained_and_evaluated_on(space):
     result = mbrl.train(CLIPPED, lambda: Counter(space), steps=32, evaluation_episodes=1)
     assert result.evaluation.returns.tolist() == [20.0]
-    assert result.metrics["rollout/invalid"].tolist() == [0.0]
+    assert result.metrics["rollout/diverged"].tolist() == [0.0]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ r"""What on-policy algorithms share: the iteration.
 The statistics that observations are normalized by change last, so that within an iteration the policy that collected, the old
 one of the ratios and the one that is improved are the same function of what was seen.
 
-An algorithm says how the policy and the value function learn from samples: one method.
+An algorithm says what it needs for that, `prepare`, and how policy and value function learn from samples, `update`.
 """
 
 import abc
@@ -240,7 +240,6 @@ class OnPolicyLearner(Learner):
         found = {
             "rollout/episodes": number,
             "rollout/diverged": broken,
-            "rollout/invalid": broken,
         }  # a step ends an episode
         if number:
             found = {"rollout/return": reward / number, "rollout/length": steps / number, **found}
