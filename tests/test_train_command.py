@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import importlib
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -107,11 +108,17 @@ def test_it_says_where_everything_is(tmp_path, mbrl_says):
     first, result, policy, filming, report = out.splitlines()
     assert filming.startswith("filming an episode")
     assert first == f"run folder: {run}"
-    assert result.startswith("48 steps in ")
-    assert "IQM of 2" in result
+    number = r"-?[\d.]+"
+    sentence = rf"return {number} \(95 % {number} to {number}, interquartile mean of 2 episodes\), success 0 % "
+    assert re.fullmatch(sentence + r"after 48 environment steps in \d+ s", result)
     assert (policy, report) == (f"policy: {run}/policy.safetensors", f"report: {run}/report.html")
     page = (run / "report.html").read_text()
     assert (page.count("data:image/png"), page.count("data:video/mp4")) == (2, 1)
+    assert f"<p>{result}</p>" in page
+    assert "<p>PPO on PendulumSwingUp, seed 0; settings: " in page
+    assert "network.hidden [8]" in page
+    assert "num_envs 2" in page
+    assert "learning_rate" not in page
     np.testing.assert_array_equal(np.isfinite(mbrl.read_run(run).metrics["eval/return"]), [False, True, False])
 
 

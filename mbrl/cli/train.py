@@ -13,7 +13,7 @@ trainings side by side use more.
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -179,7 +179,9 @@ class _Training:
         if isinstance(self.algorithm, mbrl.DAgger):
             sys.stdout.write(f"{self._asked(self.algorithm)}\n")
         result = self.train(folder, seed)
-        sys.stdout.write(f"{result}\npolicy: {folder / 'policy.safetensors'}\n")
+        from mbrl.plots.train_sections import training_result
+
+        sys.stdout.write(f"{training_result(mbrl.read_run(folder))}\npolicy: {folder / 'policy.safetensors'}\n")
         self._look(folder, result.policy, result.evaluation, seed)
 
     def _asked(self, algorithm: mbrl.DAgger) -> str:
@@ -247,10 +249,8 @@ class _Training:
         """The page, its figures and its video; what was learned is kept where this fails."""
         from mbrl.plots import Video, html_report, train_sections
 
-        sections, name = (
-            train_sections(mbrl.read_run(folder)),
-            self.task if isinstance(self.task, str) else self.task.name,
-        )
+        name = self.task if isinstance(self.task, str) else self.task.name
+        sections = train_sections(mbrl.read_run(folder), _set(self.algorithm))
         episode = self._episode(folder, policy, evaluation, seed)
         if self.options.video and self._filmed(folder / "episode.mp4", policy, episode, seed):
             sections.insert(1, Video(folder / "episode.mp4", f"An episode of the trained policy on {name}."))
@@ -285,6 +285,16 @@ class _Training:
             sys.stdout.write(f"no video: {' '.join(str(error).split())}\n")
             return False
         return True
+
+
+def _set(algorithm: mbrl.Algorithm) -> str:
+    """Settings that are not those by default."""
+    needed = [
+        one.name for one in fields(algorithm) if one.default is one.default_factory is MISSING and one.name != "_"
+    ]
+    default = type(algorithm)(**{name: getattr(algorithm, name) for name in needed})
+    found = differences(default.config(), algorithm.config())
+    return "settings: " + ", ".join(f"{key} {now}" for key, _, now in found) if found else "settings by default"
 
 
 def _saying_once(line: str) -> Callable[[Mapping[str, float]], object]:
