@@ -292,6 +292,7 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["train", "ppo", "--task", "CartPole-v9", "--steps", "3"], "no environment 'CartPole-v9'; did you mean"),
         (["train", "ppo", "--task", "CartPole-v1", "--backend", "torch", "--steps", "3"], "--backend would be ignored"),
         (["train", *ON_PENDULUM, "--steps", "0", "--run", "new"], "need steps >= 1"),
+        (["train", *ON_PENDULUM, "--steps", "0"], "need steps >= 1"),
         (["train", *ON_PENDULUM, "--steps", "3", "--num-envs", "0"], "num_envs must be an integer of at least 1"),
         (["train", *ON_PENDULUM, "--steps", "3", "--network.head", "beat"], "beat"),
         (["train", *ON_PENDULUM, "--steps", "3", "--demos", "LOGS", "--run", "new"], "mbrl train bc --demos ..., then"),
