@@ -173,7 +173,13 @@ def test_ctrl_c_within_an_iteration_loses_this_iteration(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             mbrl.train(CLIPPED, pendulum(), run=tmp_path / "parts", **settings)
     assert checkpoint(tmp_path / "parts")["steps"] == 64
-    mbrl.train(CLIPPED, pendulum(), run=tmp_path / "parts", **settings)
+    kept = torch.load(tmp_path / "parts" / "trainer.pt", weights_only=True)
+    assert 0 < kept["state"]["seconds"] < 60
+    kept["state"]["seconds"] += 1000.0  # the time of both starts counts
+    torch.save(kept, tmp_path / "parts" / "trainer.pt")
+    result = mbrl.train(CLIPPED, pendulum(), run=tmp_path / "parts", **settings)
+    assert kept["state"]["seconds"] < result.seconds < 1060
+    assert mbrl.read_run(tmp_path / "parts").summary["seconds"] == result.seconds
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
 
 

@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import importlib
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -21,6 +22,7 @@ import mbrl
 import mbrl.cli.train
 from dynamics import read_trajectories
 from mbrl.cli import choices
+from mbrl.cli.actors import film
 from mbrl.cli.main import main, parse
 from mbrl.plots.style import new_figure
 from planners import CEM, ICEM, MPC
@@ -103,13 +105,20 @@ def test_it_says_where_everything_is(tmp_path, mbrl_says):
     wanted = [*ON_PENDULUM, *TINY, "--evaluate-every", 32, "--evaluation-episodes", 2, "--run", run]
     status, out, err = mbrl_says("train", *wanted)
     assert (status, err) == (0, "")
-    first, result, policy, report = out.splitlines()
+    first, result, policy, filming, report = out.splitlines()
+    assert filming.startswith("filming an episode")
     assert first == f"run folder: {run}"
-    assert result.startswith("48 steps in ")
-    assert "IQM of 2" in result
+    number = r"-?[\d.]+"
+    sentence = rf"return {number} \(95 % {number} to {number}, interquartile mean of 2 episodes\), success 0 % "
+    assert re.fullmatch(sentence + r"after 48 environment steps in \d+ s", result)
     assert (policy, report) == (f"policy: {run}/policy.safetensors", f"report: {run}/report.html")
     page = (run / "report.html").read_text()
     assert (page.count("data:image/png"), page.count("data:video/mp4")) == (2, 1)
+    assert f"<p>{result}</p>" in page
+    assert "<p>PPO on PendulumSwingUp, seed 0; settings: " in page
+    assert "network.hidden [8]" in page
+    assert "num_envs 2" in page
+    assert "learning_rate" not in page
     np.testing.assert_array_equal(np.isfinite(mbrl.read_run(run).metrics["eval/return"]), [False, True, False])
 
 
@@ -283,9 +292,10 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["train", "ppo", "--task", "CartPole-v9", "--steps", "3"], "no environment 'CartPole-v9'; did you mean"),
         (["train", "ppo", "--task", "CartPole-v1", "--backend", "torch", "--steps", "3"], "--backend would be ignored"),
         (["train", *ON_PENDULUM, "--steps", "0", "--run", "new"], "need steps >= 1"),
+        (["train", *ON_PENDULUM, "--steps", "0"], "need steps >= 1"),
         (["train", *ON_PENDULUM, "--steps", "3", "--num-envs", "0"], "num_envs must be an integer of at least 1"),
         (["train", *ON_PENDULUM, "--steps", "3", "--network.head", "beat"], "beat"),
-        (["train", *ON_PENDULUM, "--steps", "3", "--demos", "LOGS", "--run", "new"], "learns from rewards alone"),
+        (["train", *ON_PENDULUM, "--steps", "3", "--demos", "LOGS", "--run", "new"], "mbrl train bc --demos ..., then"),
         (["train", *ON_PENDULUM, "--steps", "3", "--dt", "0.1"], "--dt would be ignored: without --demos"),
         (["train", *ON_PENDULUM, "--steps", "3", "--seed", "1", "--seeds", "2", "3"], "--seed would be ignored"),
         (["train", *ON_PENDULUM, "--steps", "3", "--seeds", "2", "2"], "--seeds takes distinct integers in 0.."),
@@ -293,7 +303,8 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["train", *ON_PENDULUM, "--steps", "3", "--init", "RUN", "--run", "new"], "init must be a policy of the same"),
         (["train", "ppo", "--task", "Reacher", "--steps", "3", "--init", "RUN"], "the policy in"),
         (["train", *ON_PENDULUM, "--steps", "3", "--init", "nowhere"], "there is no policy 'nowhere'"),
-        (["train", *ON_PENDULUM, "--steps", "3", "--run", "RUN"], "is finished (summary.json)"),
+        (["train", *ON_PENDULUM, "--steps", "3", "--run", "RUN"], "; to go on from its policy: --init "),
+        (["train", "bc", *ON_PENDULUM[1:], "--steps", "3"], "--demos FILE, and mbrl collect records some"),
         (
             ["eval", "CartPoleSwingUp", "--policy", "RUN"],
             "does not fit: task CartPoleSwingUp shows 5 columns and takes 1 controls, the policy",
@@ -328,6 +339,7 @@ def test_bad_input_is_one_line_and_status_2(args, sentence, room, tmp_path, monk
     assert err.count("\n") == 1
     assert "run folder" not in out
     assert not Path("new").exists()
+    assert not Path("runs").exists()
 
 
 def test_a_missing_extra_is_one_line_before_anything_is_trained(tmp_path, monkeypatch, mbrl_says):
@@ -401,8 +413,49 @@ def test_ctrl_c_after_the_end_does_not_ask_to_go_on(tmp_path, monkeypatch, mbrl_
     monkeypatch.setattr(mbrl.cli.train, "film", stopped)
     wanted = ["train", *ON_PENDULUM, *TINY, "--evaluation-episodes", 1, "--run", tmp_path / "run"]
     status, _, err = mbrl_says(*wanted)
-    line = f"mbrl train: interrupted; the run at {tmp_path / 'run'} is finished\n"
-    assert (status, err) == (130, line)
+    again = err.partition(
+        f"mbrl train: interrupted; the run at {tmp_path / 'run'} is finished but for its page: mbrl "
+    )[2]
+    assert (status, shlex.split(again)) == (130, [*map(str, wanted)])
+    # the same makes the page, of the policy that is there, and then there is nothing left
+    monkeypatch.setattr(mbrl.cli.train, "film", lambda path, *args: path.write_bytes(b"video"))
+    before = (tmp_path / "run" / "policy.safetensors").stat().st_mtime_ns
+    status, out, err = mbrl_says(*wanted)
+    assert (status, err) == (0, "")
+    assert "is finished but for its page\nfilming an episode" in out
+    assert out.endswith(f"report: {tmp_path / 'run' / 'report.html'}\n")
+    assert (tmp_path / "run" / "policy.safetensors").stat().st_mtime_ns == before
+    assert mbrl_says(*wanted) == (0, f"{tmp_path / 'run'} is finished\n", "")
+    assert mbrl_says(*wanted, "--discount", 0.5)[0] == 2
+
+
+def test_a_film_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    def cut_off(path, *args):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mbrl.plots.write_task_video", cut_off)
+    task = mbrl.pendulum_swing_up(backend="torch")
+    (episode,) = mbrl.record(task, mbrl.UniformNoise(task.control_limits, 1), 1, steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path / "episode.mp4", None, task, episode, 0)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("mbrl.plots.write_task_video", lambda path, *args: path.write_bytes(b"whole"))
+    film(tmp_path / "episode.mp4", None, task, episode, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["episode.mp4"]
+
+
+def test_dagger_says_first_what_its_expert_is_asked(tmp_path, monkeypatch, mbrl_says):
+    def asked(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mbrl, "train", asked)
+    wanted = ["--episodes", 3, "--max-steps", 20, "--run", tmp_path / "run"]
+    status, out, _ = mbrl_says("train", "dagger", *ON_PENDULUM[1:], "--steps", 5, "--expert", "cem", *wanted)
+    assert status == 130
+    horizon = mbrl.pendulum_swing_up(backend="torch").problem().horizon
+    assert f"expert: MPC with CEM, planning {horizon} steps ahead; " in out
+    assert "3 episodes of up to 20 steps an iteration" in out
 
 
 # Algorithms are read off the package

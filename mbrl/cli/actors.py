@@ -1,5 +1,6 @@
 """What commands that act on a task share: policies, planners, the model that is planned on, and films of what happened."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,7 @@ def _check_fit(trained: mbrl.Policy, task: mbrl.Task | str, path: Path) -> None:
 
 
 def film(path: Path, actor: Any, task: mbrl.Task | str, episode: Trajectory | None, seed: int) -> None:
-    """An episode of a task as a video, or of a gymnasium environment as it draws itself.
+    """An episode of a task as a video, or of a gymnasium environment as it draws itself; the file is whole or not there.
 
     Args:
         path: the file, ``*.mp4``.
@@ -90,10 +91,15 @@ def film(path: Path, actor: Any, task: mbrl.Task | str, episode: Trajectory | No
     from mbrl.plots import write_task_video
 
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(task, mbrl.Task) and episode is not None:
-        write_task_video(path, task, episode)
-    else:
-        mbrl.evaluate(actor, task, episodes=1, generator=generator, video=path)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")  # the suffix says how it is written
+    try:
+        if isinstance(task, mbrl.Task) and episode is not None:
+            write_task_video(partial, task, episode)
+        else:
+            mbrl.evaluate(actor, task, episodes=1, generator=generator, video=partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_model(path: Path | None) -> LearnedDynamics | None:

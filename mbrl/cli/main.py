@@ -172,10 +172,13 @@ def interrupted(args: Sequence[str], folder: Path | None = None, named: Path | N
     """
     if folder is None or not (folder / "config.json").exists():
         return "interrupted"
-    if (folder / "summary.json").exists() and named is None:
+    finished = (folder / "summary.json").exists() and named is None
+    if finished and (args[0] != "train" or (folder / "report.html").exists()):
         return f"interrupted; the run at {folder} is finished"
     given = any(arg == "--run" or arg.startswith("--run=") for arg in args)
     again = shlex.join([*args, *(() if given else ("--run", str(named or folder)))])
+    if finished:
+        return f"interrupted; the run at {folder} is finished but for its page: mbrl {again}"
     goes_on = any((folder / name).exists() for name in ("fit.pt", "trainer.pt"))
     return f"interrupted; {'to go on' if goes_on else 'to start it again'}: mbrl {again}"
 

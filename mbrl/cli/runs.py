@@ -60,6 +60,8 @@ def kept_folder(command: str, folder: Path | None, suffix: str = "") -> Iterator
         KeyboardInterrupt: Ctrl-C, with the folder as its argument.
     """
     new = folder is None or not folder.exists()
+    above = Path("runs") if folder is None else folder.parent
+    first = not above.exists()
     folder = new_folder(command, suffix) if folder is None else folder
     try:
         yield folder
@@ -71,4 +73,6 @@ def kept_folder(command: str, folder: Path | None, suffix: str = "") -> Iterator
             for record in records:
                 record.unlink(missing_ok=True)
             folder.rmdir()
+        if first and above.exists() and not any(above.iterdir()):
+            above.rmdir()
         raise

@@ -13,7 +13,7 @@ trainings side by side use more.
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,7 @@ from mbrl.cli.tasks import find_world
 from mbrl.runs.records import differences, json_values
 from mbrl.training.processes import is_first, started_together
 from mbrl.training.train import training_config
+from planners import MPC
 
 KINDS = algorithm_kinds()
 CHOICES = choices_of("", KINDS)
@@ -144,6 +145,12 @@ class _Training:
             if isinstance(task, str):
                 raise ValueError(f"the expert plans on a task of this library, got the gymnasium environment {task}")
             algorithm = algorithm.build(task)
+        if isinstance(algorithm, mbrl.BC) and not options.demos:
+            raise ValueError("bc learns from demonstrations: --demos FILE, and mbrl collect records some")
+        if isinstance(algorithm, mbrl.OnPolicy) and options.demos:
+            raise ValueError(
+                f"{type(algorithm).__name__.lower()} learns from rewards alone: mbrl train bc --demos ..., then --init RUN"
+            )
         demonstrations = options.reading.trajectories(options.demos, ()) if options.demos else None
         init = None if options.init is None else read_policy(options.init, task)
         return cls(options, task, algorithm, demonstrations, init)
@@ -160,14 +167,34 @@ class _Training:
         return {"command": "train", **{name: value for name, value in given.items() if value}}
 
     def go(self, folder: Path, seed: int) -> None:
-        """Train with a seed, unless that is done, and leave a page."""
-        if self.options.seeds and (folder / "summary.json").exists():
+        """Train with a seed and leave a page, as far as that is not done."""
+        if (folder / "summary.json").exists() and not started_together(os.environ):
             self._check_finished(folder, seed)
-            sys.stdout.write(f"{folder} is finished\n")
+            if (folder / "report.html").exists():
+                sys.stdout.write(f"{folder} is finished\n")
+            else:  # killed after the end of the training
+                sys.stdout.write(f"{folder} is finished but for its page\n")
+                self._look(folder, read_policy(folder, self.task), None, seed)
             return
+        if isinstance(self.algorithm, mbrl.DAgger):
+            sys.stdout.write(f"{self._asked(self.algorithm)}\n")
         result = self.train(folder, seed)
-        sys.stdout.write(f"{result}\npolicy: {folder / 'policy.safetensors'}\n")
-        self._look(folder, result, seed)
+        from mbrl.plots.train_sections import training_result
+
+        sys.stdout.write(f"{training_result(mbrl.read_run(folder))}\npolicy: {folder / 'policy.safetensors'}\n")
+        self._look(folder, result.policy, result.evaluation, seed)
+
+    def _asked(self, algorithm: mbrl.DAgger) -> str:
+        """What an iteration takes before it says anything: an expert may plan for minutes."""
+        expert, limit = algorithm.expert, algorithm.max_steps
+        name = type(expert).__name__
+        if isinstance(expert, MPC):
+            name += f" with {type(expert.planner).__name__}, planning {expert.problem.horizon} steps ahead"
+        if isinstance(self.task, mbrl.Task):
+            limit = min(limit, self.task.episode_steps)
+        return (
+            f"expert: {name}; it acts and labels in {algorithm.episodes} episodes of up to {limit} steps an iteration"
+        )
 
     def train(self, folder: Path, seed: int) -> mbrl.TrainingResult:
         """Train with a seed."""
@@ -197,9 +224,16 @@ class _Training:
         )
         found = differences(mbrl.read_run(folder).config, json_values("config", asked))
         if found:
+            found = [
+                one for one in found if one[0] == "command"
+            ] or found  # another one differs in everything else, too
+            how = "choose another --run"
+            if (folder / "policy.safetensors").exists():
+                how = f"to go on from its policy: --init {folder} --run NEW"
             raise mbrl.RunError(
-                f"the run at {folder} is finished and had another config; choose another --run: "
+                f"the run at {folder} is finished and had another config: "
                 + "; ".join(f"{key} was {there}, now {now}" for key, there, now in found)
+                + f"; {how}"
             )
 
     def _loggers(self, folder: Path, seed: int) -> list[mbrl.Logger]:
@@ -211,33 +245,35 @@ class _Training:
             loggers.append(mbrl.WandbLogger(folder, name=folder.name, config=config))
         return loggers
 
-    def _look(self, folder: Path, result: mbrl.TrainingResult, seed: int) -> None:
+    def _look(self, folder: Path, policy: mbrl.Policy, evaluation: mbrl.Evaluation | None, seed: int) -> None:
         """The page, its figures and its video; what was learned is kept where this fails."""
         from mbrl.plots import Video, html_report, train_sections
 
-        sections, name = (
-            train_sections(mbrl.read_run(folder)),
-            self.task if isinstance(self.task, str) else self.task.name,
-        )
-        episode = self._episode(folder, result, seed)
-        if self.options.video and self._filmed(folder / "episode.mp4", result.policy, episode, seed):
+        name = self.task if isinstance(self.task, str) else self.task.name
+        sections = train_sections(mbrl.read_run(folder), _set(self.algorithm))
+        episode = self._episode(folder, policy, evaluation, seed)
+        if self.options.video and self._filmed(folder / "episode.mp4", policy, episode, seed):
             sections.insert(1, Video(folder / "episode.mp4", f"An episode of the trained policy on {name}."))
         page = html_report(folder / "report.html", f"{type(self.algorithm).__name__} on {name}", sections)
         sys.stdout.write(f"report: {page}\n")
 
-    def _episode(self, folder: Path, result: mbrl.TrainingResult, seed: int) -> Trajectory | None:
+    def _episode(
+        self, folder: Path, policy: mbrl.Policy, evaluation: mbrl.Evaluation | None, seed: int
+    ) -> Trajectory | None:
         """An episode of the policy on a task, which mbrl view plays."""
         if isinstance(self.task, str):
             return None
-        if result.evaluation is not None:
-            episode = result.evaluation.trajectories[0]
+        if evaluation is not None:
+            episode = evaluation.trajectories[0]
         else:
-            (episode,) = mbrl.record(self.task, result.policy, 1, generator=torch.Generator().manual_seed(seed))
+            (episode,) = mbrl.record(self.task, policy, 1, generator=torch.Generator().manual_seed(seed))
         write_trajectories(folder / "episode.npz", [episode], overwrite=True)
         return episode
 
     def _filmed(self, path: Path, policy: mbrl.Policy, episode: Trajectory | None, seed: int) -> bool:
         """Whether there is a video; other environments need not be able to draw themselves."""
+        sys.stdout.write("filming an episode (--no-video leaves that out)\n")
+        sys.stdout.flush()
         if isinstance(self.task, mbrl.Task):
             film(path, policy, self.task, episode, seed)
             return True
@@ -246,10 +282,19 @@ class _Training:
         try:
             film(path, policy, self.task, episode, seed)
         except (ValueError, ImportError, gymnasium.error.Error) as error:
-            path.unlink(missing_ok=True)
             sys.stdout.write(f"no video: {' '.join(str(error).split())}\n")
             return False
         return True
+
+
+def _set(algorithm: mbrl.Algorithm) -> str:
+    """Settings that are not those by default."""
+    needed = [
+        one.name for one in fields(algorithm) if one.default is one.default_factory is MISSING and one.name != "_"
+    ]
+    default = type(algorithm)(**{name: getattr(algorithm, name) for name in needed})
+    found = differences(default.config(), algorithm.config())
+    return "settings: " + ", ".join(f"{key} {now}" for key, _, now in found) if found else "settings by default"
 
 
 def _saying_once(line: str) -> Callable[[Mapping[str, float]], object]:

@@ -58,7 +58,9 @@ def aggregated(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndar
 
 
 @in_house_style
-def plot_learning_curves(groups: Sequence[RunGroup], metrics: Sequence[str] | None = None) -> "Figure":
+def plot_learning_curves(
+    groups: Sequence[RunGroup], metrics: Sequence[str] | None = None, steps: str = "step"
+) -> "Figure":
     """Scalars over steps: a panel for each metric, a color for each group, each seed thin.
 
     Of two seeds and more, the interquartile mean is drawn thick and its 95 % bootstrap interval as a band, as far as all seeds
@@ -67,6 +69,7 @@ def plot_learning_curves(groups: Sequence[RunGroup], metrics: Sequence[str] | No
     Args:
         groups: from :func:`mbrl.group_runs`.
         metrics: columns of ``metrics.csv``; by default all, at most 24.
+        steps: what the steps are called.
 
     Raises:
         ValueError: no run has logged any of the metrics.
@@ -80,8 +83,8 @@ def plot_learning_curves(groups: Sequence[RunGroup], metrics: Sequence[str] | No
     for axes, metric in zip(grid, metrics, strict=True):
         for number, group in enumerate(groups):
             _draw_group(axes, group, metric, CYCLE[number % len(CYCLE)], DASHES[number // len(CYCLE) % len(DASHES)])
-        axes.set(xlabel="step", ylabel=axis_label(metric))
-        _choose_scale(axes)
+        axes.set(xlabel=steps, ylabel=axis_label(metric, "s" if metric.startswith("time/") else ""))
+        choose_scale(axes)
     lines = {str(line.get_label()): line for axes in grid for line in axes.lines}
     labelled = {label: line for label, line in lines.items() if not label.startswith("_")}  # others are matplotlib's
     ordered = [(labelled[label], label) for group in groups if (label := plain(group.label)) in labelled]
@@ -105,7 +108,7 @@ def _draw_group(axes: "Axes", group: RunGroup, metric: str, color: str, dash: st
         axes.plot(steps, means, color=color, linestyle=dash, linewidth=2.2, label=label)
 
 
-def _choose_scale(axes: "Axes") -> None:
+def choose_scale(axes: "Axes") -> None:
     """Logarithmic where everything is positive and spans more than a decade and a half."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.empty(0)])
     if values.size and values.min() > 0 and values.max() > 30 * values.min():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbrl.plots.style import figure_to_data_uri
+from mbrl.runs.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +72,8 @@ def html_report(path: str | Path, title: str, sections: Sequence[Section]) -> Pa
     body = "\n".join(_heading(section) + _content(section) for section in sections)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(PAGE.format(title=html.escape(title), style=STYLE_SHEET, body=body), encoding="utf-8")
+    page = PAGE.format(title=html.escape(title), style=STYLE_SHEET, body=body)
+    replace_file(path, lambda partial: partial.write_text(page, encoding="utf-8"))
     return path
 
 

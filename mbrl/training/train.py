@@ -54,7 +54,7 @@ class TrainingResult:
         metrics: what was logged: ``"step"`` and further columns, ``(iterations,)`` each, NaN where nothing was logged.
         evaluation: of the policy after the last iteration; None if there was to be none, and in other processes than the first.
         steps: steps taken, in an environment, or of the gradient where the algorithm takes none there.
-        seconds: time spent since the start, or since the run was resumed.
+        seconds: time spent, of a resumed run in all its starts as far as they were kept.
     """
 
     policy: Policy
@@ -157,14 +157,14 @@ def train(
         keeper = _Keeper(processes, run, resume, decided)
         keeper.restore(learner)
         _check_together(processes, learner)
-        start, rows = time.perf_counter(), keeper.rows
+        start, rows = time.perf_counter() - keeper.seconds, keeper.rows
         for logger in loggers:
             closing.callback(logger.close)
         advance = closing.enter_context(progress_bar(title, steps, show=shown))
         while learner.steps < steps and not learner.finished:
             row = _iteration(learner, assignment, evaluate_every, evaluation_episodes)
             rows.append(row)
-            keeper.keep(learner, row)
+            keeper.keep(learner, row, time.perf_counter() - start)
             if processes.first:
                 _tell(row, on_iteration, loggers)
             advance(min(learner.steps, steps), _headline(rows))
@@ -366,6 +366,7 @@ class _Keeper:
         self.kept = folder is not None
         self.run: Run | None = None
         self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0  # that earlier starts took
         if folder is not None and processes.first:
             self.run = open_run(folder, config=config, resume=resume)
             self.rows = _logged(self.run)
@@ -376,7 +377,7 @@ class _Keeper:
             return
         states = None
         if self.run is not None and (saved := self.run.load_state()) is not None:
-            states = saved["learners"]
+            states, self.seconds = saved["learners"], saved.get("seconds", 0.0)
         state = self.processes.scatter(states)
         if state is None:
             return
@@ -389,7 +390,7 @@ class _Keeper:
                 stacklevel=4,
             )
 
-    def keep(self, learner: Learner, row: Mapping[str, float]) -> None:
+    def keep(self, learner: Learner, row: Mapping[str, float], seconds: float) -> None:
         """Log a row and write the state after it."""
         if not self.kept:
             return
@@ -397,7 +398,7 @@ class _Keeper:
         if self.run is not None:
             scalars = {name: value for name, value in row.items() if name != "step"}
             self.run.log(int(row["step"]), **scalars)
-            self.run.save_state({"learners": states})
+            self.run.save_state({"learners": states, "seconds": seconds})
 
     def finish(self, result: TrainingResult) -> None:
         """Leave the policy, a picture and the summary."""
