@@ -12,7 +12,11 @@ EPISODES = 20  # of the evaluation of each policy
 # ppo-kl is PPO with the adaptive penalty on KL, which the peer lacks
 PEER = {"ppo": "ppo", "ppo-kl": "ppo", "trpo": "trpo"}
 
-OVERRIDES: dict[str, dict[str, Any]] = {"Pendulum-v1": {"discount": 0.9}}  # of our defaults, for every algorithm
+OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {  # of our defaults
+    ("Pendulum-v1", "ppo"): {"discount": 0.9, "learning_rate": 1e-3},
+    ("Pendulum-v1", "ppo-kl"): {"discount": 0.9, "learning_rate": 1e-3},
+    ("Pendulum-v1", "trpo"): {"discount": 0.9, "network": {"initial_std": 1.0}},
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,9 @@ def configured(algorithm: str, env: str) -> Any:
     """An algorithm of ours with its defaults, but for ``OVERRIDES``."""
     import mbrl
 
-    settings = OVERRIDES.get(env, {})
+    settings = dict(OVERRIDES.get((env, algorithm), {}))
+    if "network" in settings:
+        settings["network"] = mbrl.NetworkSettings(**settings["network"])
     match algorithm:
         case "ppo":
             return mbrl.PPO(**settings)
