@@ -377,7 +377,7 @@ def test_the_command_line_speaks_once_for_all_processes(tmp_path):
     options = "--task PendulumSwingUp --backend torch --steps 512 --steps-per-iteration 128 --no-video --evaluation-episodes 1"
     ended = started("-m", "--", "mbrl", "train", "ppo", *options.split(), "--run", folder)
     assert ended.returncode == 0, ended.stderr
-    assert [line.partition(" ")[0] for line in ended.stdout.splitlines()] == ["run", "512", "policy:", "report:"]
+    assert [line.partition(" ")[0] for line in ended.stdout.splitlines()] == ["run", "return", "policy:", "report:"]
     assert list(mbrl.read_run(folder).metrics["step"]) == [256, 512]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
