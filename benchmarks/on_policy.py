@@ -13,8 +13,8 @@ EPISODES = 20  # of the evaluation of each policy
 PEER = {"ppo": "ppo", "ppo-kl": "ppo", "trpo": "trpo"}
 
 OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {  # of our defaults
-    ("Pendulum-v1", "ppo"): {"discount": 0.9, "learning_rate": 1e-3},
-    ("Pendulum-v1", "ppo-kl"): {"discount": 0.9, "learning_rate": 1e-3},
+    ("Pendulum-v1", "ppo"): {"discount": 0.9, "learning_rate": 1e-3, "network": {"initial_std": 1.0}},
+    ("Pendulum-v1", "ppo-kl"): {"discount": 0.9, "learning_rate": 1e-3, "network": {"initial_std": 1.0}},
     ("Pendulum-v1", "trpo"): {"discount": 0.9, "network": {"initial_std": 1.0}},
 }
 
