@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
+from torch import Tensor
 
 from dynamics import learned
 from dynamics.learned.base import LearnedDynamics
@@ -34,13 +35,40 @@ def save(model: LearnedDynamics, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": FORMAT, "class": type(model).__name__, "config": json.dumps(model.config())}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(with_sorted_header(serialized(tensors, metadata)))  # with the permissions of any new file
-    os.replace(partial, path)
+    write_tensors(path, tensors, metadata)
     return path
 
 
-def with_sorted_header(content: bytes) -> bytes:
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file with texts in its header, whole or not at all; equal ones are equal files."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(_with_sorted_header(serialized(tensors, metadata)))  # with the permissions of any new file
+    os.replace(partial, path)
+
+
+def read_tensors(path: Path, expected: str, writer: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and texts of a file of :func:`write_tensors`.
+
+    Args:
+        path: the file.
+        expected: what its ``"format"`` must say.
+        writer: what writes such files, for the message.
+
+    Raises:
+        ValueError: it is no safetensors file, or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); was it cut short?") from error
+    if metadata.get("format") != expected:
+        raise ValueError(f"{path} has format {metadata.get('format')!r}, expected {expected!r}; write {writer}")
+    return tensors, metadata
+
+
+def _with_sorted_header(content: bytes) -> bytes:
     """The same file with its header in order: safetensors shuffles the metadata, and equal models shall be equal files."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
@@ -58,16 +86,7 @@ def load(path: str | Path) -> LearnedDynamics:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no model at {path}; models are written by dynamics.save(model, path)")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); was it cut short?") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; write models with dynamics.save"
-        )
+    tensors, metadata = read_tensors(path, FORMAT, "models with dynamics.save")
     name = metadata.get("class")
     if name not in learned.__all__:
         raise ValueError(f"{path} holds a {name!r}; this version knows {', '.join(learned.__all__)}")

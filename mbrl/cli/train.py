@@ -28,7 +28,7 @@ from mbrl.cli.logs import Reading
 from mbrl.cli.main import LARGEST_SEED
 from mbrl.cli.runs import kept_folder, refuse
 from mbrl.cli.tasks import find_world
-from mbrl.runs.records import differences, json_values
+from mbrl.runs.records import differences, json_values, told_differences
 from mbrl.training.processes import is_first, started_together
 from mbrl.training.train import training_config
 from planners import MPC
@@ -222,19 +222,12 @@ class _Training:
         asked = training_config(
             self.algorithm, assignment, options.evaluate_every, options.evaluation_episodes, self.config
         )
-        found = differences(mbrl.read_run(folder).config, json_values("config", asked))
+        found = told_differences(mbrl.read_run(folder).config, json_values("config", asked))
         if found:
-            found = [
-                one for one in found if one[0] == "command"
-            ] or found  # another one differs in everything else, too
             how = "choose another --run"
             if (folder / "policy.safetensors").exists():
                 how = f"to go on from its policy: --init {folder} --run NEW"
-            raise mbrl.RunError(
-                f"the run at {folder} is finished and had another config: "
-                + "; ".join(f"{key} was {there}, now {now}" for key, there, now in found)
-                + f"; {how}"
-            )
+            raise mbrl.RunError(f"the run at {folder} is finished and had another config: {found}; {how}")
 
     def _loggers(self, folder: Path, seed: int) -> list[mbrl.Logger]:
         loggers: list[mbrl.Logger] = []

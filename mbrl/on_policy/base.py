@@ -7,7 +7,7 @@ r"""What on-policy algorithms share: the iteration.
 The statistics that observations are normalized by change last, so that within an iteration the policy that collected, the old
 one of the ratios and the one that is improved are the same function of what was seen.
 
-An algorithm says what it needs for that, `prepare`, and how policy and value function learn from samples, `update`.
+An algorithm says what it needs for that, ``prepare``, and how policy and value function learn from samples, ``update``.
 """
 
 import abc
@@ -150,10 +150,10 @@ class OnPolicyLearner(Learner):
     @property
     def networks(self) -> dict[str, torch.nn.Module]:
         """Policy and value functions."""
-        networks = {"policy": self.policy, "value function": self.value}
-        return (
-            networks if self.constraint is None else {**networks, "value function of the cost": self.constraint.value}
-        )
+        networks: dict[str, torch.nn.Module] = {"policy": self.policy, "value function": self.value}
+        if self.constraint is not None:
+            networks["value function of the cost"] = self.constraint.value
+        return networks
 
     @property
     def progress(self) -> float:
@@ -237,10 +237,7 @@ class OnPolicyLearner(Learner):
         sums = self.processes.sum(torch.cat([sums.sum(0), torch.tensor([broken, named], dtype=torch.float64)]))
         reward, cost, steps, number, broken, named = sums.tolist()
         self.worlds.named_costs = named > 0  # in any process: an environment may name them only where there are some
-        found = {
-            "rollout/episodes": number,
-            "rollout/diverged": broken,
-        }  # a step ends an episode
+        found = {"rollout/episodes": number, "rollout/diverged": broken}  # a step that is not valid ends its episode
         if number:
             found = {"rollout/return": reward / number, "rollout/length": steps / number, **found}
             if self.worlds.named_costs:

@@ -44,7 +44,7 @@ class NetworkSettings:
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"silu"`` or ``"softplus"``.
         recurrent: number of gated recurrent units on top of them, for tasks that are not seen in full; 0 for none.
         initial_std: standard deviation of Gaussian actions at first, squashed and mixed ones too, in half widths of the limits;
-            0.5, at which few controls are clamped, is what Andrychowicz et al. 2021 found best in a large study.
+            rather small, as Andrychowicz et al. 2021 recommend, so that few controls are clamped.
         state_dependent_std: whether it is an output of the network instead of a parameter, of a normal or a squashed one; of a
             mixture it always is.
         components: of a mixture.

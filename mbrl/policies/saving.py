@@ -5,13 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialized
-
-from dynamics.serialization import with_sorted_header
+from dynamics.serialization import read_tensors, write_tensors
 from mbrl.policies.action_space import action_space
 from mbrl.policies.policy import Labels, NetworkSettings, Policy
-from mbrl.runs.files import replace_file
 
 FORMAT = "mbrl-control policy 1"
 
@@ -40,8 +36,7 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
         "columns": json.dumps(columns, sort_keys=True),
     }
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
-    content = with_sorted_header(serialized(tensors, metadata))
-    replace_file(path, lambda partial: partial.write_bytes(content))
+    write_tensors(path, tensors, metadata)
     return path
 
 
@@ -59,16 +54,7 @@ def load_policy(path: str | Path) -> Policy:
     path = path / "policy.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no policy at {path}; policies are written by mbrl.save_policy(policy, path)")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); was it cut short?") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; write policies with mbrl.save_policy"
-        )
+    tensors, metadata = read_tensors(path, FORMAT, "policies with mbrl.save_policy")
     try:
         config = json.loads(metadata["config"])
         settings = {**config["settings"], "hidden": tuple(config["settings"]["hidden"])}

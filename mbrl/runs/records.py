@@ -122,6 +122,13 @@ def differences(before: Any, now: Any) -> list[tuple[str, str, str]]:
     ]
 
 
+def told_differences(before: Any, now: Any) -> str:
+    """The differences of two configs in words, empty where there is none."""
+    found = differences(before, now)
+    commands = [one for one in found if one[0] == "command"]  # another one differs in everything else, too
+    return "; ".join(f"{key} was {there}, now {now}" for key, there, now in commands or found)
+
+
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     """Dotted keys of a JSON value and what is there, as Python writes it."""
     if isinstance(value, dict) and value:

@@ -55,7 +55,7 @@ import dynamics
 from dynamics import LearnedDynamics
 from mbrl.runs import metrics
 from mbrl.runs.files import replace_file, write_json
-from mbrl.runs.records import differences, json_values, system_record
+from mbrl.runs.records import json_values, system_record, told_differences
 
 Resume = Literal["auto", "never", "must"]
 
@@ -183,14 +183,11 @@ def _check_resumable(run: Run, asked: Any, resume: Resume) -> None:
         before = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{run.folder / 'config.json'} is not readable JSON ({error}); {fix}") from error
-    found = differences(before, asked)
+    found = told_differences(before, asked)
     if found:
-        found = [
-            one for one in found if one[0] == "command"
-        ] or found  # another command differs in everything else, too
         raise RunError(
             f"the run at {run.folder} was started with another config; resume it with the same one, or choose another path: "
-            + "; ".join(f"{key} was {there}, now {now}" for key, there, now in found)
+            f"{found}"
         )
 
 
