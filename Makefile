@@ -13,6 +13,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SEED ?= 0
 ARGS ?=
 BENCH ?=
+# Tests side by side, each on one thread; what takes long is spread over the processes by work stealing.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal
 QUICK ?=
 
 .DEFAULT_GOAL := help
@@ -28,11 +31,11 @@ install: $(VENV)/.installed-dev ## Install the packages and the development tool
 demo: $(VENV)/.installed ## Fit a model to the shipped logs and swing a cart-pole up with it [SEED=0 ARGS=...]
 	@$(BIN)/python examples/demo.py --seed $(SEED) $(ARGS)
 
-test: $(VENV)/.installed-dev ## Run the fast test suite, at most 10 minutes on 2 cores [ARGS=...]
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(VENV)/.installed-dev ## Run the fast test suite, at most 10 minutes on 2 cores [PROCESSES=2 ARGS=...]
+	@$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.installed-dev ## Run the slow tests, at most 40 minutes on 2 cores [ARGS=...]
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+test-slow: $(VENV)/.installed-dev ## Run the slow tests, at most 40 minutes on 2 cores [PROCESSES=2 ARGS=...]
+	@$(PYTEST) -m slow $(ARGS)
 
 lint: style types layers ## Check style, types and the direction of the layers (make -k lint: all three in any case)
 
