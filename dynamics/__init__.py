@@ -6,6 +6,7 @@ from pathlib import Path
 from dynamics.analytic import LinearDynamics, MechanicalSystem, TorchDynamics
 from dynamics.audit import AuditReport, Finding, audit
 from dynamics.base import Curvature, Dynamics, Linearization
+from dynamics.counting import CountedDynamics
 from dynamics.estimation import (
     ExtendedKalmanFilter,
     FilteredSequence,
@@ -64,6 +65,7 @@ __all__ = [
     "AuditReport",
     "Car",
     "CartPole",
+    "CountedDynamics",
     "Curvature",
     "DoubleIntegrator",
     "Dynamics",

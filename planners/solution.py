@@ -160,6 +160,22 @@ class Solution:
 
         return linear_gaussian_controller(self, temperature=temperature)
 
+    @classmethod
+    def guess(cls, problem: Problem, xs: Tensor, us: Tensor, *, t0: int = 0, time: float = 0.0) -> "Solution":
+        """States and controls that no planner found, for ``init=``.
+
+        Args:
+            problem: what they are a guess for.
+            xs: states ``(*batch, T+1, n)``; those that do not obey the dynamics are for multiple shooting.
+            us: controls ``(*batch, T, m)``.
+            t0: step of the first control.
+            time: absolute time of the first state [s].
+        """
+        batch = us.shape[:-2]
+        unknown = us.new_full(batch, torch.inf)
+        status = torch.full(batch, int(Status.ITERATION_LIMIT), device=us.device)
+        return cls(problem, xs, us, unknown, status, t0=t0, time=time)
+
     def detach(self) -> "Solution":
         """The solution without the graph of its derivatives: a warm start to keep that does not keep them alive."""
         return replace(self, **{f.name: _detached(getattr(self, f.name)) for f in fields(self) if f.name != "problem"})

@@ -65,6 +65,10 @@ class Processes:
         self.sum_into(values)
         return values
 
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes; likewise."""
+        return self.sum(values) / self.number
+
     def sum_into(self, values: Tensor) -> None:
         """Replace values, such as gradients, by their sum over the processes."""
         if not self._grouped:

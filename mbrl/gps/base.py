@@ -1,0 +1,208 @@
+r"""What all forms of guided policy search share: initial states to train from, a teacher, a plant whose every step counts.
+
+Levine and Koltun 2013, Levine and Abbeel 2014, Montgomery and Levine 2016: a trajectory optimizer knows what to do from single
+states, supervised or importance-weighted learning makes one policy of it, for all states that are seen.
+"""
+
+import abc
+import time
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamics import CountedDynamics
+from mbrl.gps.policy_cost import PolicyCost
+from mbrl.gps.rollouts import (
+    Choose,
+    Rollouts,
+    actions_of_task,
+    controller_actions,
+    policy_actions,
+    roll_out,
+)
+from mbrl.gps.teacher import ModelTeacher, Teacher
+from mbrl.imitation.behavior_cloning import BC, Cloning, task_policy
+from mbrl.imitation.labels import Labels
+from mbrl.policies.policy import NetworkSettings, Policy
+from mbrl.tasks import Task
+from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.checking import check_numbers
+from planners import LinearGaussianController, Solution
+
+
+@dataclass(frozen=True)
+class GuidedPolicySearch(Algorithm, abc.ABC):
+    """What all forms of guided policy search are told.
+
+    Training ends after ``iterations`` or when the steps are spent, whatever comes first. Steps are those of the plant, of
+    rollouts and of the teacher alike, a column of its derivatives being a step.
+
+    Attributes:
+        teacher: shows what to do.
+        network: of the policy.
+        conditions: number C of initial states, drawn from the task, of each process.
+        samples: rollouts of the teacher, and later of the policy, from each initial state.
+        iterations: after which training ends.
+        control_noise: standard deviation of disturbances during rollouts, in half widths of the control limits.
+        cloning: how the policy is fitted to what was shown.
+        cloning_steps: gradient steps of a fit.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    _: KW_ONLY
+    teacher: Teacher = field(default_factory=ModelTeacher)
+    network: NetworkSettings = field(default_factory=lambda: NetworkSettings(initial_std=0.2))
+    conditions: int = 8
+    samples: int = 5
+    iterations: int = 20
+    control_noise: float = 0.0
+    cloning: BC = field(default_factory=lambda: BC(patience=None, validation_share=0.0))
+    cloning_steps: int = 1000
+
+    def __post_init__(self):
+        check_numbers(
+            self, counts=("conditions", "samples", "iterations", "cloning_steps"), weights=("control_noise",)
+        )
+        if self.network.recurrent or self.network.head not in (None, "gaussian"):
+            raise ValueError(
+                "guided policy search trains Gaussian policies without memory, got head "
+                f"{self.network.head!r} and {self.network.recurrent} recurrent units"
+            )
+
+    @abc.abstractmethod
+    def learner(self, assignment: Assignment) -> "GuidedLearner":
+        """A learner at its first step."""
+
+
+class GuidedLearner(Learner, abc.ABC):
+    """The state that all forms of guided policy search have.
+
+    Args:
+        algorithm: its settings.
+        assignment: what is to be learned.
+
+    Attributes:
+        policy: the policy.
+        task: the task.
+        plant: its plant, which counts steps.
+        x0: the initial states ``(C, n)``.
+        iterations: done so far.
+
+    Raises:
+        ValueError: the task is no :class:`mbrl.Task`, or none whose episodes have one length and whose controls are continuous.
+    """
+
+    def __init__(self, algorithm: GuidedPolicySearch, assignment: Assignment):
+        if not isinstance(assignment.task, Task):
+            raise ValueError(
+                f"guided policy search plans on the model of a task of this library, got {assignment.task!r}; see mbrl tasks"
+            )
+        self.settings, self.assignment, self.task = algorithm, assignment, assignment.task
+        self.space = actions_of_task(self.task)
+        self.processes = assignment.processes
+        self.plant = CountedDynamics(self.task.dynamics)
+        self.policy = task_policy(assignment, algorithm.network)
+        self.x0 = self.task.initial_state(algorithm.conditions, self._cpu_generator("initial states"))
+        self.generator = self._cpu_generator("rollouts")
+        self.plans: Solution | None = None  # the teacher's last
+        self.seen: Rollouts | None = None  # all rollouts
+        self.iterations = self.steps = 0
+
+    def _cpu_generator(self, purpose: str) -> torch.Generator:
+        seed = self.assignment.seed_for(purpose) + self.processes.rank
+        return torch.Generator().manual_seed(seed)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations are done."""
+        return self.iterations >= self.settings.iterations
+
+    def iterate(self) -> dict[str, float]:
+        """Go one iteration further; the steps of the plant are counted over all processes."""
+        begun = time.perf_counter()
+        before = self.plant.calls
+        metrics = self.advance()
+        self.steps += int(self.processes.sum(torch.tensor(float(self.plant.calls - before), dtype=torch.float64)))
+        self.iterations += 1
+        return {**metrics, "time/iteration": time.perf_counter() - begun}
+
+    @abc.abstractmethod
+    def advance(self) -> dict[str, float]:
+        """What an iteration does; the steps are those of :attr:`plant`."""
+
+    # Parts of an iteration
+
+    def taught(self, near: Policy | None = None) -> LinearGaussianController:
+        """The teacher's controllers from the initial states, planned from its last plans on.
+
+        A teacher that has to learn the plant first sees its own controllers run on it.
+
+        Args:
+            near: policy whose log-density counts as a reward, times the teacher's temperature.
+        """
+        teacher = self.settings.teacher
+        cost = None if near is None else PolicyCost(near, self.task, teacher.temperature)
+        rounds = teacher.rounds if self.plans is None else 1
+        for last in [False] * (rounds - 1) + [True]:
+            model = teacher.model(self.task, self.plant, self.seen, self.generator)
+            self.plans = teacher.plan(
+                self.task, self.x0, model, extra_cost=cost, init=self.plans, generator=self.generator
+            )
+            controller = teacher.controller(self.task, self.plans)
+            if not last:
+                self.rolled_out(controller_actions(controller, self.space, self.generator))
+        return controller
+
+    def rolled_out(self, choose: Choose) -> Rollouts:
+        """Samples from each initial state."""
+        x0 = self.x0.expand(self.settings.samples, *self.x0.shape).clone()
+        noise = self.settings.control_noise
+        rollouts = roll_out(self.task, choose, x0, plant=self.plant, control_noise=noise, generator=self.generator)
+        self.seen = rollouts if self.seen is None else self.seen.joined(rollouts)
+        return rollouts
+
+    def policy_rollouts(self) -> Rollouts:
+        """Samples of the policy."""
+        return self.rolled_out(policy_actions(self.policy, self.task, self.generator))
+
+    def cloned(self, observations: Tensor, actions: Tensor) -> dict[str, float]:
+        """Fit the policy to actions ``(N, a)`` at observations ``(N, ny)``, by maximum likelihood from its present weights."""
+        labels = Labels(observations, actions, torch.ones(len(actions), dtype=torch.int64))
+        purpose = f" of iteration {self.iterations}"
+        cloning = Cloning(
+            self.settings.cloning, self.policy, labels, self.settings.cloning_steps, self.assignment, purpose
+        )
+        metrics = cloning.run()
+        self.policy.load_state_dict(cloning.policy.state_dict())
+        return metrics
+
+    def mean_cost(self, rollouts: Rollouts) -> float:
+        """Mean cost of an episode, over the rollouts of all processes."""
+        sums = torch.stack([rollouts.total_costs.sum(), torch.tensor(float(rollouts.total_costs.numel())).double()])
+        total, number = self.processes.sum(sums).tolist()
+        return total / number
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+        return {
+            "policy": self.policy.state_dict(),
+            "generator": self.generator.get_state(),
+            "plans": None if self.plans is None else (self.plans.xs, self.plans.us),
+            "seen": None if self.seen is None else self.seen.state_dict(),
+            "calls": self.plant.calls,
+            "steps": self.steps,
+            "iterations": self.iterations,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        self.policy.load_state_dict(state["policy"])
+        self.generator.set_state(state["generator"])
+        self.plans = None if state["plans"] is None else Solution.guess(self.task.problem(horizon=self.task.episode_steps), *state["plans"])
+        self.seen = None if state["seen"] is None else Rollouts(**state["seen"])
+        self.plant.calls = state["calls"]
+        self.steps, self.iterations = state["steps"], state["iterations"]

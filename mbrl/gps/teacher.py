@@ -1,0 +1,131 @@
+r"""Who shows what to do: trajectory optimizers as time-varying linear-Gaussian controllers.
+
+.. math:: u_t \sim \mathcal N\bigl(\hat u_t + K_t (x_t \ominus \hat x_t), \; \tau Q_{uu,t}^{-1}\bigr)
+
+is, for linear dynamics and quadratic cost, the distribution of least expected cost minus :math:`\tau` times its entropy (Levine and
+Koltun 2013, section 3): what costs little to vary is explored.
+"""
+
+import abc
+from dataclasses import KW_ONLY, dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamics import Dynamics
+from mbrl.gps.rollouts import Rollouts
+from mbrl.recording import record
+from mbrl.tasks import Task
+from planners import DDP, MPC, Cost, LinearGaussianController, Planner, Problem, Solution, solve
+
+
+@dataclass(frozen=True)
+class Teacher(abc.ABC):
+    """Turns initial states into plans to the end of an episode, and plans into linear-Gaussian controllers.
+
+    Attributes:
+        planner: :class:`planners.DDP`, or a sampling planner, whose plan one backward pass gives its gains.
+        scout: a planner such as :class:`planners.ICEM` that goes ahead in receding horizon and whose way the first plan begins
+            with, where a descent from no control would end in a poor minimum; None for none.
+        temperature: tau, in units of the cost.
+        min_std: least standard deviation of a control in any direction, in half widths of the limits.
+        max_std: largest one.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    _: KW_ONLY
+    planner: Planner = field(default_factory=DDP)
+    scout: Planner | None = None
+    temperature: float = 1.0
+    min_std: float = 0.02
+    max_std: float = 0.2
+
+    def __post_init__(self):
+        if not (0 < self.temperature < torch.inf and 0 < self.min_std <= self.max_std < torch.inf):
+            raise ValueError(
+                "need temperature > 0 and 0 < min_std <= max_std, got "
+                f"{self.temperature}, {self.min_std} and {self.max_std}"
+            )
+
+    @abc.abstractmethod
+    def model(self, task: Task, plant: Dynamics, seen: Rollouts | None, generator: torch.Generator) -> Dynamics:
+        """What is planned on.
+
+        Args:
+            task: what is to be done.
+            plant: the task's plant, which counts its steps.
+            seen: what has been seen of it so far.
+            generator: source of randomness.
+        """
+
+    @property
+    def rounds(self) -> int:
+        """Numbers of lessons, with rollouts after each, until the teacher knows the plant."""
+        return 1
+
+    def plan(
+        self,
+        task: Task,
+        x0: Tensor,
+        model: Dynamics,
+        *,
+        extra_cost: Cost | None = None,
+        init: Solution | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """Plans from initial states ``(C, n)``, all of them as one batch.
+
+        Args:
+            task: what is to be done.
+            x0: initial states ``(C, n)``.
+            model: from :meth:`model`.
+            extra_cost: added to that of the task, for instance minus the log-density of a policy.
+            init: earlier plans from the same states; by default the scout goes ahead.
+            generator: source of randomness of sampling planners.
+
+        Raises:
+            planners.SolveError: from an initial state there is no usable plan.
+        """
+        problem = task.problem(model, task.episode_steps)
+        if init is None and self.scout is not None:
+            init = _gone_ahead(task.with_dynamics(model), self.scout, x0, problem, generator)
+        if extra_cost is not None:
+            problem = replace(problem, cost=problem.cost + extra_cost)
+        return solve(problem, self.planner, x0, init=init, generator=generator)
+
+    def controller(self, task: Task, plans: Solution) -> LinearGaussianController:
+        """The controllers of plans, with covariances between the bounds."""
+        controller = plans.controller(temperature=self.temperature)
+        lower, upper = task.limits()
+        half = 0.5 * (upper - lower).to(plans.us)
+        scale = half.unsqueeze(-1) * half
+        return replace(controller, covariance=scale * self._bounded(controller.covariance / scale))
+
+    def _bounded(self, covariance: Tensor) -> Tensor:
+        """Covariances ``(*, m, m)`` with eigenvalues between the bounds; what is not finite varies as much as it may."""
+        finite = covariance.isfinite().all(-1).all(-1)[..., None, None]
+        most = self.max_std**2 * torch.eye(covariance.shape[-1]).to(covariance)
+        values, vectors = torch.linalg.eigh(torch.where(finite, 0.5 * (covariance + covariance.mT), most))
+        values = values.clamp(self.min_std**2, self.max_std**2)
+        return (vectors * values.unsqueeze(-2)) @ vectors.mT
+
+
+@dataclass(frozen=True)
+class ModelTeacher(Teacher):
+    """Plans on the plant itself; every step of it that a planner takes is counted."""
+
+    def model(self, task: Task, plant: Dynamics, seen: Rollouts | None, generator: torch.Generator) -> Dynamics:
+        """The plant."""
+        return plant
+
+
+def _gone_ahead(task: Task, scout: Planner, x0: Tensor, problem: Problem, generator: torch.Generator | None) -> Solution:
+    """The way that a planner goes in receding horizon, as a first guess of plans to the end."""
+    mpc = MPC(task.problem(), scout)
+    episodes = record(task, mpc, len(x0), generator=generator, initial_states=x0)
+    us = torch.from_numpy(np.stack([episode.controls for episode in episodes])).to(x0)
+    xs = torch.from_numpy(np.stack([episode.states for episode in episodes])).to(x0)
+    return Solution.guess(problem, xs, us)
