@@ -29,6 +29,7 @@ from mbrl.imitation.labels import Batch, Labels, Material, log_likelihood, read_
 from mbrl.policies.normalizer import count_in
 from mbrl.policies.policy import NetworkSettings, Policy
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.checking import check_numbers
 from mbrl.training.errors import TrainingError
 from mbrl.training.flat_parameters import FlatParameters
 from mbrl.training.processes import Processes
@@ -70,20 +71,18 @@ class BC(Algorithm):
     margin: float = 1e-3
 
     def __post_init__(self):
-        patience = 1 if self.patience is None else self.patience
-        if min(self.batch_size, self.sequence_length, self.steps_per_iteration, patience) < 1:
-            raise ValueError(
-                "need batch_size, sequence_length, steps_per_iteration and patience >= 1, got "
-                f"{self.batch_size}, {self.sequence_length}, {self.steps_per_iteration} and {self.patience}"
-            )
-        if not (self.learning_rate > 0 and self.weight_decay >= 0):
-            raise ValueError(
-                f"need learning_rate > 0 and weight_decay >= 0, got {self.learning_rate} and {self.weight_decay}"
-            )
-        if not (0 <= self.validation_share < 1 and 0 < self.margin < 1):
-            raise ValueError(
-                f"need 0 <= validation_share < 1 and 0 < margin < 1, got {self.validation_share} and {self.margin}"
-            )
+        check_numbers(
+            self,
+            counts=("batch_size", "sequence_length", "steps_per_iteration"),
+            rates=("learning_rate", "margin"),
+            weights=("weight_decay",),
+            shares=("validation_share",),
+        )
+        if self.patience is not None:
+            check_numbers(self, counts=("patience",))
+        for name in ("validation_share", "margin"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be less than 1, got {getattr(self, name)}")
 
     def learner(self, assignment: Assignment) -> "BCLearner":
         """A learner at its first step."""

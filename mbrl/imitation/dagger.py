@@ -28,6 +28,7 @@ from mbrl.policies.actor import Actor, require_actor
 from mbrl.runs.records import fingerprint, json_values
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.checking import check_numbers
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,7 @@ class DAgger(Algorithm):
             raise ValueError(
                 f"{type(self.expert).__name__} plans in real time, and training does not keep to it: give it latency=... [s]"
             )
-        if not 0 <= self.beta_decay <= 1 or min(self.episodes, self.gradient_steps, self.max_steps) < 1:
-            raise ValueError(
-                "need 0 <= beta_decay <= 1, episodes >= 1, gradient_steps >= 1 and max_steps >= 1, got "
-                f"{self.beta_decay}, {self.episodes}, {self.gradient_steps} and {self.max_steps}"
-            )
+        check_numbers(self, counts=("episodes", "gradient_steps", "max_steps"), shares=("beta_decay",))
 
     def learner(self, assignment: Assignment) -> "DAggerLearner":
         """A learner at its first step."""

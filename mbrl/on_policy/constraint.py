@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.policy_gradient import weighted_share
 from mbrl.on_policy.reward_scale import RewardScale
 from mbrl.on_policy.rollout import Rollout, Samples, rollout_values
 from mbrl.on_policy.statistics import mean_over
 from mbrl.policies.policy import Policy
 from mbrl.policies.value_function import ValueFunction
+from mbrl.training.checking import check_numbers
 from mbrl.training.flat_parameters import FlatParameters
 from mbrl.training.processes import Processes
 

@@ -12,10 +12,10 @@ from dataclasses import KW_ONLY, dataclass, replace
 import torch
 
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
-from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.policy_gradient import weighted_share
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import explained_variance, mean_over
+from mbrl.training.checking import check_numbers
 
 
 @dataclass(frozen=True)
