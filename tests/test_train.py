@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -353,6 +354,52 @@ def test_a_run_does_not_go_on_as_another_one(change, named, tmp_path):
     assert named in str(caught.value)
 
 
+@dataclass(frozen=True)
+class Own(mbrl.Algorithm):
+    """Says what it learns from, and stops there."""
+
+    demonstrations: ClassVar[Any] = "required"
+
+    def learner(self, assignment):
+        raise StoppedError
+
+
+class Unasked(Own):
+    demonstrations = "none"
+
+
+class Asking(Own):
+    demonstrations = "optional"
+
+
+class Unclear(Own):
+    demonstrations = "sometimes"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "given", "message"),
+    [
+        (Own(), False, r"Own learns from demonstrations; pass demonstrations=\.\.\., for instance mbrl.record"),
+        (Own(), True, None),
+        (Unasked(), False, None),
+        (Unasked(), True, "Unasked does not learn from demonstrations, they would be ignored; pass them to BC"),
+        (Asking(), False, None),
+        (Asking(), True, None),
+        (Unclear(), True, "Unclear.demonstrations must be one of 'required', 'optional', 'none', got 'sometimes'"),
+    ],
+)
+def test_what_an_algorithm_learns_from_is_asked_for_before_it_begins(algorithm, given, message):
+    demonstrations = mbrl.record(pendulum(), mbrl.UniformNoise((-1.0, 1.0), 1), 1, steps=2) if given else None
+    with pytest.raises(ValueError if message else StoppedError, match=message):
+        mbrl.train(algorithm, pendulum(), steps=8, demonstrations=demonstrations)
+
+
+def test_the_run_folder_says_how_its_numbers_are_to_be_read(tmp_path):
+    mbrl.train(CLIPPED, pendulum(), steps=32, evaluation_episodes=0, run=tmp_path)
+    expected = {"steps": "environment steps", "shows": "how the policy changed", "keeps_lowest": ""}
+    assert mbrl.read_run(tmp_path).legend == expected
+
+
 def test_evaluations_come_in_the_rows_that_pass_their_steps():
     metrics = mbrl.train(CLIPPED, pendulum(), steps=160, evaluate_every=48, evaluation_episodes=1).metrics
     assert metrics["step"].tolist() == [32, 64, 96, 128, 160]
@@ -422,7 +469,7 @@ def test_a_head_by_default_is_the_same_as_one_by_name():
         ({"evaluate_every": 10.0}, TypeError, "evaluate_every must be an integer"),
         ({"evaluation_episodes": -1}, ValueError, "evaluation_episodes >= 0"),
         ({"evaluate_every": 5, "evaluation_episodes": 0}, ValueError, "evaluate_every needs"),
-        ({"demonstrations": []}, ValueError, "learns from rewards alone"),
+        ({"demonstrations": []}, ValueError, "PPO does not learn from demonstrations, they would"),
     ],
 )
 def test_arguments_that_make_no_training_are_refused(change, error, message):

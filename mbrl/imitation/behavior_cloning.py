@@ -19,16 +19,18 @@ may grow with T squared (Ross and Bagnell 2010, theorem 2.1); :class:`mbrl.DAgge
 import copy
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from dynamics import Trajectory
 from mbrl.imitation.labels import Batch, Labels, Material, log_likelihood, read_demonstrations
 from mbrl.policies.normalizer import count_in
 from mbrl.policies.policy import NetworkSettings, Policy
-from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations, Learner
 from mbrl.training.checking import check_numbers
 from mbrl.training.errors import TrainingError
 from mbrl.training.flat_parameters import FlatParameters
@@ -57,6 +59,11 @@ class BC(Algorithm):
     Raises:
         ValueError: a number is out of its range.
     """
+
+    demonstrations: ClassVar[Demonstrations] = "required"
+    step_unit: ClassVar[str] = "gradient steps"
+    shows: ClassVar[str] = "loss of the demonstrated actions, minus their log-likelihood"
+    keeps_lowest: ClassVar[str] = "train/held_out_loss"
 
     _: KW_ONLY
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -106,14 +113,10 @@ class BCLearner(Learner):
     """
 
     def __init__(self, algorithm: BC, assignment: Assignment):
-        if assignment.demonstrations is None:
-            raise ValueError(
-                "BC learns from demonstrations; pass demonstrations=..., for instance mbrl.record(task, expert, episodes) or "
-                "dynamics.read_trajectories(path)"
-            )
+        algorithm.check_demonstrations(assignment)
         self.algorithm = algorithm
         policy = task_policy(assignment, algorithm.network)
-        labels = read_demonstrations(assignment.demonstrations, policy, assignment.task)
+        labels = read_demonstrations(cast(Sequence[Trajectory], assignment.demonstrations), policy, assignment.task)
         self.cloning = Cloning(algorithm, policy, labels, assignment.steps, assignment)
         self.policy = self.cloning.policy
         self.steps = 0

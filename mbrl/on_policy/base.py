@@ -110,7 +110,7 @@ class OnPolicyLearner(Learner):
     """
 
     def __init__(self, algorithm: OnPolicy, assignment: Assignment):
-        _check_unused(assignment)
+        algorithm.check_demonstrations(assignment)
         self.algorithm, self.assignment = algorithm, assignment
         self.processes = assignment.processes
         self.worlds = assignment.worlds(algorithm.num_envs)
@@ -287,8 +287,3 @@ class OnPolicyLearner(Learner):
             self.scale.begin()
             if self.constraint is not None:
                 self.constraint.begin()
-
-
-def _check_unused(assignment: Assignment) -> None:
-    if assignment.demonstrations is not None:
-        raise ValueError("this algorithm learns from rewards alone; pass demonstrations to BC, or its policy as init=")
