@@ -250,12 +250,15 @@ def _task_config(task: Task | str | EnvFactory) -> dict[str, Any]:
     if not isinstance(task, Task):
         return {"task": fingerprint(task)}
     plant = task.dynamics
+    physical = plant.physical_parameters
+    learned = [tensor.cpu() for name, tensor in plant.state_dict().items() if name not in physical]
     return {
         "task": task.name,
         "plant": {
             "dynamics": type(plant).__name__,
             "dt": plant.dt,
-            "parameters": {name: getattr(plant, name) for name in plant.physical_parameters},
+            "parameters": {name: getattr(plant, name) for name in physical},
+            **({"weights": digest(learned)} if learned else {}),
             "episode_steps": task.episode_steps,
             "control_limits": task.limits(),
             "control_values": task.control_values,
