@@ -10,7 +10,7 @@ import shutil
 import sys
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -456,6 +456,37 @@ def test_dagger_says_first_what_its_expert_is_asked(tmp_path, monkeypatch, mbrl_
     horizon = mbrl.pendulum_swing_up(backend="torch").problem().horizon
     assert f"expert: MPC with CEM, planning {horizon} steps ahead; " in out
     assert "3 episodes of up to 20 steps an iteration" in out
+
+
+@dataclass(frozen=True)
+class Dreaming(mbrl.Algorithm):
+    """An algorithm of which the command line has never heard."""
+
+    demonstrations: ClassVar[Any] = "required"
+
+    def learner(self, assignment):
+        raise KeyboardInterrupt
+
+    def announcement(self, task):
+        return f"dreams of {task.name} for an hour"
+
+
+def test_an_algorithm_says_itself_what_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = mbrl.cli.train.Options("PendulumSwingUp", 5, Dreaming(), backend="torch", run=Path("run"))
+    with pytest.raises(ValueError, match=r"^dreaming learns from demonstrations: --demos FILE, and mbrl collect"):
+        mbrl.cli.train.run(given)
+    assert capsys.readouterr().out == ""
+    assert main(["collect", "PendulumSwingUp", "--episodes", "2", "--steps", "5", "--out", "logs.npz"]) == 0
+    capsys.readouterr()
+    with pytest.raises(KeyboardInterrupt):
+        mbrl.cli.train.run(dataclasses.replace(given, demos=("logs.npz",)))
+    assert capsys.readouterr().out == "dreams of PendulumSwingUp for an hour\n"
+    monkeypatch.setattr(Dreaming, "demonstrations", "none")
+    with pytest.raises(
+        ValueError, match=r"^dreaming would ignore --demos: mbrl train bc --demos \.\.\., then dreaming with"
+    ):
+        mbrl.cli.train.run(dataclasses.replace(given, demos=("logs.npz",)))
 
 
 # Algorithms are read off the package

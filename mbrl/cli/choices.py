@@ -206,10 +206,15 @@ class WithoutTask:
     kind: type[mbrl.Algorithm]
     fields: Mapping[str, Any]
 
+    @property
+    def acting(self) -> list[str]:
+        """Names of the fields that hold what acts."""
+        return [name for name, value in self.fields.items() if isinstance(value, Planner)]
+
     def build(self, task: mbrl.Task) -> mbrl.Algorithm:
         """The algorithm, with MPC on the task's own problem as what acts."""
-        fields = {name: MPC(task.problem(), v) if isinstance(v, Planner) else v for name, v in self.fields.items()}
-        return self.kind(**fields)
+        acting = {name: MPC(task.problem(), self.fields[name]) for name in self.acting}
+        return self.kind(**{**self.fields, **acting})
 
 
 def as_typed(hint: Any) -> Any:
