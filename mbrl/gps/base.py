@@ -21,6 +21,7 @@ from mbrl.gps.rollouts import (
     controller_actions,
     policy_actions,
     roll_out,
+    spline_actions,
 )
 from mbrl.gps.teacher import ModelTeacher, Teacher
 from mbrl.imitation.behavior_cloning import BC, Cloning, task_policy
@@ -64,9 +65,7 @@ class GuidedPolicySearch(Algorithm, abc.ABC):
     cloning_steps: int = 1000
 
     def __post_init__(self):
-        check_numbers(
-            self, counts=("conditions", "samples", "iterations", "cloning_steps"), weights=("control_noise",)
-        )
+        check_numbers(self, counts=("conditions", "samples", "iterations", "cloning_steps"), weights=("control_noise",))
         if self.network.recurrent or self.network.head not in (None, "gaussian"):
             raise ValueError(
                 "guided policy search trains Gaussian policies without memory, got head "
@@ -146,9 +145,11 @@ class GuidedLearner(Learner, abc.ABC):
         """
         teacher = self.settings.teacher
         cost = None if near is None else PolicyCost(near, self.task, teacher.temperature)
+        if teacher.explores and self.seen is None:
+            self.rolled_out(spline_actions(self.space, self._worlds(), self.generator))
         rounds = teacher.rounds if self.plans is None else 1
         for last in [False] * (rounds - 1) + [True]:
-            model = teacher.model(self.task, self.plant, self.seen, self.generator)
+            model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
             self.plans = teacher.plan(
                 self.task, self.x0, model, extra_cost=cost, init=self.plans, generator=self.generator
             )
@@ -159,11 +160,16 @@ class GuidedLearner(Learner, abc.ABC):
 
     def rolled_out(self, choose: Choose) -> Rollouts:
         """Samples from each initial state."""
-        x0 = self.x0.expand(self.settings.samples, *self.x0.shape).clone()
         noise = self.settings.control_noise
-        rollouts = roll_out(self.task, choose, x0, plant=self.plant, control_noise=noise, generator=self.generator)
+        rollouts = roll_out(
+            self.task, choose, self._worlds(), plant=self.plant, control_noise=noise, generator=self.generator
+        )
         self.seen = rollouts if self.seen is None else self.seen.joined(rollouts)
         return rollouts
+
+    def _worlds(self) -> Tensor:
+        """So many worlds at each initial state, ``(S, C, n)``."""
+        return self.x0.expand(self.settings.samples, *self.x0.shape).clone()
 
     def policy_rollouts(self) -> Rollouts:
         """Samples of the policy."""
@@ -202,7 +208,11 @@ class GuidedLearner(Learner, abc.ABC):
         """Go on where :meth:`state_dict` was called."""
         self.policy.load_state_dict(state["policy"])
         self.generator.set_state(state["generator"])
-        self.plans = None if state["plans"] is None else Solution.guess(self.task.problem(horizon=self.task.episode_steps), *state["plans"])
+        self.plans = (
+            None
+            if state["plans"] is None
+            else Solution.guess(self.task.problem(horizon=self.task.episode_steps), *state["plans"])
+        )
         self.seen = None if state["seen"] is None else Rollouts(**state["seen"])
         self.plant.calls = state["calls"]
         self.steps, self.iterations = state["steps"], state["iterations"]

@@ -124,7 +124,6 @@ class Memory:
         counts = torch.stack([(self.origins == j).sum() for j in index])
         return Chosen(self.rollouts[rows], self.log_q[index][:, rows], counts)
 
-
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors."""
         return {
@@ -309,7 +308,9 @@ class ISGPSLearner(GuidedLearner):
 
     def loss(self, policy: Policy, chosen: Chosen) -> Tensor:
         """F, the mean over the initial states."""
-        return objective(self._log_weights(policy, chosen), chosen.rollouts.costs / self.scale, self.regularization).mean()
+        return objective(
+            self._log_weights(policy, chosen), chosen.rollouts.costs / self.scale, self.regularization
+        ).mean()
 
     @torch.no_grad()
     def value(self, policy: Policy, chosen: Chosen) -> float:

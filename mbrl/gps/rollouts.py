@@ -13,9 +13,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dynamics import Dynamics
+from dynamics import Dynamics, Trajectory
 from mbrl.policies.action_space import ContinuousActions
 from mbrl.policies.policy import Policy
+from mbrl.policies.spline_noise import SplineNoise
 from mbrl.tasks import Task
 from planners import LinearGaussianController
 
@@ -151,6 +152,31 @@ def controller_actions(
         return space.actions(u)
 
     return choose
+
+
+def spline_actions(space: ContinuousActions, like: Tensor, generator: torch.Generator) -> Choose:
+    """Smooth random controls in worlds of the shape of states ``(S, C, n)``."""
+    lower, upper = space.bounds()
+    noise = SplineNoise((lower, upper), space.control_dim)
+    memory = noise.init(like[..., 0].numel(), generator=generator)
+
+    def choose(x: Tensor, t: int) -> Tensor:
+        nonlocal memory
+        u, memory = noise.act(x.flatten(0, -2), memory)
+        return space.actions(u).unflatten(0, x.shape[:-1])
+
+    return choose
+
+
+def trajectories(task: Task, rollouts: Rollouts) -> list[Trajectory]:
+    """The rollouts that stayed finite, as logs of states."""
+    space = actions_of_task(task)
+    xs, us = rollouts.states[rollouts.valid], space.controls(rollouts.actions[rollouts.valid])
+    names = {"observations": task.dynamics.state_names, "controls": task.dynamics.control_names}
+    return [
+        Trajectory(x.numpy(), u.numpy(), dt=task.dynamics.dt, truncated=True, names=names)
+        for x, u in zip(xs, us, strict=True)
+    ]
 
 
 def policy_log_probs(policy: Policy, task: Task, rollouts: Rollouts) -> Tensor:

@@ -51,20 +51,37 @@ class Teacher(abc.ABC):
             )
 
     @abc.abstractmethod
-    def model(self, task: Task, plant: Dynamics, seen: Rollouts | None, generator: torch.Generator) -> Dynamics:
+    def model(
+        self,
+        task: Task,
+        plant: Dynamics,
+        seen: Rollouts | None,
+        latest: Rollouts | None,
+        generator: torch.Generator,
+    ) -> Dynamics:
         """What is planned on.
 
         Args:
             task: what is to be done.
             plant: the task's plant, which counts its steps.
-            seen: what has been seen of it so far.
+            seen: all rollouts on it so far.
+            latest: those of this iteration.
             generator: source of randomness.
         """
+
+    @property
+    def explores(self) -> bool:
+        """Whether the plant is moved at random before the first lesson."""
+        return False
 
     @property
     def rounds(self) -> int:
         """Numbers of lessons, with rollouts after each, until the teacher knows the plant."""
         return 1
+
+    def first_controller(self, task: Task, x0: Tensor) -> LinearGaussianController | None:
+        """What is tried from initial states before anything is known of the plant; None where planning comes first."""
+        return None
 
     def plan(
         self,
@@ -117,12 +134,21 @@ class Teacher(abc.ABC):
 class ModelTeacher(Teacher):
     """Plans on the plant itself; every step of it that a planner takes is counted."""
 
-    def model(self, task: Task, plant: Dynamics, seen: Rollouts | None, generator: torch.Generator) -> Dynamics:
+    def model(
+        self,
+        task: Task,
+        plant: Dynamics,
+        seen: Rollouts | None,
+        latest: Rollouts | None,
+        generator: torch.Generator,
+    ) -> Dynamics:
         """The plant."""
         return plant
 
 
-def _gone_ahead(task: Task, scout: Planner, x0: Tensor, problem: Problem, generator: torch.Generator | None) -> Solution:
+def _gone_ahead(
+    task: Task, scout: Planner, x0: Tensor, problem: Problem, generator: torch.Generator | None
+) -> Solution:
     """The way that a planner goes in receding horizon, as a first guess of plans to the end."""
     mpc = MPC(task.problem(), scout)
     episodes = record(task, mpc, len(x0), generator=generator, initial_states=x0)
