@@ -20,7 +20,9 @@ from mbrl.gps.linearized_policy import linearized
 from mbrl.gps.rollouts import Rollouts, controller_actions
 from mbrl.gps.supervised import SupervisedStep, Targets, targets
 from mbrl.training.algorithm import Assignment
-from planners import LinearGaussianController, LinearQuadratic, expand_about
+from planners import LinearGaussianController
+from planners.controllers import expand_about
+from planners.riccati import LinearQuadratic
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from torch import Tensor
 from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import LinearGaussianController, kl_constrained_step
+from planners import LinearGaussianController
+from planners.kl_constrained import kl_constrained_step
 
 
 @dataclass(frozen=True)
