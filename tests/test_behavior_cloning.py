@@ -288,16 +288,22 @@ def test_what_does_not_fit_is_refused():
     "wrong",
     [
         {"batch_size": 0},
+        {"batch_size": 2.5},
         {"patience": 0},
         {"learning_rate": 0.0},
+        {"learning_rate": np.inf},
+        {"learning_rate": True},
         {"weight_decay": -1.0},
+        {"weight_decay": np.nan},
         {"validation_share": 1.0},
+        {"validation_share": -0.1},
         {"margin": 0.0},
+        {"margin": 1.0},
         {"sequence_length": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be "):
         BC(**wrong)
 
 

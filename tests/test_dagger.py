@@ -332,8 +332,8 @@ def test_what_does_not_fit_is_refused():
     task, policy = balancing(), mbrl.Policy.for_task(balancing(), NetworkSettings(hidden=(8,)))
     with pytest.raises(TypeError, match="an actor has acts_on, init and act"):
         DAgger(LQR())
-    for wrong in ({"beta_decay": 1.5}, {"episodes": 0}, {"gradient_steps": 0}, {"max_steps": 0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
+    for wrong in ({"beta_decay": 1.5}, {"episodes": 0}, {"gradient_steps": 0}, {"max_steps": 2.5}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be "):
             DAgger(Feedback(), **wrong)
     with pytest.raises(ValueError, match="init would be ignored; set warm_start=True"):
         dagger(DAgger(Feedback(), cloning=SMALL), task, steps=10, init=policy)

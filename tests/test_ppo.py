@@ -501,3 +501,19 @@ def test_numbers_of_a_constraint_have_ranges(wrong):
 def test_settings_have_ranges(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)) if "network" not in wrong else "sequence_length"):
         replace(SMALL, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mbrl.ClippedObjective(0.0), "clip_range must be a positive number, got 0.0"),
+        (lambda: KLPenalty(target=math.nan), "target must be a finite positive number, got nan"),
+        (lambda: KLPenalty(initial=-1.0), "initial must be a finite positive number, got -1.0"),
+        (lambda: mbrl.GeneralizedAdvantages(1.01), r"trace_decay must be a number in \[0, 1\], got 1.01"),
+        (lambda: mbrl.NStepAdvantages(2.5), "n must be an integer of at least 1, got 2.5"),
+    ],
+    ids=["clip_range", "target", "initial", "trace_decay", "n"],
+)
+def test_settings_of_objectives_and_advantages_have_ranges(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -18,10 +19,11 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 import mbrl
-from dynamics import TorchDynamics
+from dynamics import Ensemble, TorchDynamics
 from mbrl import PPO, TRPO, CostConstraint, KLPenalty, NetworkSettings
 from mbrl.envs.making import vector_env
 from mbrl.runs.metrics import read as read_metrics
+from mbrl.runs.records import fingerprint
 from mbrl.training import Assignment, ResumeWarning, TrainingError, Worlds
 from mbrl.training.train import training_config
 from planners import QuadraticCost
@@ -310,6 +312,14 @@ def made(broken=None):
     return Counter(broken=broken)
 
 
+def learned(seed, shift=0.0):
+    """The pendulum on a model, whose statistics of what it was fitted to are shifted."""
+    model = Ensemble(2, 1, pendulum().dynamics.dt, members=2, hidden=(4,), seed=seed)
+    model.num_transitions += 1  # as if it had been fitted
+    model.input_mean += shift
+    return pendulum().with_dynamics(model)
+
+
 def fast(x):
     return x[..., 1].abs() > 9.0
 
@@ -351,6 +361,79 @@ def test_a_run_does_not_go_on_as_another_one(change, named, tmp_path):
     with pytest.raises(mbrl.RunError, match="another config") as caught:
         mbrl.train(**{**given, **change}, run=tmp_path / "run")
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [learned(1), learned(0, shift=0.5)], ids=["weights", "statistics"])
+def test_a_run_does_not_go_on_under_another_learned_model(other, tmp_path):
+    given = {"steps": 64, "evaluation_episodes": 0, "run": tmp_path / "run"}
+    with pytest.raises(StoppedError):
+        mbrl.train(CLIPPED, learned(0), on_iteration=stop_after(1), **given)
+    with pytest.raises(
+        mbrl.RunError, match=r"another config.*: plant\.weights was '[0-9a-f]{16}', now '[0-9a-f]{16}'$"
+    ):
+        mbrl.train(CLIPPED, other, **given)
+    with pytest.raises(StoppedError):
+        mbrl.train(CLIPPED, learned(0), on_iteration=stop_after(2), **given)
+
+
+def test_plants_of_physical_parameters_alone_have_no_weights():
+    plants = [training_config(CLIPPED, Assignment(task, 32), None, 0)["plant"] for task in (pendulum(), heavy())]
+    assert ["weights" in plant for plant in plants] == [False, False]
+    assert plants[0] != plants[1]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_a_fingerprint_sees_every_tensor_of_a_model(shift):
+    """Also those beside a part of it that is itself called weights."""
+    assert "weights" in dict(learned(0).dynamics.named_children())
+    same = fingerprint(learned(0).dynamics) == fingerprint(learned(0, shift).dynamics)
+    assert same == (shift == 0.0)
+
+
+@dataclass(frozen=True)
+class Own(mbrl.Algorithm):
+    """Says what it learns from, and stops there."""
+
+    demonstrations: ClassVar[Any] = "required"
+
+    def learner(self, assignment):
+        raise StoppedError
+
+
+class Unasked(Own):
+    demonstrations = "none"
+
+
+class Asking(Own):
+    demonstrations = "optional"
+
+
+class Unclear(Own):
+    demonstrations = "sometimes"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "given", "message"),
+    [
+        (Own(), False, r"Own learns from demonstrations; pass demonstrations=\.\.\., for instance mbrl.record"),
+        (Own(), True, None),
+        (Unasked(), False, None),
+        (Unasked(), True, "Unasked does not learn from demonstrations, they would be ignored; pass them to BC"),
+        (Asking(), False, None),
+        (Asking(), True, None),
+        (Unclear(), True, "Unclear.demonstrations must be one of 'required', 'optional', 'none', got 'sometimes'"),
+    ],
+)
+def test_what_an_algorithm_learns_from_is_asked_for_before_it_begins(algorithm, given, message):
+    demonstrations = mbrl.record(pendulum(), mbrl.UniformNoise((-1.0, 1.0), 1), 1, steps=2) if given else None
+    with pytest.raises(ValueError if message else StoppedError, match=message):
+        mbrl.train(algorithm, pendulum(), steps=8, demonstrations=demonstrations)
+
+
+def test_the_run_folder_says_how_its_numbers_are_to_be_read(tmp_path):
+    mbrl.train(CLIPPED, pendulum(), steps=32, evaluation_episodes=0, run=tmp_path)
+    expected = {"steps": "environment steps", "shows": "how the policy changed", "keeps_lowest": ""}
+    assert mbrl.read_run(tmp_path).legend == expected
 
 
 def test_evaluations_come_in_the_rows_that_pass_their_steps():
@@ -422,7 +505,7 @@ def test_a_head_by_default_is_the_same_as_one_by_name():
         ({"evaluate_every": 10.0}, TypeError, "evaluate_every must be an integer"),
         ({"evaluation_episodes": -1}, ValueError, "evaluation_episodes >= 0"),
         ({"evaluate_every": 5, "evaluation_episodes": 0}, ValueError, "evaluate_every needs"),
-        ({"demonstrations": []}, ValueError, "learns from rewards alone"),
+        ({"demonstrations": []}, ValueError, "PPO does not learn from demonstrations, they would"),
     ],
 )
 def test_arguments_that_make_no_training_are_refused(change, error, message):

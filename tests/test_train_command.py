@@ -10,7 +10,7 @@ import shutil
 import sys
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -287,7 +287,23 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["train", "pop"], "the first word knows no 'pop'; did you mean ppo?"),
         (["train", "ppo", "--steps", "3"], "--task"),
         (["train", "ppo", "--task", "PendulumSwingUp"], "--steps"),
-        (["train", "ppo", "--objective", "clip"], "--objective knows no 'clip'; "),
+        (
+            ["train", "ppo", "--objective", "clip"],
+            "--objective knows no 'clip'; did you mean clipped-objective? there is",
+        ),
+        (["train", "ppo", "--objective", "kl-penlaty"], "--objective knows no 'kl-penlaty'; did you mean kl-penalty?"),
+        (
+            ["train", "ppo", "--taks", "X"],
+            "Missing from mbrl train: --task, --steps; --taks is no option, did you mean --task?",
+        ),
+        (
+            ["train", *ON_PENDULUM, "--steps", "3", "--objectiv", "x"],
+            "; --objectiv is no option, did you mean --objective? (",
+        ),
+        (
+            ["train", *ON_PENDULUM, "--steps", "3", "--lerning-rate", "1"],
+            "--lerning-rate, 1; did you mean --learning-rate or",
+        ),
         (["train", "ppo", "--task", "Pendulum", "--steps", "3"], "no task 'Pendulum'; nearest: PendulumSwingUp"),
         (["train", "ppo", "--task", "CartPole-v9", "--steps", "3"], "no environment 'CartPole-v9'; did you mean"),
         (["train", "ppo", "--task", "CartPole-v1", "--backend", "torch", "--steps", "3"], "--backend would be ignored"),
@@ -458,6 +474,37 @@ def test_dagger_says_first_what_its_expert_is_asked(tmp_path, monkeypatch, mbrl_
     assert "3 episodes of up to 20 steps an iteration" in out
 
 
+@dataclass(frozen=True)
+class Dreaming(mbrl.Algorithm):
+    """An algorithm of which the command line has never heard."""
+
+    demonstrations: ClassVar[Any] = "required"
+
+    def learner(self, assignment):
+        raise KeyboardInterrupt
+
+    def announcement(self, task):
+        return f"dreams of {task.name} for an hour"
+
+
+def test_an_algorithm_says_itself_what_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = mbrl.cli.train.Options("PendulumSwingUp", 5, Dreaming(), backend="torch", run=Path("run"))
+    with pytest.raises(ValueError, match=r"^dreaming learns from demonstrations: --demos FILE, and mbrl collect"):
+        mbrl.cli.train.run(given)
+    assert capsys.readouterr().out == ""
+    assert main(["collect", "PendulumSwingUp", "--episodes", "2", "--steps", "5", "--out", "logs.npz"]) == 0
+    capsys.readouterr()
+    with pytest.raises(KeyboardInterrupt):
+        mbrl.cli.train.run(dataclasses.replace(given, demos=("logs.npz",)))
+    assert capsys.readouterr().out == "dreams of PendulumSwingUp for an hour\n"
+    monkeypatch.setattr(Dreaming, "demonstrations", "none")
+    with pytest.raises(
+        ValueError, match=r"^dreaming would ignore --demos: mbrl train bc --demos \.\.\., then dreaming with"
+    ):
+        mbrl.cli.train.run(dataclasses.replace(given, demos=("logs.npz",)))
+
+
 # Algorithms are read off the package
 
 
@@ -472,6 +519,8 @@ def test_every_exported_algorithm_can_be_chosen_and_its_options_are_its_own(mbrl
         status, out, err = mbrl_says("train", choices.option_name(kind.__name__), "--help")
         assert (status, err) == (0, "")
         assert not set(out) & set("\\`")
+        lists_planners = "--expert cem|" in out
+        assert lists_planners == any(field.name == "expert" for field in dataclasses.fields(kind))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Pages of training runs: what is drawn, what is said, by kind of algorithm."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,10 +10,13 @@ from mbrl.plots import Picture, Text, plot_training, train_sections
 from mbrl.plots.train_sections import training_result
 
 
-def made(folder, algorithm, rows, summary=None, episodes=10):
-    """The record of a run with these rows of metrics."""
+def made(folder, algorithm, rows, summary=None, episodes=10, legend=True):
+    """The record of a run with these rows of metrics, and with the legend of an algorithm of this library."""
     config = {"algorithm": algorithm, "task": "PendulumSwingUp", "seed": 3, "evaluation_episodes": episodes}
     run = mbrl.open_run(folder, config=config)
+    kind = getattr(mbrl, algorithm["class"], None)
+    if legend and kind is not None:
+        (folder / "legend.json").write_text(json.dumps(kind().legend()))
     for step, row in rows.items():
         run.log(step, **row)
     if summary is not None:
@@ -35,7 +40,10 @@ def test_cloning_shows_both_losses_in_a_panel_and_marks_the_weights_that_were_ke
     assert (axes.get_xlabel(), axes.get_yscale()) == ("gradient steps", "linear")  # a negative loss has no logarithm
     sections = train_sections(run)
     (picture,) = (section for section in sections if isinstance(section, Picture))
-    assert "Over gradient steps: loss" in picture.caption
+    assert picture.caption == (
+        "Over gradient steps: loss of the demonstrated actions, minus their log-likelihood, in training and in episodes held "
+        "out. The policy has the weights of the step with the lowest train/held_out_loss."
+    )
     assert "train/passes 1." in texts(sections)
 
 
@@ -82,3 +90,34 @@ def test_the_result_is_a_sentence(kind, episodes, summary, sentence, tmp_path):
     assert training_result(run) == sentence
     (first, *_) = train_sections(run, "settings: num_envs 2")
     assert first == Text(f"{sentence}\n\n{kind} on PendulumSwingUp, seed 3; settings: num_envs 2", "Result")
+
+
+ROWS = {k: {"rollout/return": float(k), "train/loss": 1.0 / k, "train/own": (k - 2.0) ** 2} for k in (1, 2, 3)}
+
+
+def test_what_an_algorithm_says_of_its_numbers_is_what_the_page_says(tmp_path):
+    run = made(tmp_path, {"class": "Own"}, ROWS, {"steps": 3, "seconds": 1.0})
+    said = {"steps": "dreams", "shows": "what was dreamt", "keeps_lowest": "train/loss"}
+    (tmp_path / "legend.json").write_text(json.dumps(said))
+    run = mbrl.read_run(tmp_path)
+    assert training_result(run) == "not evaluated, after 3 dreams in 1 s"
+    _, losses = plot_training(run).axes
+    assert set(losses.lines[-1].get_xdata()) == {3.0}
+    (picture, _) = (section for section in train_sections(run) if isinstance(section, Picture))
+    sentence = (
+        "Over dreams: returns of episodes, and what was dreamt. The policy has the weights of the step with the lowest "
+    )
+    assert picture.caption == sentence + "train/loss."
+
+
+@pytest.mark.parametrize("legend", [None, "{", "[]", '{"steps": 3, "shows": null, "keeps_lowest": ["train/loss"]}'])
+def test_a_run_whose_legend_is_missing_or_damaged_has_a_page(tmp_path, legend):
+    made(tmp_path, {"class": "BC"}, ROWS, {"steps": 3, "seconds": 1.0}, legend=False)
+    if legend is not None:
+        (tmp_path / "legend.json").write_text(legend)
+    run = mbrl.read_run(tmp_path)
+    assert len(run.problems) == (legend in ("{", "[]"))
+    assert training_result(run) == "not evaluated, after 3 steps in 1 s"
+    (picture, _) = (section for section in train_sections(run) if isinstance(section, Picture))
+    assert picture.caption == "Over steps: returns of episodes, and what else was learned."
+    assert [len(axes.lines) for axes in plot_training(run).axes] == [1, 1]

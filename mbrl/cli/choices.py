@@ -141,6 +141,12 @@ def chosen(args: Sequence[str], choices: Choices) -> tuple[list[str], list[str]]
     return [f"{path}:{found[path]}".lstrip(":") for path in ordered if path or not alone], rest
 
 
+def reachable(chosen_ones: Sequence[str], choices: Choices) -> Choices:
+    """What there is to choose from below the first word that was chosen; everything where there is none."""
+    first = choices.get("", {}).get(chosen_ones[0]) if chosen_ones else None
+    return choices if first is None else {"": choices[""], **{p: c for p, c in choices_of("", [first]).items() if p}}
+
+
 def _check_nesting(found: Mapping[str, str], choices: Choices) -> None:
     for path in filter(None, found):
         above, _, name = path.rpartition(".")
@@ -157,7 +163,7 @@ def _match(option: str, name: str, names: Sequence[str]) -> str:
     plain = {re.sub(r"[-_]", "", one): one for one in names}
     wanted = re.sub(r"[-_]", "", name).lower()
     if wanted not in plain:
-        near = difflib.get_close_matches(wanted, plain, n=1)
+        near = [one for one in plain if one.startswith(wanted)] or difflib.get_close_matches(wanted, plain, n=1)
         hint = f"did you mean {plain[near[0]]}? " if near else ""
         raise ValueError(f"{option or 'the first word'} knows no {name!r}; {hint}there is {', '.join(names)}")
     return plain[wanted]
@@ -206,10 +212,15 @@ class WithoutTask:
     kind: type[mbrl.Algorithm]
     fields: Mapping[str, Any]
 
+    @property
+    def acting(self) -> list[str]:
+        """Names of the fields that hold what acts."""
+        return [name for name, value in self.fields.items() if isinstance(value, Planner)]
+
     def build(self, task: mbrl.Task) -> mbrl.Algorithm:
         """The algorithm, with MPC on the task's own problem as what acts."""
-        fields = {name: MPC(task.problem(), v) if isinstance(v, Planner) else v for name, v in self.fields.items()}
-        return self.kind(**fields)
+        acting = {name: MPC(task.problem(), self.fields[name]) for name in self.acting}
+        return self.kind(**{**self.fields, **acting})
 
 
 def as_typed(hint: Any) -> Any:

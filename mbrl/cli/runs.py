@@ -68,7 +68,7 @@ def kept_folder(command: str, folder: Path | None, suffix: str = "") -> Iterator
     except KeyboardInterrupt:
         raise KeyboardInterrupt(folder) from None
     except Exception:
-        records = [folder / name for name in ("config.json", "system.json")]
+        records = [folder / name for name in ("config.json", "system.json", "legend.json")]
         if new and folder.exists() and set(folder.iterdir()) <= set(records):
             for record in records:
                 record.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ import tyro
 import mbrl
 from dynamics import Trajectory, write_trajectories
 from mbrl.cli.actors import film, one_thread, read_policy
-from mbrl.cli.choices import WithoutTask, algorithm_kinds, choice, choices_of
+from mbrl.cli.choices import WithoutTask, algorithm_kinds, choice, choices_of, option_name
 from mbrl.cli.logs import Reading
 from mbrl.cli.main import LARGEST_SEED
 from mbrl.cli.runs import kept_folder, refuse
@@ -31,7 +31,6 @@ from mbrl.cli.tasks import find_world
 from mbrl.runs.records import differences, json_values, told_differences
 from mbrl.training.processes import is_first, started_together
 from mbrl.training.train import training_config
-from planners import MPC
 
 KINDS = algorithm_kinds()
 CHOICES = choices_of("", KINDS)
@@ -49,7 +48,7 @@ class Options:
     task: str
     """Name of the task, see mbrl tasks, or a gymnasium id."""
     steps: int
-    """Environment steps in all, for bc gradient steps; the last iteration is a whole one."""
+    """Environment steps in all, the last iteration a whole one; gradient steps where an algorithm takes no others, as bc."""
     algorithm: AnyAlgorithm
     run: Path | None = None
     """Run folder; runs/train-DATE-TIME by default. With --seeds, what the names of the folders begin with."""
@@ -143,14 +142,14 @@ class _Training:
         task, algorithm = find_world(options.task, options.backend), options.algorithm
         if isinstance(algorithm, WithoutTask):
             if isinstance(task, str):
-                raise ValueError(f"the expert plans on a task of this library, got the gymnasium environment {task}")
+                acting = " and ".join(algorithm.acting)
+                raise ValueError(f"the {acting} plans on a task of this library, got the gymnasium environment {task}")
             algorithm = algorithm.build(task)
-        if isinstance(algorithm, mbrl.BC) and not options.demos:
-            raise ValueError("bc learns from demonstrations: --demos FILE, and mbrl collect records some")
-        if isinstance(algorithm, mbrl.OnPolicy) and options.demos:
-            raise ValueError(
-                f"{type(algorithm).__name__.lower()} learns from rewards alone: mbrl train bc --demos ..., then --init RUN"
-            )
+        name = option_name(type(algorithm).__name__)
+        if algorithm.demonstrations == "required" and not options.demos:
+            raise ValueError(f"{name} learns from demonstrations: --demos FILE, and mbrl collect records some")
+        if algorithm.demonstrations == "none" and options.demos:
+            raise ValueError(f"{name} would ignore --demos: mbrl train bc --demos ..., then {name} with --init RUN")
         demonstrations = options.reading.trajectories(options.demos, ()) if options.demos else None
         init = None if options.init is None else read_policy(options.init, task)
         return cls(options, task, algorithm, demonstrations, init)
@@ -176,25 +175,13 @@ class _Training:
                 sys.stdout.write(f"{folder} is finished but for its page\n")
                 self._look(folder, read_policy(folder, self.task), None, seed)
             return
-        if isinstance(self.algorithm, mbrl.DAgger):
-            sys.stdout.write(f"{self._asked(self.algorithm)}\n")
+        if announcement := self.algorithm.announcement(self.task):
+            sys.stdout.write(f"{announcement}\n")
         result = self.train(folder, seed)
         from mbrl.plots.train_sections import training_result
 
         sys.stdout.write(f"{training_result(mbrl.read_run(folder))}\npolicy: {folder / 'policy.safetensors'}\n")
         self._look(folder, result.policy, result.evaluation, seed)
-
-    def _asked(self, algorithm: mbrl.DAgger) -> str:
-        """What an iteration takes before it says anything: an expert may plan for minutes."""
-        expert, limit = algorithm.expert, algorithm.max_steps
-        name = type(expert).__name__
-        if isinstance(expert, MPC):
-            name += f" with {type(expert.planner).__name__}, planning {expert.problem.horizon} steps ahead"
-        if isinstance(self.task, mbrl.Task):
-            limit = min(limit, self.task.episode_steps)
-        return (
-            f"expert: {name}; it acts and labels in {algorithm.episodes} episodes of up to {limit} steps an iteration"
-        )
 
     def train(self, folder: Path, seed: int) -> mbrl.TrainingResult:
         """Train with a seed."""

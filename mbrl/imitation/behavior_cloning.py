@@ -19,16 +19,19 @@ may grow with T squared (Ross and Bagnell 2010, theorem 2.1); :class:`mbrl.DAgge
 import copy
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from dynamics import Trajectory
 from mbrl.imitation.labels import Batch, Labels, Material, log_likelihood, read_demonstrations
 from mbrl.policies.normalizer import count_in
 from mbrl.policies.policy import NetworkSettings, Policy
-from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations, Learner
+from mbrl.training.checking import check_numbers
 from mbrl.training.errors import TrainingError
 from mbrl.training.flat_parameters import FlatParameters
 from mbrl.training.processes import Processes
@@ -57,6 +60,11 @@ class BC(Algorithm):
         ValueError: a number is out of its range.
     """
 
+    demonstrations: ClassVar[Demonstrations] = "required"
+    step_unit: ClassVar[str] = "gradient steps"
+    shows: ClassVar[str] = "loss of the demonstrated actions, minus their log-likelihood"
+    keeps_lowest: ClassVar[str] = "train/held_out_loss"
+
     _: KW_ONLY
     network: NetworkSettings = field(default_factory=NetworkSettings)
     batch_size: int = 256
@@ -70,20 +78,18 @@ class BC(Algorithm):
     margin: float = 1e-3
 
     def __post_init__(self):
-        patience = 1 if self.patience is None else self.patience
-        if min(self.batch_size, self.sequence_length, self.steps_per_iteration, patience) < 1:
-            raise ValueError(
-                "need batch_size, sequence_length, steps_per_iteration and patience >= 1, got "
-                f"{self.batch_size}, {self.sequence_length}, {self.steps_per_iteration} and {self.patience}"
-            )
-        if not (self.learning_rate > 0 and self.weight_decay >= 0):
-            raise ValueError(
-                f"need learning_rate > 0 and weight_decay >= 0, got {self.learning_rate} and {self.weight_decay}"
-            )
-        if not (0 <= self.validation_share < 1 and 0 < self.margin < 1):
-            raise ValueError(
-                f"need 0 <= validation_share < 1 and 0 < margin < 1, got {self.validation_share} and {self.margin}"
-            )
+        check_numbers(
+            self,
+            counts=("batch_size", "sequence_length", "steps_per_iteration"),
+            rates=("learning_rate", "margin"),
+            weights=("weight_decay",),
+            shares=("validation_share",),
+        )
+        if self.patience is not None:
+            check_numbers(self, counts=("patience",))
+        for name in ("validation_share", "margin"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be less than 1, got {getattr(self, name)}")
 
     def learner(self, assignment: Assignment) -> "BCLearner":
         """A learner at its first step."""
@@ -107,14 +113,10 @@ class BCLearner(Learner):
     """
 
     def __init__(self, algorithm: BC, assignment: Assignment):
-        if assignment.demonstrations is None:
-            raise ValueError(
-                "BC learns from demonstrations; pass demonstrations=..., for instance mbrl.record(task, expert, episodes) or "
-                "dynamics.read_trajectories(path)"
-            )
+        algorithm.check_demonstrations(assignment)
         self.algorithm = algorithm
         policy = task_policy(assignment, algorithm.network)
-        labels = read_demonstrations(assignment.demonstrations, policy, assignment.task)
+        labels = read_demonstrations(cast(Sequence[Trajectory], assignment.demonstrations), policy, assignment.task)
         self.cloning = Cloning(algorithm, policy, labels, assignment.steps, assignment)
         self.policy = self.cloning.policy
         self.steps = 0

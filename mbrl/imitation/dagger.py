@@ -16,18 +16,21 @@ import copy
 import dataclasses
 import time
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from mbrl.envs.making import EnvFactory
 from mbrl.imitation.behavior_cloning import BC, Cloning
 from mbrl.imitation.labels import Labels, actions_of, read_demonstrations
 from mbrl.policies.action_space import ActionSpace, DiscreteActions
 from mbrl.policies.actor import Actor, require_actor
 from mbrl.runs.records import fingerprint, json_values
 from mbrl.tasks import Task
-from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations, Learner
+from mbrl.training.checking import check_numbers
+from planners import MPC
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class DAgger(Algorithm):
         ValueError: a number is out of its range, or the expert plans in real time.
     """
 
+    demonstrations: ClassVar[Demonstrations] = "optional"
+    shows: ClassVar[str] = "loss of the expert's actions, minus their log-likelihood"
+
     expert: Actor
     _: KW_ONLY
     beta_decay: float = 0.5
@@ -73,15 +79,21 @@ class DAgger(Algorithm):
             raise ValueError(
                 f"{type(self.expert).__name__} plans in real time, and training does not keep to it: give it latency=... [s]"
             )
-        if not 0 <= self.beta_decay <= 1 or min(self.episodes, self.gradient_steps, self.max_steps) < 1:
-            raise ValueError(
-                "need 0 <= beta_decay <= 1, episodes >= 1, gradient_steps >= 1 and max_steps >= 1, got "
-                f"{self.beta_decay}, {self.episodes}, {self.gradient_steps} and {self.max_steps}"
-            )
+        check_numbers(self, counts=("episodes", "gradient_steps", "max_steps"), shares=("beta_decay",))
 
     def learner(self, assignment: Assignment) -> "DAggerLearner":
         """A learner at its first step."""
         return DAggerLearner(self, assignment)
+
+    def announcement(self, task: Task | str | EnvFactory) -> str:
+        """What the expert is asked in an iteration: it may plan for minutes."""
+        name, limit = type(self.expert).__name__, self.max_steps
+        if isinstance(self.expert, MPC):
+            planner, horizon = type(self.expert.planner).__name__, self.expert.problem.horizon
+            name += f" with {planner}, planning {horizon} steps ahead"
+        if isinstance(task, Task):
+            limit = min(limit, task.episode_steps)
+        return f"expert: {name}; it acts and labels in {self.episodes} episodes of up to {limit} steps an iteration"
 
     def config(self) -> dict[str, Any]:
         """The settings as JSON values; of the expert what has some, and a digest of its tensors."""
@@ -115,6 +127,7 @@ class DAggerLearner(Learner):
     def __init__(self, algorithm: DAgger, assignment: Assignment):
         if assignment.init is not None and not algorithm.warm_start:
             raise ValueError("every iteration begins with a new policy, init would be ignored; set warm_start=True")
+        algorithm.check_demonstrations(assignment)
         self.algorithm, self.assignment, self.processes = algorithm, assignment, assignment.processes
         self.worlds = assignment.worlds(algorithm.episodes)
         if algorithm.expert.acts_on == "state" and self.worlds.states is None:

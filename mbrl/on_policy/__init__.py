@@ -5,10 +5,10 @@ from mbrl.on_policy.advantages import AdvantageEstimator, GeneralizedAdvantages,
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
 from mbrl.on_policy.constraint import CostConstraint
 from mbrl.on_policy.objectives import ClippedObjective, KLPenalty, PolicyObjective
+from mbrl.on_policy.policy_then_value import PolicyThenValue
 from mbrl.on_policy.ppo import PPO
 from mbrl.on_policy.reinforce import REINFORCE
 from mbrl.on_policy.trpo import TRPO
-from mbrl.on_policy.value_fitting import PolicyThenValue
 
 __all__ = [
     "A2C",

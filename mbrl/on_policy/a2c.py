@@ -17,10 +17,10 @@ import torch
 
 from mbrl.on_policy.advantages import AdvantageEstimator, NStepAdvantages
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
-from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.policy_gradient import check_closed_forms, movement, policy_gradient_objective, weighted_share
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import explained_variance
+from mbrl.training.checking import check_numbers
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mbrl.on_policy.returns import generalized_advantages, n_step_returns, rewards_to_go
+from mbrl.training.checking import check_numbers
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,7 @@ class GeneralizedAdvantages(AdvantageEstimator):
     trace_decay: float = 0.95
 
     def __post_init__(self):
-        if not 0 <= self.trace_decay <= 1:
-            raise ValueError(f"trace_decay must be in [0, 1], got {self.trace_decay}")
+        check_numbers(self, shares=("trace_decay",))
 
     def estimate(
         self,
@@ -81,8 +81,7 @@ class NStepAdvantages(AdvantageEstimator):
     n: int = 5
 
     def __post_init__(self):
-        if self.n < 1:
-            raise ValueError(f"n must be at least 1, got {self.n}")
+        check_numbers(self, counts=("n",))
 
     def estimate(
         self,

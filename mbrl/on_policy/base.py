@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from mbrl.on_policy.advantages import AdvantageEstimator, GeneralizedAdvantages
-from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.constraint import ConstraintLearner, CostConstraint
 from mbrl.on_policy.reward_scale import RewardScale
 from mbrl.on_policy.rollout import Rollout, Samples, collect, rollout_values
@@ -28,6 +27,7 @@ from mbrl.policies.normalizer import count_in
 from mbrl.policies.policy import NetworkSettings
 from mbrl.policies.value_function import ValueFunction
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
+from mbrl.training.checking import check_numbers
 from mbrl.training.flat_parameters import FlatParameters
 
 
@@ -60,9 +60,7 @@ class OnPolicy(Algorithm, abc.ABC):
     constraint: CostConstraint | None = None
 
     def __post_init__(self):
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount must be in [0, 1], got {self.discount}")
-        check_numbers(self, counts=("num_envs", "sequence_length"))
+        check_numbers(self, counts=("num_envs", "sequence_length"), shares=("discount",))
         if self.steps_per_iteration is not None:
             check_numbers(self, counts=("steps_per_iteration",))
             if self.steps_per_iteration % self.num_envs:
@@ -112,7 +110,7 @@ class OnPolicyLearner(Learner):
     """
 
     def __init__(self, algorithm: OnPolicy, assignment: Assignment):
-        _check_unused(assignment)
+        algorithm.check_demonstrations(assignment)
         self.algorithm, self.assignment = algorithm, assignment
         self.processes = assignment.processes
         self.worlds = assignment.worlds(algorithm.num_envs)
@@ -289,8 +287,3 @@ class OnPolicyLearner(Learner):
             self.scale.begin()
             if self.constraint is not None:
                 self.constraint.begin()
-
-
-def _check_unused(assignment: Assignment) -> None:
-    if assignment.demonstrations is not None:
-        raise ValueError("this algorithm learns from rewards alone; pass demonstrations to BC, or its policy as init=")

@@ -17,19 +17,18 @@ cost come from a value function of its own, with the discount and the estimator 
 """
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbrl.on_policy.checking import check_numbers
-from mbrl.on_policy.policy_gradient import weighted_share
 from mbrl.on_policy.reward_scale import RewardScale
 from mbrl.on_policy.rollout import Rollout, Samples, rollout_values
-from mbrl.on_policy.statistics import mean_over
+from mbrl.on_policy.value_fitting import fit_value
 from mbrl.policies.policy import Policy
 from mbrl.policies.value_function import ValueFunction
+from mbrl.training.checking import check_numbers
 from mbrl.training.flat_parameters import FlatParameters
 from mbrl.training.processes import Processes
 
@@ -151,27 +150,20 @@ class ConstraintLearner:
 
     def fit(self, samples: Samples, generator: torch.Generator) -> dict[str, float]:
         """Fit the value function of the cost, and say how it went."""
-        settings = self.settings
-        for _ in range(settings.value_epochs):
-            for minibatch in samples.minibatches(settings.value_minibatch_size, generator):
-                loss = 0.5 * weighted_share(self._errors(minibatch), minibatch.weights, self.processes)
-                self.parameters.zero_gradients()
-                loss.backward()
-                self.processes.sum_into(self.parameters.gradient)
-                self.optimizer.step()
-        with torch.no_grad():
-            errors = self._errors(samples)
-        return {
-            "train/multiplier": self.multiplier,
-            "train/cost_value_loss": float(mean_over(errors, samples.weights, self.processes)) / 2,
-        }
-
-    def _errors(self, samples: Samples) -> Tensor:
-        hidden, returns = samples.cost_hidden, samples.cost_returns
+        settings, hidden, returns = self.settings, samples.cost_hidden, samples.cost_returns
         if hidden is None or returns is None:
             raise ValueError("these samples have no costs; take those of a learner with a constraint")
-        values, _ = self.value.sequence(samples.inputs, hidden, samples.starts)
-        return (values - returns).square()
+        loss = fit_value(
+            self.value,
+            self.parameters,
+            self.optimizer,
+            replace(samples, returns=returns, value_hidden=hidden),
+            epochs=settings.value_epochs,
+            minibatch_size=settings.value_minibatch_size,
+            generator=generator,
+            processes=self.processes,
+        )
+        return {"train/multiplier": self.multiplier, "train/cost_value_loss": loss}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""

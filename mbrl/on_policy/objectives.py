@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mbrl.policies.distributions import ActionDistribution
+from mbrl.training.checking import check_numbers
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ class ClippedObjective(PolicyObjective):
     clip_range: float = 0.2
 
     def __post_init__(self):
-        if not self.clip_range > 0:
-            raise ValueError(f"clip_range must be positive, got {self.clip_range}")
+        check_numbers(self, bounds=("clip_range",))
 
     @property
     def initial_coefficient(self) -> float:
@@ -109,8 +109,7 @@ class KLPenalty(PolicyObjective):
     initial: float = 1.0
 
     def __post_init__(self):
-        if not (self.target > 0 and self.initial > 0):
-            raise ValueError(f"target and initial must be positive, got {self.target} and {self.initial}")
+        check_numbers(self, rates=("target", "initial"))
 
     @property
     def initial_coefficient(self) -> float:

@@ -14,11 +14,11 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 import torch
 
 from mbrl.on_policy.base import OnPolicy, OnPolicyLearner
-from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.objectives import ClippedObjective, PolicyObjective
 from mbrl.on_policy.policy_gradient import check_closed_forms, movement, weighted_share
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import explained_variance, mean_over, normalized
+from mbrl.training.checking import check_numbers
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 
 from mbrl.on_policy.advantages import AdvantageEstimator, RewardsToGo
 from mbrl.on_policy.base import OnPolicyLearner
-from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.policy_gradient import check_closed_forms, movement, policy_gradient_objective, weighted_share
+from mbrl.on_policy.policy_then_value import PolicyThenValue
 from mbrl.on_policy.rollout import Samples
-from mbrl.on_policy.value_fitting import PolicyThenValue
+from mbrl.training.checking import check_numbers
 
 
 @dataclass(frozen=True)

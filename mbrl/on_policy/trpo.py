@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from mbrl.on_policy.base import OnPolicyLearner
-from mbrl.on_policy.checking import check_numbers
 from mbrl.on_policy.natural_gradient import FisherVectorProduct, conjugate_gradient, flatten, unflatten
 from mbrl.on_policy.policy_gradient import check_closed_forms, weighted_share
+from mbrl.on_policy.policy_then_value import PolicyThenValue
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import mean_over, normalized
-from mbrl.on_policy.value_fitting import PolicyThenValue
 from mbrl.policies.distributions import ActionDistribution
+from mbrl.training.checking import check_numbers
 
 
 @dataclass(frozen=True)

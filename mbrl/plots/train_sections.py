@@ -29,7 +29,8 @@ def plot_training(run: RunRecord) -> "Figure":
     """Learning curves of a training run: returns, costs, divergence, losses and entropy, as far as there are any.
 
     What never changes is left out. A limit on costs is a line in their panel. Losses of training and of held-out episodes share
-    a panel, and where the weights are kept under which the held-out loss was lowest, a line is at that step.
+    a panel, and where the weights are kept under which a metric was lowest, a line is at that step. What the algorithm has said
+    of its numbers is in ``legend.json``.
 
     Args:
         run: from :func:`mbrl.read_run`.
@@ -38,10 +39,15 @@ def plot_training(run: RunRecord) -> "Figure":
         ValueError: nothing has been logged.
     """
     drawn, _, _ = _panels(run)
-    figure = plot_learning_curves(group_runs([run]), drawn, _steps(run))
+    figure, kept = plot_learning_curves(group_runs([run]), drawn, _steps(run)), _legend(run, "keeps_lowest", "")
     for axes, metric in zip(figure.axes, drawn, strict=False):
         if metric == "train/loss":
             _add_held_out(axes, run)
+        if _logged(run, kept) and metric == ("train/loss" if kept == HELD_OUT else kept):
+            steps, values = curve(run, kept)
+            best = steps[np.argmin(values)]  # the first of equal ones, as in training
+            axes.axvline(best, color="0.4", linestyle="--", label=f"weights kept: step {best:.0f}")
+            axes.legend(loc="best")
         limit = (_algorithm(run).get("constraint") or {}).get("limit")
         if metric == "rollout/cost" and isinstance(limit, int | float):
             axes.axhline(limit, color="0.4", linestyle="--", label=f"limit {limit:.4g}")
@@ -109,27 +115,29 @@ def _algorithm(run: RunRecord) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _clones(run: RunRecord) -> bool:
-    """Whether the run takes no steps in an environment, and keeps its best weights."""
-    return _algorithm(run).get("class") == "BC"
+def _legend(run: RunRecord, name: str, otherwise: str) -> str:
+    """What the algorithm has said of its numbers; runs of before, and of others, have no legend."""
+    found = run.legend.get(name)
+    return found if isinstance(found, str) else otherwise
 
 
 def _steps(run: RunRecord) -> str:
-    return "gradient steps" if _clones(run) else "environment steps"
+    return _legend(run, "steps", "steps")
 
 
 def _caption(run: RunRecord) -> str:
-    if not _clones(run):
-        learns = _algorithm(run).get("class") == "DAgger"
-        what = "the loss of the expert's actions" if learns else "how the policy changed"
-        cost = ", what they cost" if len(curve(run, "rollout/cost")[0]) else ""
-        return f"Over environment steps: returns of episodes{cost}, and {what}."
-    if not len(curve(run, HELD_OUT)[0]):
-        return "Over gradient steps: loss of the demonstrated actions, minus their log-likelihood."
-    return (
-        "Over gradient steps: loss of the demonstrated actions, minus their log-likelihood, in training and in episodes held "
-        "out. The policy has the weights of the step that is marked, with the lowest held-out loss."
-    )
+    returns = any(_logged(run, name) for name in ("rollout/return", "eval/return"))
+    said = ["returns of episodes"] if returns else []
+    said += ["what they cost"] if returns and _logged(run, "rollout/cost") else []
+    shown = _legend(run, "shows", "what else was learned")
+    held_out = ", in training and in episodes held out" if _logged(run, HELD_OUT) else ""
+    words = f"Over {_steps(run)}: {', '.join([*said, f'and {shown}' if said else shown])}{held_out}."
+    kept = _legend(run, "keeps_lowest", "")
+    return words + (f" The policy has the weights of the step with the lowest {kept}." if _logged(run, kept) else "")
+
+
+def _logged(run: RunRecord, metric: str) -> bool:
+    return len(curve(run, metric)[0]) > 0
 
 
 def _panels(run: RunRecord) -> tuple[list[str], list[str], list[str]]:
@@ -151,7 +159,7 @@ def _is_constant(values: np.ndarray) -> bool:
 
 
 def _add_held_out(axes: "Axes", run: RunRecord) -> None:
-    """The loss of held-out episodes beside that of training, and the step of the weights that were kept."""
+    """The loss of held-out episodes beside that of training."""
     steps, losses = curve(run, HELD_OUT)
     if not len(steps):
         return
@@ -161,7 +169,4 @@ def _add_held_out(axes: "Axes", run: RunRecord) -> None:
     axes.set_yscale("linear")
     choose_scale(axes)
     axes.set_ylabel("loss")
-    if _clones(run):
-        best = steps[np.argmin(losses)]  # the first of equal ones, as in training
-        axes.axvline(best, color="0.4", linestyle="--", label=f"weights kept: step {best:.0f}")
     axes.legend(loc="best")

@@ -30,6 +30,7 @@ class RunRecord:
         metrics: columns of ``metrics.csv``, ``step`` among them, ``(rows,)`` each with NaN where nothing was logged.
         summary: ``summary.json``, or None if the run is not finished.
         evaluations: rows of ``evaluations.csv``, see :func:`mbrl.add_evaluation`.
+        legend: ``legend.json``, how a training's numbers are to be read; empty where there is none.
         starts: records of ``system.json``, the last start last.
         problems: a line for every file that cannot be read and is left out.
     """
@@ -39,6 +40,7 @@ class RunRecord:
     metrics: dict[str, np.ndarray]
     summary: dict[str, Any] | None
     evaluations: list[dict[str, str]]
+    legend: dict[str, Any]
     starts: list[dict[str, Any]]
     problems: tuple[str, ...]
 
@@ -114,6 +116,7 @@ def read_run(path: str | Path) -> RunRecord:
         metrics=attempt("metrics.csv", metrics.read, {}),
         summary=attempt("summary.json", _json_object, {} if (folder / "summary.json").exists() else None),
         evaluations=attempt(FILE, read_evaluations, []),
+        legend=attempt("legend.json", _json_object, {}),
         starts=attempt("system.json", lambda file: _starts(_json_object(file)), []),
         problems=tuple(problems),
     )

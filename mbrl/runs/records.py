@@ -75,9 +75,9 @@ def fingerprint(value: Any) -> Any:
         settings = functools.partial, float, tuple  # nothing that depends on the machine, such as a number of threads
         held = {n: v for n, v in attributes.items() if hasattr(v, "__qualname__") or isinstance(v, settings)}
         return {
-            "class": type(value).__name__,
-            "weights": digest(t.cpu() for t in value.state_dict().values()),
             **{name: fingerprint(item) for name, item in (held | dict(value.named_children())).items()},
+            "class": type(value).__name__,
+            "weights": digest(t.cpu() for t in value.state_dict().values()),  # all, of a child called weights too
         }
     if isinstance(value, torch.Tensor | np.ndarray):
         return json_values("value", value) if np.size(value) <= 64 else digest([torch.as_tensor(value).cpu()])

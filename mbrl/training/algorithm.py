@@ -4,7 +4,7 @@ import abc
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from mbrl.tasks import Task
 from mbrl.training.processes import Processes
 from mbrl.training.worlds import Worlds
 
+Demonstrations = Literal["required", "optional", "none"]
+"""Whether an algorithm learns from episodes of an expert."""
+
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
@@ -25,7 +28,7 @@ class Assignment:
 
     Attributes:
         task: a task, the id of a gymnasium environment, or what makes one.
-        steps: environment steps in all, or gradient steps for an algorithm that takes none in an environment.
+        steps: in all, of the algorithm's ``step_unit``.
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
         init: policy to begin with, copied; a new one by default.
@@ -87,8 +90,7 @@ class Learner(abc.ABC):
 
     Attributes:
         policy: the policy as it is now.
-        steps: environment steps taken so far, over all processes; gradient steps for an algorithm that takes none in an
-            environment.
+        steps: taken so far, of the algorithm's ``step_unit``, over all processes.
     """
 
     policy: Policy
@@ -127,7 +129,21 @@ class Learner(abc.ABC):
 
 @dataclass(frozen=True)
 class Algorithm(abc.ABC):
-    """The settings of a training algorithm; :func:`mbrl.train` runs it."""
+    """The settings of a training algorithm; :func:`mbrl.train` runs it.
+
+    What it says of itself is all that the training loop, the command line and the pages of runs know about it.
+
+    Attributes:
+        demonstrations: ``"required"``, ``"optional"`` or ``"none"``: whether it learns from episodes of an expert.
+        step_unit: what its steps are.
+        shows: what its metrics ``train/...`` show, in words that go on after "returns of episodes, and".
+        keeps_lowest: metric at whose lowest value the weights are kept; empty where the policy has the latest ones.
+    """
+
+    demonstrations: ClassVar[Demonstrations] = "none"
+    step_unit: ClassVar[str] = "environment steps"
+    shows: ClassVar[str] = "how the policy changed"
+    keeps_lowest: ClassVar[str] = ""
 
     @abc.abstractmethod
     def learner(self, assignment: Assignment) -> Learner:
@@ -136,6 +152,30 @@ class Algorithm(abc.ABC):
         Raises:
             ValueError: the assignment lacks what the algorithm needs, or has what it would ignore.
         """
+
+    def announcement(self, task: Task | str | EnvFactory) -> str:
+        """What an iteration takes, where it may take minutes before it says anything; empty otherwise."""
+        return ""
+
+    def check_demonstrations(self, assignment: Assignment) -> None:
+        """Raise ValueError where demonstrations are missing, or would be ignored."""
+        name, given = type(self).__name__, assignment.demonstrations is not None
+        if self.demonstrations not in get_args(Demonstrations):
+            known = ", ".join(map(repr, get_args(Demonstrations)))
+            raise ValueError(f"{name}.demonstrations must be one of {known}, got {self.demonstrations!r}")
+        if self.demonstrations == "required" and not given:
+            raise ValueError(
+                f"{name} learns from demonstrations; pass demonstrations=..., for instance mbrl.record(task, expert, episodes) "
+                "or dynamics.read_trajectories(path)"
+            )
+        if self.demonstrations == "none" and given:
+            raise ValueError(
+                f"{name} does not learn from demonstrations, they would be ignored; pass them to BC, and its policy as init="
+            )
+
+    def legend(self) -> dict[str, str]:
+        """How the numbers of a run are to be read, for its folder."""
+        return {"steps": self.step_unit, "shows": self.shows, "keeps_lowest": self.keeps_lowest}
 
     def config(self) -> dict[str, Any]:
         """The settings as JSON values, for the run folder: a resumed run must have the same."""

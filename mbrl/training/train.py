@@ -20,6 +20,7 @@ from mbrl.envs.making import EnvFactory
 from mbrl.evaluation import Evaluation, evaluate
 from mbrl.policies.policy import Policy
 from mbrl.policies.saving import save_policy
+from mbrl.runs.files import write_json
 from mbrl.runs.loggers import Logger
 from mbrl.runs.metrics import read as read_metrics
 from mbrl.runs.reading import read_run
@@ -53,7 +54,7 @@ class TrainingResult:
         learner: what learned it, for what else it holds; its environments are closed.
         metrics: what was logged: ``"step"`` and further columns, ``(iterations,)`` each, NaN where nothing was logged.
         evaluation: of the policy after the last iteration; None if there was to be none, and in other processes than the first.
-        steps: steps taken, in an environment, or of the gradient where the algorithm takes none there.
+        steps: taken, of the algorithm's ``step_unit``.
         seconds: time spent, of a resumed run in all its starts as far as they were kept.
     """
 
@@ -117,8 +118,9 @@ def train(
     Args:
         algorithm: for instance ``mbrl.PPO()``.
         task: a task, the id of a gymnasium environment, or a function without arguments that makes a ``gymnasium.Env``.
-        steps: environment steps in all; the last iteration is a whole one. Gradient steps for an algorithm that takes none in
-            an environment, such as :class:`mbrl.BC`. A training may end before, where its algorithm has a reason to.
+        steps: in all, of the algorithm's ``step_unit``: environment steps, whose last iteration is a whole one, or gradient
+            steps for one that takes none in an environment, such as :class:`mbrl.BC`. A training may end before, where its
+            algorithm has a reason to.
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
         init: policy to begin with, copied; a new one by default.
@@ -146,6 +148,7 @@ def train(
     _check_loggers(loggers)
     processes = Processes()
     assignment = Assignment(task, steps, seed, demonstrations, init, processes.device(torch.device(device)), processes)
+    algorithm.check_demonstrations(assignment)
     decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
     _check_alike(processes, decided, run is not None)
     title, shown = f"{type(algorithm).__name__} on {_task_name(task)}", progress if processes.first else False
@@ -154,7 +157,7 @@ def train(
         closing.callback(learner.close)
         if isinstance(task, Task):
             learner.policy.describe(task)
-        keeper = _Keeper(processes, run, resume, decided)
+        keeper = _Keeper(processes, run, resume, decided, algorithm.legend())
         keeper.restore(learner)
         _check_together(processes, learner)
         start, rows = time.perf_counter() - keeper.seconds, keeper.rows
@@ -247,12 +250,15 @@ def _task_config(task: Task | str | EnvFactory) -> dict[str, Any]:
     if not isinstance(task, Task):
         return {"task": fingerprint(task)}
     plant = task.dynamics
+    physical = plant.physical_parameters
+    learned = [tensor.cpu() for name, tensor in plant.state_dict().items() if name not in physical]
     return {
         "task": task.name,
         "plant": {
             "dynamics": type(plant).__name__,
             "dt": plant.dt,
-            "parameters": {name: getattr(plant, name) for name in plant.physical_parameters},
+            "parameters": {name: getattr(plant, name) for name in physical},
+            **({"weights": digest(learned)} if learned else {}),
             "episode_steps": task.episode_steps,
             "control_limits": task.limits(),
             "control_values": task.control_values,
@@ -361,7 +367,14 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> Metrics:
 class _Keeper:
     """The run folder of a training; without one, nothing is kept. With several processes the first one keeps for all."""
 
-    def __init__(self, processes: Processes, folder: str | Path | None, resume: Resume, config: dict[str, Any]):
+    def __init__(
+        self,
+        processes: Processes,
+        folder: str | Path | None,
+        resume: Resume,
+        config: dict[str, Any],
+        legend: dict[str, str],
+    ):
         self.processes = processes
         self.kept = folder is not None
         self.run: Run | None = None
@@ -369,6 +382,7 @@ class _Keeper:
         self.seconds = 0.0  # that earlier starts took
         if folder is not None and processes.first:
             self.run = open_run(folder, config=config, resume=resume)
+            write_json(self.run.path("legend.json"), legend)
             self.rows = _logged(self.run)
 
     def restore(self, learner: Learner) -> None:

@@ -13,6 +13,7 @@ def check_numbers(
     rates: Iterable[str] = (),
     bounds: Iterable[str] = (),
     weights: Iterable[str] = (),
+    shares: Iterable[str] = (),
 ) -> None:
     """Raise ValueError unless settings are what they must be.
 
@@ -22,6 +23,7 @@ def check_numbers(
         rates: of finite positive numbers.
         bounds: of positive numbers, infinity for no bound.
         weights: of finite numbers that are not negative.
+        shares: of numbers in [0, 1].
 
     Raises:
         ValueError: one is not.
@@ -31,6 +33,7 @@ def check_numbers(
         (rates, "a finite positive number", lambda v: isinstance(v, Real) and 0 < float(v) < math.inf),
         (bounds, "a positive number", lambda v: isinstance(v, Real) and float(v) > 0),
         (weights, "a finite number and not negative", lambda v: isinstance(v, Real) and 0 <= float(v) < math.inf),
+        (shares, "a number in [0, 1]", lambda v: isinstance(v, Real) and 0 <= float(v) <= 1),
     )
     for names, expected, fits in kinds:
         for name in names:
