@@ -93,8 +93,8 @@ class LinearGaussianController:
         T, n = self.us.shape[-2], self.xs.shape[-1]
         if xs.ndim < 2 or xs.shape[-2:] != (T, n):
             raise ValueError(
-                f"xs must be (*samples, *batch, {T}, {n}), a state for each control of the plan, got {tuple(xs.shape)}; leave out "
-                "the state after the last control"
+                f"xs must be (*samples, *batch, {T}, {n}), a state for each control of the plan, got {tuple(xs.shape)}; "
+                "leave out the state after the last control"
             )
         dx = self.dynamics.difference(xs, self.xs[..., :T, :].to(xs))
         return self.us.to(xs) + mv(self.K.to(xs), dx)
@@ -112,9 +112,11 @@ class LinearGaussianController:
         Raises:
             ValueError: a shape does not fit, or the controller is deterministic.
         """
-        L, mean = self._factor().to(xs), self.mean(xs)
+        L, mean = self.covariance_factor().to(xs), self.mean(xs)
         if us.shape[-2:] != mean.shape[-2:]:
-            raise ValueError(f"us must be (*samples, *batch, {', '.join(map(str, mean.shape[-2:]))}), got {tuple(us.shape)}")
+            raise ValueError(
+                f"us must be (*samples, *batch, {', '.join(map(str, mean.shape[-2:]))}), got {tuple(us.shape)}"
+            )
         deviation = torch.linalg.solve_triangular(L, (us.to(xs) - mean).unsqueeze(-1), upper=False).squeeze(-1)
         constant = 0.5 * us.shape[-1] * math.log(2.0 * math.pi)
         return -0.5 * deviation.square().sum(-1) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1) - constant
@@ -125,7 +127,7 @@ class LinearGaussianController:
         Raises:
             ValueError: the controller is deterministic.
         """
-        L = self._factor()
+        L = self.covariance_factor()
         return L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * L.shape[-1] * math.log(2.0 * math.pi * math.e)
 
     def with_covariance_floor(self, floor: float) -> "LinearGaussianController":
@@ -143,8 +145,12 @@ class LinearGaussianController:
         covariance = floor * eye.expand(*self.K.shape[:-1], -1) if self.covariance is None else self.covariance
         return replace(self, covariance=floored(covariance, floor))
 
-    def _factor(self) -> Tensor:
-        """Cholesky factors of the covariances."""
+    def covariance_factor(self) -> Tensor:
+        """Lower Cholesky factors of the covariances, ``(*batch, T, m, m)``; NaN where they are not finite.
+
+        Raises:
+            ValueError: the controller is deterministic.
+        """
         if self.covariance is None:
             raise ValueError(
                 "a deterministic controller has no density of controls; make it with controller(temperature=1.0), or give it a "

@@ -6,25 +6,26 @@ With the previous controller q, dynamics linearized about a trajectory with Gaus
     \min_p \; \mathbb E_p \Big[ \sum_t \ell_t \Big] - h \sum_t \mathbb E \, \mathcal H(p(\cdot | x_t)) \quad \text{s.t.} \quad
     \sum_t \mathbb E_{p} \, \mathrm{KL}\big(p(u_t | x_t) \,\|\, q(u_t | x_t)\big) \le \epsilon
 
-(Levine and Abbeel 2014, "Learning neural network policies with guided policy search under unknown dynamics", section 3.1; Montgomery
-and Levine 2016, "Guided policy search via approximate mirror descent", where q is the linearized policy). For a multiplier
-:math:`\eta` the Lagrangian is a linear-quadratic problem with entropy: cost :math:`\ell - \eta \log q`, solved by the Riccati
-recursion and :math:`\Sigma_t = (\eta + h) Q_{uu,t}^{-1}`. The divergence falls with :math:`\eta`, whose logarithm is bracketed.
+(Levine and Abbeel 2014, "Learning neural network policies with guided policy search under unknown dynamics", section 3.1;
+Montgomery and Levine 2016, "Guided policy search via approximate mirror descent", where q is the linearized policy). For a
+multiplier :math:`\eta` the Lagrangian is a linear-quadratic problem with entropy, of the cost :math:`\ell - \eta \log q`. The
+Riccati recursion solves it, with :math:`\Sigma_t = (\eta + h) Q_{uu,t}^{-1}`. The divergence falls with :math:`\eta`, whose
+logarithm is bracketed.
 
 Here the recursion runs in the whitened deviation w from the previous controller,
 
 .. math::
-    u = K^q x + k^q + L w, \quad L L^\top = \Sigma^q, \qquad
-    \mathrm{KL}_t = \tfrac12 \, \mathbb E |\mathbb E[w | x_t]|^2 + \tfrac12 (\operatorname{tr} \Sigma^w_t - m - \log\det \Sigma^w_t),
+    u = K^q x + k^q + L w, \quad L L^\top = \Sigma^q, \quad
+    \mathrm{KL}_t = \tfrac12 (\mathbb E |\mathbb E[w | x_t]|^2 + \operatorname{tr} \Sigma^w_t - m - \log\det \Sigma^w_t),
 
 in which the penalty is :math:`\tfrac12 \eta |w|^2`: nothing cancels when the multiplier is large, and nothing overflows when the
 covariance is small. A control Hessian that is not positive definite counts as an infinite divergence, since that is what it tends
 to as the multiplier falls to where the Hessian becomes singular.
 
-With a bound for each step, the multipliers :math:`\eta_t` start at that of the whole plan and each moves against its own error,
-:math:`\Delta \log \eta_t = \alpha_t \log(\mathrm{KL}_t / \epsilon_t)`, with a gain that grows while the error keeps its sign and is
-halved where that changes. This is ascent of the dual, whose gradient is :math:`\mathrm{KL}_t - \epsilon_t`, as the Adam steps of
-the authors' code are.
+With a bound for each step, the multipliers :math:`\eta_t` start at that of the whole plan and each follows its own error,
+:math:`\Delta \log \eta_t = \alpha_t \log(\mathrm{KL}_t / \epsilon_t)`, with a gain that grows while the error keeps its sign and
+becomes that of the secant where it changes; a step to where the problem is not convex is halved. This is ascent of the dual,
+whose gradient is :math:`\mathrm{KL}_t - \epsilon_t`, as the Adam steps of the authors' code are.
 
 Linear-quadratic models are in displacements :math:`(x \ominus \bar x, u - \bar u)` from a trajectory, as
 :func:`planners.expand_about` makes them, and costs leave out that of the trajectory itself.
@@ -187,7 +188,7 @@ def expected_kl(new: LinearGaussianController, old: LinearGaussianController, ma
         ValueError: a controller is deterministic, or numbers of steps differ.
     """
     xs = marginals.xs[..., :-1, :].double()
-    L_old, L_new = old._factor().double(), new._factor().double()
+    L_old, L_new = old.covariance_factor().double(), new.covariance_factor().double()
     factor = torch.linalg.solve_triangular(L_old, L_new, upper=False)
     K = torch.linalg.solve_triangular(L_old, new.K.double() - old.K.double(), upper=False)
     k = torch.linalg.solve_triangular(L_old, (new.mean(xs) - old.mean(xs)).unsqueeze(-1), upper=False).squeeze(-1)
@@ -227,7 +228,7 @@ def with_kl_penalty(
     Raises:
         ValueError: the controller is deterministic, or numbers of steps differ.
     """
-    L = previous._factor().double()
+    L = previous.covariance_factor().double()
     xs, us = _trajectory(lq, previous, about)
     weights = torch.as_tensor(weights, dtype=torch.float64, device=us.device)
     lq, law, _, _ = _prepared(lq, previous, xs, us, None, None, None, _batch_of(weights, 1))
@@ -306,7 +307,8 @@ def kl_constrained_step(
         covariance_floor: smallest eigenvalue of the new covariances, and of the previous ones [squared unit of the controls].
             Without one, many steps in a row end in a controller without exploration, and what it cannot explore it no longer
             learns.
-        dual: multiplier to begin with, which broadcasts to ``(*batch,)``: that of the step before saves trials.
+        dual: multiplier to begin with, which broadcasts to ``(*batch,)``, or with ``per_step`` to ``(*batch, T)``: that of the
+            step before saves trials.
         dual_range: smallest and largest multiplier.
         tolerance: relative error of the divergence.
         max_iterations: trials at most; four times as many more where each step has a bound.
@@ -326,16 +328,29 @@ def kl_constrained_step(
     if not bool((limit >= 0).all()):
         raise ValueError(f"kl_limit must not be negative, got {kl_limit}")
     start = torch.as_tensor(dual, dtype=torch.float64, device=us.device)
+    if not bool((start > 0).all()):
+        raise ValueError(f"dual must be positive, got {dual}")
     if per_step:
-        limit = limit.expand(torch.broadcast_shapes(limit.shape, (T,)))
-    batch = torch.broadcast_shapes(_batch_of(limit, 1) if per_step else limit.shape, start.shape)
+        limit, start = (v.expand(torch.broadcast_shapes(v.shape, (T,))) for v in (limit, start))
+    batch = torch.broadcast_shapes(*(_batch_of(v, int(per_step)) for v in (limit, start)))
     model = _Model.of(lq, previous, xs, us, noise, x0, x0_covariance, batch, entropy_weight, covariance_floor)
     batch = model.batch
-    low, high = (torch.full(batch, float(end), dtype=torch.float64, device=us.device) for end in dual_range)
-    total = limit.sum(-1) if per_step else limit
-    search = _bracketed(model, total.expand(batch), start.expand(batch).clamp(*dual_range), low, high, tolerance, max_iterations)
+    start = start.clamp(*dual_range)
     if per_step:
-        search = _balanced(model, limit.expand(*batch, T), search, dual_range, tolerance, STEP_ITERATIONS * max_iterations)
+        total = limit.sum(-1).expand(batch)
+        scale = start.log().mean(-1).exp()
+        profile = (start / scale.unsqueeze(-1)).expand(*batch, T)
+        search = _bracketed(model, total, scale.expand(batch), profile, dual_range, tolerance, max_iterations)
+        search = _balanced(
+            model, limit.expand(*batch, T), search, dual_range, tolerance, STEP_ITERATIONS * max_iterations
+        )
+        dual = search.dual
+    else:
+        profile = torch.ones(*batch, T, dtype=torch.float64, device=us.device)
+        search = _bracketed(
+            model, limit.expand(batch), start.expand(batch), profile, dual_range, tolerance, max_iterations
+        )
+        dual = search.dual[..., 0]
     found, law = search.outcome, model.law(search.outcome.w)
     controller = LinearGaussianController(
         previous.dynamics, xs, us + law.k.to(us), law.K.to(us), law.covariance.to(us), previous.t0
@@ -345,7 +360,7 @@ def kl_constrained_step(
         marginals=StateMarginals(xs, found.mean.to(us), found.covariance.to(us)),
         kl=found.kl.to(us),
         expected_cost=found.cost.to(us),
-        dual=search.dual.to(us),
+        dual=dual.to(us),
         iterations=search.iterations,
         status=search.status,
     )
@@ -387,7 +402,7 @@ class _Model:
         covariance_floor: float,
     ) -> "_Model":
         """The model of a problem, with at least the batch axes given."""
-        L = previous._factor().double()
+        L = previous.covariance_factor().double()
         lq, law, start, noise = _prepared(lq, previous, xs, us, noise, x0, x0_covariance, batch)
         L = L.expand(law.covariance.shape)
         K, k, r = law.K, law.k, lq.r + mv(lq.R, law.k)
@@ -445,7 +460,7 @@ class _Model:
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """Where the search for multipliers stands."""
+    """What a search for multipliers ``(*batch, T)`` finds."""
 
     outcome: _Outcome
     dual: Tensor
@@ -454,20 +469,27 @@ class _Search:
 
 
 def _bracketed(
-    model: _Model, limit: Tensor, start: Tensor, low: Tensor, high: Tensor, tolerance: float, max_iterations: int
+    model: _Model,
+    limit: Tensor,
+    start: Tensor,
+    profile: Tensor,
+    dual_range: tuple[float, float],
+    tolerance: float,
+    max_iterations: int,
 ) -> _Search:
-    """One multiplier for all steps of each element; all are ``(*batch,)``."""
+    """One number ``(*batch,)`` for each element that multiplies a profile ``(*batch, T)`` of multipliers."""
     T, m = model.previous.k.shape[-2:]
-    floor, ceiling = low, high
+    floor, ceiling = (torch.full_like(limit, end) for end in dual_range)
+    low, high = floor, ceiling
     dual = torch.where(limit.isinf(), floor, start)
-    found, chosen = model.stay(), ceiling.clone()
+    found, chosen = model.stay(), ceiling
     rounding = 10 * T * m * torch.finfo(torch.float64).eps
     below = torch.zeros_like(limit, dtype=torch.bool)  # whether a multiplier with a larger divergence is known
     above, done, within = below.clone(), below.clone(), below.clone()
     iterations = torch.zeros_like(limit, dtype=torch.long)
     status = torch.full_like(iterations, int(Status.ITERATION_LIMIT))
     for _ in range(max_iterations):
-        trial = model.best(dual.unsqueeze(-1).expand(*dual.shape, T))
+        trial = model.best((dual.unsqueeze(-1) * profile).clamp(*dual_range))
         kl = _comparable(trial)
         iterations = iterations + (~done).long()
         close = limit.isfinite() & ((kl - limit).abs() <= tolerance * limit + rounding)
@@ -488,21 +510,26 @@ def _bracketed(
         dual = torch.where(done, dual, torch.where(above & below, (low * high).sqrt(), wider))
     finite = _finite(model)
     status = torch.where(within, status, torch.where(finite, int(Status.NOT_CONVEX), int(Status.NO_FINITE_PLAN)))
-    return _Search(found, chosen, iterations, status)
+    return _Search(found, (chosen.unsqueeze(-1) * profile).clamp(*dual_range), iterations, status)
 
 
 def _balanced(
-    model: _Model, limit: Tensor, search: _Search, dual_range: tuple[float, float], tolerance: float, max_iterations: int
+    model: _Model,
+    limit: Tensor,
+    search: _Search,
+    dual_range: tuple[float, float],
+    tolerance: float,
+    max_iterations: int,
 ) -> _Search:
-    """A multiplier for each step, from one for all of them; limits are ``(*batch, T)``."""
+    """A multiplier for each step, from where the whole plan is within the sum of the limits ``(*batch, T)``."""
     floor, ceiling = dual_range
     m = model.previous.k.shape[-1]
     rounding = 10 * m * torch.finfo(torch.float64).eps
-    dual = search.dual.unsqueeze(-1).expand(limit.shape)
-    gain, before = torch.full_like(dual, 0.5), torch.zeros_like(dual)
+    dual = search.dual
+    anchor, gain, before = dual, torch.full_like(dual, 0.5), torch.zeros_like(dual)
     done = search.status > int(Status.TIME_LIMIT)
     found, chosen = model.stay(), torch.full_like(dual, ceiling)
-    excess = torch.full_like(search.dual, torch.inf)
+    excess = torch.full_like(limit[..., 0], torch.inf)
     iterations, status = search.iterations, torch.where(done, search.status, int(Status.ITERATION_LIMIT))
     largest = math.log(FACTOR)
     for _ in range(max_iterations):
@@ -524,11 +551,13 @@ def _balanced(
         done = done | converged
         if bool(done.all()):
             break
-        turned = error * before < 0
-        gain = torch.where(turned, 0.5 * gain, 1.2 * gain).clamp(0.01, 4.0)
-        step = torch.where(convex.unsqueeze(-1), gain * error, largest).nan_to_num(nan=largest).clamp(-largest, largest)
-        before = torch.where(convex.unsqueeze(-1), error, before)
-        dual = torch.where(done.unsqueeze(-1), dual, (dual * step.exp()).clamp(floor, ceiling))
+        inside = convex.unsqueeze(-1)
+        secant = ((dual / anchor).log() / (before - error)).nan_to_num(nan=0.0).maximum(0.05 * gain).minimum(0.8 * gain)
+        gain = torch.where(inside, torch.where(error * before < 0, secant, 1.2 * gain), 0.5 * gain).clamp(1e-6, 4.0)
+        step = (gain * error).nan_to_num().clamp(-largest, largest)
+        moved = torch.where(inside, (dual * step.exp()).clamp(floor, ceiling), (dual * anchor).sqrt())
+        anchor, before = torch.where(inside, dual, anchor), torch.where(inside, error, before)
+        dual = torch.where(done.unsqueeze(-1), dual, moved)
     return _Search(found, chosen, iterations, status)
 
 
@@ -555,7 +584,9 @@ def _expected(lq: LinearQuadratic, law: _Conditional, mean: Tensor, covariance: 
     second = P + x.unsqueeze(-1) * x.unsqueeze(-2)  # E[x x']
     cross = law.K @ P + u.unsqueeze(-1) * x.unsqueeze(-2)  # E[u x']
     controls = law.K @ P @ law.K.mT + law.covariance + u.unsqueeze(-1) * u.unsqueeze(-2)  # E[u u']
-    stage = 0.5 * (lq.Q * second).sum((-1, -2)) + (lq.N.mT * cross).sum((-1, -2)) + 0.5 * (lq.R * controls).sum((-1, -2))
+    stage = (
+        0.5 * (lq.Q * second).sum((-1, -2)) + (lq.N.mT * cross).sum((-1, -2)) + 0.5 * (lq.R * controls).sum((-1, -2))
+    )
     stage = stage + (lq.q * x).sum(-1) + (lq.r * u).sum(-1)
     x, P = mean[..., -1, :], covariance[..., -1, :, :]
     last = 0.5 * (lq.P_T * (P + x.unsqueeze(-1) * x.unsqueeze(-2))).sum((-1, -2)) + (lq.p_T * x).sum(-1)
@@ -580,7 +611,7 @@ def _comparable(outcome: _Outcome) -> Tensor:
 def _where(take: Tensor, new: Any, old: Any) -> Any:
     """Tensors of values of one kind, taken by element of the batch."""
     if isinstance(new, Tensor):
-        return torch.where(take.reshape(*take.shape, *[1] * (new.ndim - take.ndim)), new, old)
+        return torch.where(take.reshape(take.shape + (1,) * (new.ndim - take.ndim)), new, old)
     return type(new)(**{f.name: _where(take, getattr(new, f.name), getattr(old, f.name)) for f in fields(new)})
 
 
@@ -658,7 +689,7 @@ def _double(lq: LinearQuadratic) -> LinearQuadratic:
 
 
 def _undiscounted(lq: LinearQuadratic) -> LinearQuadratic:
-    """The same problem with the discount in its terms, so that divergences of later steps count as much as those of early ones."""
+    """The same problem with the discount in its terms, so that divergences of all steps count the same."""
     if lq.discount == 1.0:
         return lq
     T = lq.A.shape[-3]
@@ -687,7 +718,12 @@ def _check_settings(
     rules: list[tuple[str, Any, Callable[[Any], bool], str]] = [
         ("entropy_weight", entropy_weight, lambda v: 0 <= v < math.inf, "must not be negative"),
         ("covariance_floor", covariance_floor, lambda v: 0 <= v < math.inf, "must not be negative"),
-        ("dual_range", dual_range, lambda v: 0 < v[0] < v[1] < math.inf, "must be two positive numbers, the smaller first"),
+        (
+            "dual_range",
+            dual_range,
+            lambda v: 0 < v[0] < v[1] < math.inf,
+            "must be two positive numbers, the smaller first",
+        ),
         ("tolerance", tolerance, lambda v: 0 < v < 1, "must be between 0 and 1"),
         ("max_iterations", max_iterations, lambda v: isinstance(v, int) and v >= 1, "must be an integer of at least 1"),
     ]

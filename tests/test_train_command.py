@@ -287,7 +287,23 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["train", "pop"], "the first word knows no 'pop'; did you mean ppo?"),
         (["train", "ppo", "--steps", "3"], "--task"),
         (["train", "ppo", "--task", "PendulumSwingUp"], "--steps"),
-        (["train", "ppo", "--objective", "clip"], "--objective knows no 'clip'; "),
+        (
+            ["train", "ppo", "--objective", "clip"],
+            "--objective knows no 'clip'; did you mean clipped-objective? there is",
+        ),
+        (["train", "ppo", "--objective", "kl-penlaty"], "--objective knows no 'kl-penlaty'; did you mean kl-penalty?"),
+        (
+            ["train", "ppo", "--taks", "X"],
+            "Missing from mbrl train: --task, --steps; --taks is no option, did you mean --task?",
+        ),
+        (
+            ["train", *ON_PENDULUM, "--steps", "3", "--objectiv", "x"],
+            "; --objectiv is no option, did you mean --objective? (",
+        ),
+        (
+            ["train", *ON_PENDULUM, "--steps", "3", "--lerning-rate", "1"],
+            "--lerning-rate, 1; did you mean --learning-rate or",
+        ),
         (["train", "ppo", "--task", "Pendulum", "--steps", "3"], "no task 'Pendulum'; nearest: PendulumSwingUp"),
         (["train", "ppo", "--task", "CartPole-v9", "--steps", "3"], "no environment 'CartPole-v9'; did you mean"),
         (["train", "ppo", "--task", "CartPole-v1", "--backend", "torch", "--steps", "3"], "--backend would be ignored"),
@@ -503,6 +519,8 @@ def test_every_exported_algorithm_can_be_chosen_and_its_options_are_its_own(mbrl
         status, out, err = mbrl_says("train", choices.option_name(kind.__name__), "--help")
         assert (status, err) == (0, "")
         assert not set(out) & set("\\`")
+        lists_planners = "--expert cem|" in out
+        assert lists_planners == any(field.name == "expert" for field in dataclasses.fields(kind))
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,12 @@ def chosen(args: Sequence[str], choices: Choices) -> tuple[list[str], list[str]]
     return [f"{path}:{found[path]}".lstrip(":") for path in ordered if path or not alone], rest
 
 
+def reachable(chosen_ones: Sequence[str], choices: Choices) -> Choices:
+    """What there is to choose from below the first word that was chosen; everything where there is none."""
+    first = choices.get("", {}).get(chosen_ones[0]) if chosen_ones else None
+    return choices if first is None else {"": choices[""], **{p: c for p, c in choices_of("", [first]).items() if p}}
+
+
 def _check_nesting(found: Mapping[str, str], choices: Choices) -> None:
     for path in filter(None, found):
         above, _, name = path.rpartition(".")
@@ -157,7 +163,7 @@ def _match(option: str, name: str, names: Sequence[str]) -> str:
     plain = {re.sub(r"[-_]", "", one): one for one in names}
     wanted = re.sub(r"[-_]", "", name).lower()
     if wanted not in plain:
-        near = difflib.get_close_matches(wanted, plain, n=1)
+        near = [one for one in plain if one.startswith(wanted)] or difflib.get_close_matches(wanted, plain, n=1)
         hint = f"did you mean {plain[near[0]]}? " if near else ""
         raise ValueError(f"{option or 'the first word'} knows no {name!r}; {hint}there is {', '.join(names)}")
     return plain[wanted]

@@ -91,11 +91,12 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
     """
     import tyro
 
-    from mbrl.cli.choices import chosen, registry
+    from mbrl.cli.choices import chosen, reachable, registry
 
     choices = getattr(command, "CHOICES", {})
     chosen_ones, others = chosen(args, choices)
-    lines = [f"{f'--{path}' if path else f'mbrl {name}'} {'|'.join(names)}" for path, names in choices.items()]
+    shown = reachable(chosen_ones, choices)
+    lines = [f"{f'--{path}' if path else f'mbrl {name}'} {'|'.join(names)}" for path, names in shown.items()]
     text = "\n".join([command.__doc__ or "", *lines])
     if chosen_ones and {"-h", "--help"} & set(others):  # tyro's help is that of the choice only
         sys.stdout.write(f"{text}\n\n")
@@ -113,22 +114,34 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        raise ValueError(f"{sentence(said.getvalue())} (mbrl {name} --help lists all options)") from None
+        raise ValueError(f"{sentence(said.getvalue(), list(choices))} (mbrl {name} --help lists all options)") from None
     if not 0 <= getattr(options, "seed", 0) <= LARGEST_SEED:
         raise ValueError(f"--seed takes an integer in 0..{LARGEST_SEED}, got {options.seed}")
     return options
 
 
-def sentence(box: str) -> str:
-    """What tyro says in a box, in one sentence: its first part, and the options that it takes for meant."""
+def sentence(box: str, choices: Sequence[str] = ()) -> str:
+    """What tyro says in a box, in one sentence: its first part, and the options that it takes for meant.
+
+    Args:
+        box: what it says.
+        choices: options that it does not know, because they are choices among its commands.
+    """
     lines = [line.strip("\u256d\u256e\u2570\u256f\u2502 ") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()]
     parts = "\n".join(line for line in lines if line).split("\n", 1)[-1]  # without the title
     first, *others = [
         part.strip() for part in re.split(r"^[\u2500-]+$", parts, flags=re.MULTILINE) if part.strip()
     ] or ["cannot be read"]
+    options = [f"--{path}" for path in choices if path]
+    if first.startswith("Missing from"):
+        missing = re.findall(r"^(?:--[\w.-]+|[A-Z]{2,}$)", first, re.MULTILINE)
+        unknown = [part for part in others if part.startswith("Unrecognized")]
+        return f"{first.partition(':')[0]}: {', '.join(missing)}" + _meant(" ".join(unknown), [*missing, *options])
     first = " ".join(first.split())
     if not first.startswith("Unrecognized"):
         return first
+    if hint := _meant(first, options):
+        return first + hint
     first = re.sub(r" \(applied to [^)]*\)| Arguments are applied to .*", "", first)
     near = dict.fromkeys(re.findall(r"^--\w\S*", "\n".join(others), re.MULTILINE))
     for option in near:
@@ -136,6 +149,14 @@ def sentence(box: str) -> str:
             return f"{first}; {option} is an option of another {option.rpartition('.')[0]}"
     meant = [option for option in near if option != "--help"]
     return first + (f"; did you mean {' or '.join(meant)}?" if meant else "")
+
+
+def _meant(unknown: str, options: Sequence[str]) -> str:
+    """Which of some options may be meant by a text with unknown ones; empty where none is near."""
+    given = re.findall(r"--[\w.-]+", unknown)
+    beside = {one: [other for other in options if other.count(".") == one.count(".")] for one in given}
+    near = {one: difflib.get_close_matches(one, found, n=1, cutoff=0.8) for one, found in beside.items()}
+    return "".join(f"; {one} is no option, did you mean {found[0]}?" for one, found in near.items() if found)
 
 
 def overview() -> str:
