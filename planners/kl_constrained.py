@@ -281,7 +281,7 @@ def kl_constrained_step(
     noise: Tensor | None = None,
     x0: Tensor | None = None,
     x0_covariance: Tensor | None = None,
-    entropy_weight: float = 0.0,
+    entropy_weight: float | Tensor = 0.0,
     covariance_floor: float = 0.0,
     dual: float | Tensor = 1.0,
     dual_range: tuple[float, float] = (1e-8, 1e16),
@@ -303,7 +303,7 @@ def kl_constrained_step(
         noise: covariance of the dynamics, ``(*batch, T, d, d)`` or what broadcasts to it; none by default.
         x0: mean of the first state ``(*batch, n)``; that of the trajectory by default.
         x0_covariance: covariance of the first state, ``(*batch, d, d)``; zero by default.
-        entropy_weight: h, what a nat of entropy is worth [cost per nat].
+        entropy_weight: h, what a nat of entropy is worth [cost per nat]; a number, or one for each step, ``(*batch, T)``.
         covariance_floor: smallest eigenvalue of the new covariances, and of the previous ones [squared unit of the controls].
             Without one, many steps in a row end in a controller without exploration, and what it cannot explore it no longer
             learns.
@@ -333,7 +333,8 @@ def kl_constrained_step(
     if per_step:
         limit, start = (v.expand(torch.broadcast_shapes(v.shape, (T,))) for v in (limit, start))
     batch = torch.broadcast_shapes(*(_batch_of(v, int(per_step)) for v in (limit, start)))
-    model = _Model.of(lq, previous, xs, us, noise, x0, x0_covariance, batch, entropy_weight, covariance_floor)
+    entropy = torch.as_tensor(entropy_weight, dtype=torch.float64, device=us.device)
+    model = _Model.of(lq, previous, xs, us, noise, x0, x0_covariance, batch, entropy, covariance_floor)
     batch = model.batch
     start = start.clamp(*dual_range)
     if per_step:
@@ -384,7 +385,7 @@ class _Model:
     mean0: Tensor
     covariance0: Tensor
     noise: Tensor
-    entropy_weight: float
+    entropy_weight: Tensor
     covariance_floor: float
 
     @classmethod
@@ -398,7 +399,7 @@ class _Model:
         x0: Tensor | None,
         x0_covariance: Tensor | None,
         batch: torch.Size,
-        entropy_weight: float,
+        entropy_weight: Tensor,
         covariance_floor: float,
     ) -> "_Model":
         """The model of a problem, with at least the batch axes given."""
@@ -444,7 +445,7 @@ class _Model:
         riccati = backward_pass(replace(self.lq, R=self.lq.R + weight * eye))
         convex = riccati.convex[..., None, None, None]
         Quu = torch.where(convex, riccati.Quu, eye)
-        covariance = (weight + self.entropy_weight) * torch.cholesky_inverse(torch.linalg.cholesky_ex(Quu).L)
+        covariance = (weight + self.entropy_weight[..., None, None]) * torch.cholesky_inverse(torch.linalg.cholesky_ex(Quu).L)
         if self.covariance_floor > 0:
             least = floored(self.law(_Conditional(riccati.K, riccati.k, covariance)).covariance, self.covariance_floor)
             half = torch.linalg.solve_triangular(self.L, least, upper=False)
@@ -709,14 +710,19 @@ def _undiscounted(lq: LinearQuadratic) -> LinearQuadratic:
 
 
 def _check_settings(
-    entropy_weight: float,
+    entropy_weight: float | Tensor,
     covariance_floor: float,
     dual_range: tuple[float, float],
     tolerance: float,
     max_iterations: int,
 ) -> None:
     rules: list[tuple[str, Any, Callable[[Any], bool], str]] = [
-        ("entropy_weight", entropy_weight, lambda v: 0 <= v < math.inf, "must not be negative"),
+        (
+            "entropy_weight",
+            entropy_weight,
+            lambda v: bool(((torch.as_tensor(v) >= 0) & (torch.as_tensor(v) < math.inf)).all()),
+            "must not be negative",
+        ),
         ("covariance_floor", covariance_floor, lambda v: 0 <= v < math.inf, "must not be negative"),
         (
             "dual_range",

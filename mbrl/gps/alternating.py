@@ -8,6 +8,7 @@ r"""What the later generations of guided policy search share: controllers and po
 """
 
 import abc
+import functools
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
@@ -20,9 +21,8 @@ from mbrl.gps.linearized_policy import linearized
 from mbrl.gps.rollouts import Rollouts, controller_actions
 from mbrl.gps.supervised import SupervisedStep, Targets, targets
 from mbrl.training.algorithm import Assignment
-from planners import LinearGaussianController
-from planners.controllers import expand_about
-from planners.riccati import LinearQuadratic
+from mbrl.training.checking import check_numbers
+from planners import LinearGaussianController, LinearQuadratic, expand_about
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
     supervised: SupervisedStep = field(default_factory=SupervisedStep)
     on_policy: bool = False
     remembered: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_numbers(self, counts=("remembered",))
 
     @abc.abstractmethod
     def learner(self, assignment: Assignment) -> "AlternatingLearner":
@@ -83,11 +87,25 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
     def __init__(self, algorithm: AlternatingGPS, assignment: Assignment):
         super().__init__(algorithm, assignment)
         self.controllers: LinearGaussianController | None = None
+        self.shift: Tensor | None = None  # of what the policy is fitted to, from the controllers' means
         self._targets: list[Targets] = []
 
     @abc.abstractmethod
     def improved(self, situation: Situation) -> tuple[LinearGaussianController, Tensor | None, dict[str, float]]:
         """Better controllers, weights ``(C, T)`` of the policy's fit to them, and how it went."""
+
+    @property
+    def previous(self) -> LinearGaussianController:
+        """The controllers before an iteration."""
+        if self.controllers is None:
+            raise RuntimeError("there are no controllers yet; call iterate() first")
+        return self.controllers
+
+    @property
+    def least_variance(self) -> float:
+        """Least variance of controllers in any direction, so that they can always learn [squared unit of the controls]."""
+        lower, upper = self.space.bounds()
+        return float((self.settings.teacher.min_std * 0.5 * (upper - lower)).min()) ** 2
 
     def advance(self) -> dict[str, float]:
         """First what the teacher shows; from then on controllers and policy in turns."""
@@ -95,27 +113,22 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             first = self.settings.teacher.first_controller(self.task, self.x0)
             self.controllers = self.taught() if first is None else first
             rollouts = self._run()
-            loss = self._fit(rollouts, None)
-            return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss}
+            return {"rollout/cost": self.mean_cost(rollouts), "train/loss": self.fit(rollouts, None, keep=True)}
         rollouts = self._run()
         situation = self._situation(rollouts)
         self.controllers, weights, metrics = self.improved(situation)
-        loss = self._fit(rollouts, weights)
+        loss = self.fit(rollouts, weights, keep=True)
         return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
 
     def _run(self) -> Rollouts:
-        if self.controllers is None:
-            raise RuntimeError("there are no controllers yet")
         if self.settings.on_policy and self.iterations:
             return self.policy_rollouts()
-        return self.rolled_out(controller_actions(self.controllers, self.space, self.generator))
+        return self.rolled_out(controller_actions(self.previous, self.space, self.generator))
 
     def _situation(self, rollouts: Rollouts) -> Situation:
         """The expansion about the way that the controllers go."""
-        if self.controllers is None:
-            raise RuntimeError("there are no controllers yet")
         model = self.settings.teacher.model(self.task, self.plant, self.seen, rollouts, self.generator)
-        xs, us = self.way(self.controllers, model)
+        xs, us = self.way(self.previous, model)
         problem = replace(self.task.problem(model, self.task.episode_steps), control_limits=None)
         noise = getattr(model, "covariance", None)
         return Situation(
@@ -141,15 +154,22 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             us.append(u)
         return torch.stack(xs, -2), torch.stack(us, -2)
 
-    def _fit(self, rollouts: Rollouts, weights: Tensor | None) -> float:
-        """Fit the policy to the controllers at the states of rollouts, and of those that are remembered."""
-        if self.controllers is None:
-            raise RuntimeError("there are no controllers yet")
-        found = targets(self.task, self.space, self.controllers, rollouts, weights)
-        self._targets = [*self._targets, found][-self.settings.remembered :]
-        wanted = self._targets[0]
-        for more in self._targets[1:]:
-            wanted = wanted.joined(more)
+    def fit(self, rollouts: Rollouts, weights: Tensor | None, *, keep: bool = False) -> float:
+        """Fit the policy to the controllers at the states of rollouts, and of those that are remembered.
+
+        Args:
+            rollouts: where.
+            weights: of each step, ``(C, T)``; 1 by default.
+            keep: remember these for later iterations.
+        """
+        controllers = self.previous
+        if self.shift is not None:
+            controllers = replace(controllers, us=controllers.us + self.shift)
+        found = [*self._targets, targets(self.task, self.space, controllers, rollouts, weights)]
+        found = found[-self.settings.remembered :]
+        if keep:
+            self._targets = found
+        wanted = functools.reduce(Targets.joined, found)
         return self.settings.supervised.fit(self.policy, wanted, self.generator, self.processes)
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,6 +178,7 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         return {
             **super().state_dict(),
             "controllers": None if c is None else {"xs": c.xs, "us": c.us, "K": c.K, "covariance": c.covariance},
+            "shift": self.shift,
             "targets": [one.state_dict() for one in self._targets],
         }
 
@@ -166,4 +187,5 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         super().load_state_dict(state)
         if state["controllers"] is not None:
             self.controllers = LinearGaussianController(self.task.dynamics, **state["controllers"])
+        self.shift = state["shift"]
         self._targets = [Targets(**one) for one in state["targets"]]

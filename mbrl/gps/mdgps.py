@@ -21,8 +21,7 @@ from torch import Tensor
 from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import LinearGaussianController
-from planners.kl_constrained import kl_constrained_step
+from planners import LinearGaussianController, kl_constrained_step
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,6 @@ class MDGPSLearner(AlternatingLearner):
         measured = situation.rollouts.total_costs.mean(0)
         self._adapt(measured)
         bound = settings.kl_limit * self.factor * (1 if settings.per_step else T)
-        half = 0.5 * (self.space.bounds()[1] - self.space.bounds()[0])
         step = kl_constrained_step(
             situation.lq,
             situation.policy,
@@ -87,7 +85,7 @@ class MDGPSLearner(AlternatingLearner):
             per_step=settings.per_step,
             about=(situation.xs, situation.us),
             noise=situation.noise,
-            covariance_floor=float((settings.teacher.min_std * half).min()) ** 2,
+            covariance_floor=self.least_variance,
             dual=1.0 if self._dual is None else self._dual,
         )
         self._dual = step.dual
