@@ -13,7 +13,7 @@ from planners.constraints import (
     StateLimits,
     TerminalState,
 )
-from planners.controllers import LinearGaussianController
+from planners.controllers import LinearGaussianController, expand_about
 from planners.convex import ConvexProgram, OptimalityCertificate, SequentialConvex
 from planners.costs import (
     Cost,
@@ -30,11 +30,22 @@ from planners.costs import (
 from planners.ddp import DDP
 from planners.implicit import Implicit, InvalidGradientError
 from planners.kkt import Certificate, certify
+from planners.kl_constrained import (
+    KLStep,
+    StateMarginals,
+    expected_cost,
+    expected_kl,
+    kl_constrained_step,
+    maximum_entropy_controller,
+    state_marginals,
+    with_kl_penalty,
+)
 from planners.lqr import LQR
 from planners.mpc import MPC, MPCState
 from planners.mpc_layer import MPCLayer
 from planners.multi_start import Basin, MultiStart, multi_start
 from planners.problem import Problem
+from planners.riccati import LinearQuadratic
 from planners.risk import CVaR, EpistemicPenalty, Expectation, Risk, WorstCase
 from planners.sampling import (
     CEM,
@@ -85,10 +96,12 @@ __all__ = [
     "Implicit",
     "Inequality",
     "InvalidGradientError",
+    "KLStep",
     "KnotNoise",
     "LinearEquality",
     "LinearGaussianController",
     "LinearInequality",
+    "LinearQuadratic",
     "MPCLayer",
     "MPCState",
     "MultiStart",
@@ -114,6 +127,7 @@ __all__ = [
     "StateEquality",
     "StateInequality",
     "StateLimits",
+    "StateMarginals",
     "Status",
     "SumCost",
     "TerminalExpansion",
@@ -123,7 +137,14 @@ __all__ = [
     "WhiteNoise",
     "WorstCase",
     "certify",
+    "expand_about",
+    "expected_cost",
+    "expected_kl",
+    "kl_constrained_step",
+    "maximum_entropy_controller",
     "multi_start",
     "shortest_path",
     "solve",
+    "state_marginals",
+    "with_kl_penalty",
 ]

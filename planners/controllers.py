@@ -3,9 +3,11 @@ r"""Time-varying linear-Gaussian controllers.
 .. math:: u_t \sim \mathcal N(\bar u_t + K_t (x_t \ominus \bar x_t), \; \Sigma_t)
 
 A local optimum of a trajectory optimizer is such a controller with :math:`\Sigma_t = \tau Q_{uu,t}^{-1}` (Levine and
-Koltun 2013, section 3).
+Koltun 2013, section 3). How much two of them differ, and how one changes into a better one that differs little, is
+:mod:`planners.kl_constrained`.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,8 +17,8 @@ from torch import Tensor
 from dynamics import Dynamics
 from planners.expansion import expand_problem
 from planners.problem import Problem
-from planners.psd import project_psd
-from planners.riccati import LinearQuadratic, backward_pass
+from planners.psd import floored, positive_factor, project_psd
+from planners.riccati import LinearQuadratic, backward_pass, mv
 from planners.solution import Solution
 
 
@@ -42,7 +44,8 @@ class LinearGaussianController:
         xs: nominal states ``(*batch, T+1, n)``.
         us: nominal controls ``(*batch, T, m)``.
         K: gains ``(*batch, T, m, n)``. Beyond the plan its last gain and references are held.
-        covariance: ``(*batch, T, m, m)``, or None for a deterministic controller.
+        covariance: ``(*batch, T, m, m)``, or None for a deterministic controller. Where it is not positive definite, as far as
+            rounding can tell, its small eigenvalues count as what rounding leaves of the largest.
         t0: step of the first control.
     """
 
@@ -70,10 +73,90 @@ class LinearGaussianController:
         generator = memory.generator
         if not deterministic and self.covariance is not None:
             generator = generator.clone_state()
-            L = torch.linalg.cholesky_ex(self.covariance[..., k, :, :]).L.to(x)
+            L = positive_factor(self.covariance[..., k, :, :]).to(x)
             noise = torch.randn(u.shape, generator=generator, dtype=u.dtype, device=u.device)
             u = u + (L @ noise.unsqueeze(-1)).squeeze(-1)
         return u, ControllerMemory(memory.step + 1, generator)
+
+    def mean(self, xs: Tensor) -> Tensor:
+        """Means of the controls at the states of all steps.
+
+        Args:
+            xs: states ``(*samples, *batch, T, n)``, without the one after the last control.
+
+        Returns:
+            ``(*samples, *batch, T, m)``.
+
+        Raises:
+            ValueError: xs has another number of steps than the controller, or of states.
+        """
+        T, n = self.us.shape[-2], self.xs.shape[-1]
+        if xs.ndim < 2 or xs.shape[-2:] != (T, n):
+            raise ValueError(
+                f"xs must be (*samples, *batch, {T}, {n}), a state for each control of the plan, got {tuple(xs.shape)}; "
+                "leave out the state after the last control"
+            )
+        dx = self.dynamics.difference(xs, self.xs[..., :T, :].to(xs))
+        return self.us.to(xs) + mv(self.K.to(xs), dx)
+
+    def log_prob(self, xs: Tensor, us: Tensor) -> Tensor:
+        """Log-densities of the controls at the states of all steps.
+
+        Args:
+            xs: states ``(*samples, *batch, T, n)``, without the one after the last control.
+            us: controls ``(*samples, *batch, T, m)``.
+
+        Returns:
+            ``(*samples, *batch, T)``, a density per product of the controls' units.
+
+        Raises:
+            ValueError: a shape does not fit, or the controller is deterministic.
+        """
+        L, mean = self.covariance_factor().to(xs), self.mean(xs)
+        if us.shape[-2:] != mean.shape[-2:]:
+            raise ValueError(
+                f"us must be (*samples, *batch, {', '.join(map(str, mean.shape[-2:]))}), got {tuple(us.shape)}"
+            )
+        deviation = torch.linalg.solve_triangular(L, (us.to(xs) - mean).unsqueeze(-1), upper=False).squeeze(-1)
+        constant = 0.5 * us.shape[-1] * math.log(2.0 * math.pi)
+        return -0.5 * deviation.square().sum(-1) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1) - constant
+
+    def entropy(self) -> Tensor:
+        """Differential entropy of the controls of each step given the state [nat], ``(*batch, T)``.
+
+        Raises:
+            ValueError: the controller is deterministic.
+        """
+        L = self.covariance_factor()
+        return L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * L.shape[-1] * math.log(2.0 * math.pi * math.e)
+
+    def with_covariance_floor(self, floor: float) -> "LinearGaussianController":
+        """The controller with the same means that explores in every direction with a variance of at least ``floor``.
+
+        Args:
+            floor: smallest eigenvalue of the covariances [squared unit of the controls].
+
+        Raises:
+            ValueError: the floor is not a positive number.
+        """
+        if not 0 < floor < math.inf:
+            raise ValueError(f"floor must be positive and finite, got {floor}")
+        eye = torch.eye(self.us.shape[-1], dtype=self.us.dtype, device=self.us.device)
+        covariance = floor * eye.expand(*self.K.shape[:-1], -1) if self.covariance is None else self.covariance
+        return replace(self, covariance=floored(covariance, floor))
+
+    def covariance_factor(self) -> Tensor:
+        """Lower Cholesky factors of the covariances, ``(*batch, T, m, m)``; NaN where they are not finite.
+
+        Raises:
+            ValueError: the controller is deterministic.
+        """
+        if self.covariance is None:
+            raise ValueError(
+                "a deterministic controller has no density of controls; make it with controller(temperature=1.0), or give it a "
+                "covariance by with_covariance_floor(...)"
+            )
+        return positive_factor(self.covariance)
 
 
 def linear_gaussian_controller(solution: Solution, *, temperature: float = 1.0) -> LinearGaussianController:

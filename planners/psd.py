@@ -25,3 +25,26 @@ def convexified(matrix: Tensor) -> Tensor:
     with torch.no_grad():
         correction[bad] = project_psd(matrix[bad]) - matrix[bad]
     return matrix + correction
+
+
+def floored(matrix: Tensor, floor: float = 0.0) -> Tensor:
+    """Symmetric ``(*batch, k, k)`` with no eigenvalue below ``floor``, nor below what rounding leaves of its largest one.
+
+    Matrices that need nothing are returned bit for bit, and so are those that are not finite.
+    """
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    finite = matrix.isfinite().all(-1).all(-1)
+    info = torch.linalg.cholesky_ex(torch.where(finite[..., None, None], matrix - floor * eye, eye)).info
+    bad = (info != 0) & finite
+    if not bool(bad.any()):
+        return matrix
+    values, vectors = torch.linalg.eigh(0.5 * (matrix[bad] + matrix[bad].mT))
+    rounding = 10 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps * values.abs().amax(-1, keepdim=True)
+    raised = torch.maximum(values, rounding.clamp_min(max(floor, 1e-30)))
+    return matrix.index_put((bad,), (vectors * raised.unsqueeze(-2)) @ vectors.mT)
+
+
+def positive_factor(matrix: Tensor, floor: float = 0.0) -> Tensor:
+    """Cholesky factor of :func:`floored`; NaN where a matrix is not finite, and never an error."""
+    L, info = torch.linalg.cholesky_ex(floored(matrix, floor))
+    return torch.where((info == 0)[..., None, None], L, torch.nan)

@@ -1,11 +1,12 @@
 """Linear-Gaussian controllers: the right gains, the right covariance, and a memory that is a value."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from dynamics import DoubleIntegrator, Dynamics, LinearDynamics, Pendulum, TorchDynamics
+from dynamics import DoubleIntegrator, Dynamics, LinearDynamics, Pendulum, Quadrotor, TorchDynamics
 from planners import (
     ICEM,
     LQR,
@@ -17,9 +18,9 @@ from planners import (
     Solution,
     Status,
     TransitionCost,
+    expand_about,
     solve,
 )
-from planners.controllers import expand_about
 from planners.psd import project_psd
 
 F64 = torch.float64
@@ -218,6 +219,97 @@ def test_exploration_has_the_covariance_of_the_control_hessian(planned):
         assert bool((deviation.mean(0).abs() < 5 * (d / len(u)).sqrt()).all())
         error = ((sigma.square() + d.unsqueeze(-1) * d) / len(u)).sqrt()
         assert bool(((covariance - sigma).abs() < 5 * error).all())
+
+
+def exploring(*batch, dtype=F64):
+    controller = solve(linear_problem(4), LQR(), draw(*batch, 3)).controller(temperature=0.3)
+    return replace(controller, **{k: getattr(controller, k).to(dtype) for k in ("xs", "us", "K", "covariance")})
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
+@pytest.mark.parametrize("samples", [(), (6,)])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_log_densities_and_entropies_are_those_of_the_gaussian(batch, samples, dtype):
+    controller = exploring(*batch, dtype=dtype)
+    xs, us = draw(*samples, *batch, 4, 3, seed=1).to(dtype), draw(*samples, *batch, 4, 2, seed=2).to(dtype)
+    near = {"rtol": 1e-11, "atol": 1e-11} if dtype == F64 else {"rtol": 1e-4, "atol": 1e-4}
+    K, dx = controller.K.expand(*samples, *batch, 4, 2, 3), xs - controller.xs[..., :4, :]
+    mean = controller.us + torch.einsum("...mn,...n->...m", K, dx)
+    gaussian = torch.distributions.MultivariateNormal(mean, controller.covariance)
+    torch.testing.assert_close(controller.mean(xs), mean, **near)
+    torch.testing.assert_close(controller.log_prob(xs, us), gaussian.log_prob(us), **near)
+    torch.testing.assert_close(
+        controller.entropy(), gaussian.entropy().expand(*samples, *batch, 4)[(0,) * len(samples)]
+    )
+    assert controller.log_prob(xs, us).dtype == dtype
+
+
+def test_controls_that_are_acted_have_the_density_that_is_told():
+    controller, x = exploring(), draw(3, seed=5).expand(20_000, 3)
+    memory, noises = controller.init(generator=torch.Generator().manual_seed(4)), []
+    for _ in range(4):
+        u, memory = controller.act(x, memory, deterministic=False)
+        noises.append(u)
+    density = controller.log_prob(x.unsqueeze(-2).expand(-1, 4, -1), torch.stack(noises, -2))
+    error = density.std(0) / math.sqrt(len(x))
+    assert bool(((density.mean(0) + controller.entropy()).abs() < 4 * error).all())
+
+
+def test_densities_on_a_manifold_are_of_errors_in_its_tangent_space():
+    dynamics = Quadrotor()
+    x0 = torch.zeros(13, dtype=F64)
+    x0[3] = 1.0
+    us = 0.1 * draw(5, 4)
+    xs = dynamics.rollout(x0, us)
+    root = draw(5, 4, 4, seed=2)
+    controller = LinearGaussianController(dynamics, xs, us, draw(5, 4, 12, seed=1), root @ root.mT)
+    at = dynamics.retract(xs[:-1], 0.3 * draw(5, 12, seed=3))
+    memory, means = controller.init(), []
+    for x in at:
+        u, memory = controller.act(x, memory)
+        means.append(u)
+    torch.testing.assert_close(controller.mean(at), torch.stack(means), rtol=1e-13, atol=1e-13)
+    expected = torch.distributions.MultivariateNormal(torch.stack(means), controller.covariance).log_prob(us)
+    torch.testing.assert_close(controller.log_prob(at, us), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_covariances_have_a_floor_and_never_an_error(dtype):
+    controller = exploring(3, dtype=dtype)
+    flat = torch.ones(2, 2, dtype=dtype).expand(3, 4, 2, 2).clone()
+    flat[1] = 0.0
+    flat[2] = math.nan
+    collapsed = replace(controller, covariance=flat)
+    xs, us = draw(3, 4, 3).to(dtype), draw(3, 4, 2).to(dtype)
+    for value in (collapsed.log_prob(xs, us), collapsed.entropy()):
+        assert value.isfinite().all(-1).tolist() == [True, True, False]
+    u, _ = collapsed.act(xs[:, 0], collapsed.init(), deterministic=False)
+    assert u.isfinite().all(-1).tolist() == [True, True, False]
+    floored = collapsed.with_covariance_floor(0.01)
+    values = torch.linalg.eigvalsh(floored.covariance[:2])
+    torch.testing.assert_close(values[0], torch.tensor([0.01, 2.0], dtype=dtype).expand(4, 2), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(values[1], torch.full((4, 2), 0.01, dtype=dtype), rtol=1e-4, atol=1e-6)
+    assert torch.equal(controller.with_covariance_floor(1e-9).covariance, controller.covariance)
+    rigid = replace(controller, covariance=None).with_covariance_floor(0.04)
+    assert torch.equal(rigid.covariance, 0.04 * torch.eye(2, dtype=dtype).expand(3, 4, 2, 2))
+
+
+def test_densities_that_there_are_none_of_are_refused():
+    controller = exploring(3)
+    xs, us = draw(3, 4, 3), draw(3, 4, 2)
+    with pytest.raises(ValueError, match="a deterministic controller has no density of controls; make it with"):
+        replace(controller, covariance=None).log_prob(xs, us)
+    with pytest.raises(ValueError, match="a deterministic controller has no density"):
+        replace(controller, covariance=None).entropy()
+    with pytest.raises(
+        ValueError, match=r"xs must be \(\*samples, \*batch, 4, 3\), a state for each control .* leave out"
+    ):
+        controller.mean(draw(3, 5, 3))
+    with pytest.raises(ValueError, match=r"us must be \(\*samples, \*batch, 4, 2\), got \(3, 4, 1\)"):
+        controller.log_prob(xs, us[..., :1])
+    for floor in (0.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="floor must be positive and finite, got"):
+            controller.with_covariance_floor(floor)
 
 
 def test_temperature_zero_is_deterministic():
