@@ -19,6 +19,9 @@ from dynamics.evaluation import EvaluationWindows, PredictionErrors, evaluate_pr
 from dynamics.fitting import FitReport, fit
 from dynamics.formats import TrajectoryFormatError, read_logs, read_trajectories, write_trajectories
 from dynamics.learned import MLP, Ensemble, LearnedDynamics, LinearModel
+from dynamics.learned.local_linear import LocalLinearDynamics, fit_local_linear, transition_points
+from dynamics.learned.mixture_prior import MixturePrior, fit_mixture_prior
+from dynamics.learned.normal_inverse_wishart import LinearGaussian, NormalInverseWishart, linear_gaussian
 from dynamics.learned.settings import FitError, Training
 from dynamics.members import MemberDynamics
 from dynamics.mujoco import ModelField, MujocoDynamics
@@ -80,12 +83,16 @@ __all__ = [
     "Labels",
     "LearnedDynamics",
     "LinearDynamics",
+    "LinearGaussian",
     "LinearModel",
     "Linearization",
+    "LocalLinearDynamics",
     "MechanicalSystem",
     "MemberDynamics",
+    "MixturePrior",
     "ModelField",
     "MujocoDynamics",
+    "NormalInverseWishart",
     "Pendulum",
     "PhysicalParameter",
     "PlanarQuadrotor",
@@ -115,6 +122,9 @@ __all__ = [
     "evaluation_windows",
     "fill_gaps",
     "fit",
+    "fit_local_linear",
+    "fit_mixture_prior",
+    "linear_gaussian",
     "load",
     "read_logs",
     "read_trajectories",
@@ -122,6 +132,7 @@ __all__ = [
     "save",
     "shift_latency",
     "summarize",
+    "transition_points",
     "transitions",
     "windows",
     "write_trajectories",

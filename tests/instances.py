@@ -17,6 +17,7 @@ from dynamics import (
     Ensemble,
     LinearDynamics,
     LinearModel,
+    LocalLinearDynamics,
     MemberDynamics,
     MujocoDynamics,
     Pendulum,
@@ -125,6 +126,13 @@ def linear_model() -> LinearModel:
     return model
 
 
+def local_linear() -> LocalLinearDynamics:
+    """Five steps with three states, two controls and correlated noise."""
+    mean = linear(5)
+    root = 0.1 * mean.A
+    return LocalLinearDynamics(mean.A, mean.B, mean.b, root @ root.mT, dt=0.1)
+
+
 def ensemble(members: int = 3, dtype: torch.dtype = torch.float64) -> Ensemble:
     """Random weights; in float64 it meets the tolerances of the systems."""
     model = Ensemble(3, 2, 0.1, angles=[1], members=members, hidden=(16, 16)).to(dtype)
@@ -164,6 +172,7 @@ ALL_SYSTEMS: dict[str, Instance] = {
 
 ALL_MODELS: dict[str, Instance] = {
     "linear model": Instance(linear_model),
+    "local linear": Instance(local_linear, {"t": 1}),
     "ensemble": Instance(ensemble),
     "ensemble in float32": Instance(lambda: ensemble(dtype=torch.float32), {"precision": torch.float32}),
     "single network": Instance(lambda: ensemble(members=1)),
