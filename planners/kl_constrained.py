@@ -445,7 +445,9 @@ class _Model:
         riccati = backward_pass(replace(self.lq, R=self.lq.R + weight * eye))
         convex = riccati.convex[..., None, None, None]
         Quu = torch.where(convex, riccati.Quu, eye)
-        covariance = (weight + self.entropy_weight[..., None, None]) * torch.cholesky_inverse(torch.linalg.cholesky_ex(Quu).L)
+        covariance = (weight + self.entropy_weight[..., None, None]) * torch.cholesky_inverse(
+            torch.linalg.cholesky_ex(Quu).L
+        )
         if self.covariance_floor > 0:
             least = floored(self.law(_Conditional(riccati.K, riccati.k, covariance)).covariance, self.covariance_floor)
             half = torch.linalg.solve_triangular(self.L, least, upper=False)

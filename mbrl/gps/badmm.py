@@ -13,9 +13,10 @@ penalty of the common method of multipliers, each iteration repeats
     \lambda_{i,t} &\leftarrow \lambda_{i,t} + \alpha \, \nu_{i,t} \Sigma_{i,t}^{-1}
         \bigl(\mathrm E_{\pi_\theta}[u_t] - \mathrm E_{p_i}[u_t]\bigr)
 
-on one batch of samples. The middle line is a fit to the controllers' means less :math:`\Sigma_{i,t} \lambda_{i,t} / \nu_{i,t}`. The
-weights double where a step's divergence is more than half a standard deviation above the mean, and halve where it is more than one
-below. Controllers stay within a divergence from those before, about which the model holds.
+on one batch of samples. The middle line is a fit to the controllers' means less
+:math:`\Sigma_{i,t} \lambda_{i,t} / \nu_{i,t}`. The weights double where a step's divergence is more than half a standard
+deviation above the mean, and halve where it is more than one below. Controllers stay within a divergence from those before, about
+which the model holds.
 """
 
 from dataclasses import KW_ONLY, dataclass, replace

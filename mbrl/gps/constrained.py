@@ -3,8 +3,9 @@ r"""Guided policy search with a constraint between controllers and policy (Levin
 .. math:: \min_{\theta, p} \sum_i \mathrm E_{p_i}\Bigl[\sum_t c_t\Bigr] \quad \text{s.t.} \quad
     \mathrm E_{p_i} \, \mathrm{KL}\bigl(p_i(u_t | x_t) \,\|\, \pi_\theta(u_t | x_t)\bigr) = 0 \;\; \text{for all } i, t
 
-by dual descent: with multipliers :math:`\nu_{i,t}`, controllers minimize :math:`\mathrm E[c_t] + \nu_{i,t} \mathrm{KL}_t`, within a
-divergence from the controllers before them, about which the model holds; the policy minimizes :math:`\nu_{i,t} \mathrm{KL}_t`; and
+by dual descent: with multipliers :math:`\nu_{i,t}`, controllers minimize :math:`\mathrm E[c_t] + \nu_{i,t} \mathrm{KL}_t`,
+within a divergence from the controllers before them, about which the model holds; the policy minimizes
+:math:`\nu_{i,t} \mathrm{KL}_t`; and
 
 .. math:: \nu_{i,t} \leftarrow \nu_{i,t} + \alpha \, \nu_{i,t} \, \mathrm{KL}_t .
 

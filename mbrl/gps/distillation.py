@@ -1,7 +1,7 @@
 """Distillation: a policy that does what a trajectory optimizer does from single states.
 
-The teacher plans from initial states, its controllers run with the noise they explore with, and the policy is fitted to them where
-they went. Each iteration takes new initial states and keeps what it learned from the old ones.
+The teacher plans from initial states, its controllers run with the noise they explore with, and the policy is fitted to them
+where they went. Each iteration takes new initial states and keeps what it learned from the old ones.
 """
 
 from dataclasses import KW_ONLY, dataclass, field

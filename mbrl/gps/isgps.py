@@ -2,10 +2,10 @@ r"""Guided policy search by importance sampling (Levine and Koltun 2013, algorit
 
 1. Plan from several initial states, and draw guiding samples from the linear-Gaussian controllers about the plans.
 2. Initialize the policy by maximum likelihood on them.
-3. Repeat: choose samples :math:`\mathcal S_k`; minimize :math:`F_{\mathcal S_k}` (:mod:`mbrl.gps.importance`) from the best policy's
-   parameters; draw samples of the new policy and keep them too; optionally plan anew on the cost minus the logarithm of the policy;
-   estimate the costs of the new and of the best policy with the same samples; keep the better, and lower the weight :math:`w_r`
-   of the regularizer where that is the new one, otherwise raise it, optionally from new samples of the best.
+3. Repeat: choose samples :math:`\mathcal S_k`; minimize :math:`F_{\mathcal S_k}` (:mod:`mbrl.gps.importance`) from the best
+   policy's parameters; draw samples of the new policy and keep them too; optionally plan anew on the cost minus the logarithm of
+   the policy; estimate the costs of the new and of the best policy with the same samples; keep the better, and lower the weight
+   :math:`w_r` of the regularizer where that is the new one, otherwise raise it, optionally with new samples of the best.
 
 Adaptive guides minimize :math:`\mathrm E[c - \log \pi_\theta]` less their entropy, which is the divergence from
 :math:`\pi_\theta \, e^{-c}`: where the policy is sure what to do, the guide does that unless it costs much.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mbrl.gps.base import GuidedLearner, GuidedPolicySearch
-from mbrl.gps.importance import effective_samples, expected_costs, log_normalizers, objective, prefix_log_weights
+from mbrl.gps.importance import effective_samples, expected_costs, objective, prefix_log_weights
 from mbrl.gps.rollouts import Rollouts, controller_actions, policy_log_probs
 from mbrl.policies.policy import Policy
 from mbrl.training.algorithm import Assignment
@@ -42,8 +42,8 @@ class ISGPS(GuidedPolicySearch):
         regularization_factor: by which it is divided when a policy is better than the best, or else multiplied.
         regularization_range: its least and largest value.
         recent: how many of the latest policies' samples are chosen beside those of the guides and of the best policy.
-        optimizer: ``"lbfgs"`` on all chosen samples, or ``"adam"`` on the rollouts of a few initial states at a time, for networks
-            and numbers of samples for which that is too much.
+        optimizer: ``"lbfgs"`` on all chosen samples, or ``"adam"`` on the rollouts of a few initial states at a time, for
+            networks and numbers of samples for which that is too much.
         descents: iterations of L-BFGS, or steps of Adam.
         learning_rate: of Adam.
         minibatch: number of initial states of a step of Adam.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dynamics import Dynamics
+from mbrl.gps.supervised import as_gaussian
 from mbrl.policies.action_space import ContinuousActions
-from mbrl.policies.distributions import DiagonalGaussian
 from mbrl.policies.policy import Policy
 from mbrl.tasks import Task
 from planners import LinearGaussianController
@@ -36,11 +36,11 @@ def linearized(
     half = (0.5 * (upper - lower)).to(xs)
 
     def mean(dx: Tensor) -> Tensor:
-        return gaussian(policy, task.observe(dynamics.retract(x, dx))).mean.to(xs)
+        return as_gaussian(policy.distribution(task.observe(dynamics.retract(x, dx)))).mean.to(xs)
 
     zero = x.new_zeros(*x.shape[:-1], d)
     with torch.no_grad():
-        distribution = gaussian(policy, task.observe(x))
+        distribution = as_gaussian(policy.distribution(task.observe(x)))
         means, stds = distribution.mean.to(xs), distribution.log_std.exp().to(xs)
     rows = []
     for i in range(means.shape[-1]):  # one backward pass for each control
@@ -51,11 +51,3 @@ def linearized(
     K = half.unsqueeze(-1) * torch.stack(rows, dim=-2)
     us = 0.5 * (lower + upper).to(xs) + half * means
     return LinearGaussianController(dynamics, xs, us, K, torch.diag_embed((half * stds).square()))
-
-
-def gaussian(policy: Policy, y: Tensor) -> DiagonalGaussian:
-    """The policy's distributions, which are Gaussian."""
-    distribution = policy.distribution(y)
-    if not isinstance(distribution, DiagonalGaussian):
-        raise TypeError(f"expected a Gaussian policy, got {type(distribution).__name__}")
-    return distribution

@@ -69,7 +69,9 @@ class MDGPSLearner(AlternatingLearner):
         super().__init__(algorithm, assignment)
         C = algorithm.conditions
         self.factor = torch.ones(C, dtype=torch.float64)
-        self._expected: tuple[Tensor, Tensor] | None = None  # cost measured before the last step, and predicted after it
+        self._expected: tuple[Tensor, Tensor] | None = (
+            None  # cost measured before the last step, and predicted after it
+        )
         self._dual: Tensor | None = None
 
     def improved(self, situation: Situation) -> tuple[LinearGaussianController, Tensor | None, dict[str, float]]:

@@ -1,9 +1,9 @@
 r"""The supervised step of guided policy search: one policy that does, wherever they went, what many controllers do.
 
-.. math:: \min_\theta \sum_{i,t} \nu_{i,t} \, \mathrm{KL}\bigl(\pi_\theta(\cdot \mid x_{i,t}) \,\|\, p_i(\cdot \mid x_{i,t}, t)\bigr),
-    \qquad
-    \mathrm{KL} = \tfrac12 \bigl[ (\mu_\theta - \mu)^\top \Sigma^{-1} (\mu_\theta - \mu) + \operatorname{tr}(\Sigma^{-1} \Sigma_\theta)
-    - a + \log \det \Sigma - \log \det \Sigma_\theta \bigr]
+.. math:: \min_\theta \sum_{i,t} \nu_{i,t} \,
+    \mathrm{KL}\bigl(\pi_\theta(\cdot \mid x_{i,t}) \,\|\, p_i(\cdot \mid x_{i,t}, t)\bigr), \qquad
+    \mathrm{KL} = \tfrac12 \bigl[ (\mu_\theta - \mu)^\top \Sigma^{-1} (\mu_\theta - \mu)
+    + \operatorname{tr}(\Sigma^{-1} \Sigma_\theta) - a + \log \det \Sigma - \log \det \Sigma_\theta \bigr]
 
 (Montgomery and Levine 2016, equation 4; the authors' code fits the mean alone and sets one covariance for all states.) Where a
 controller is sure the policy is held to it; where it explores the policy may differ, and may explore too.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mbrl.gps.rollouts import Rollouts
 from mbrl.policies.action_space import ContinuousActions
-from mbrl.policies.distributions import DiagonalGaussian
+from mbrl.policies.distributions import ActionDistribution, DiagonalGaussian
 from mbrl.policies.normalizer import count_in
 from mbrl.policies.policy import Policy
 from mbrl.tasks import Task
@@ -69,13 +69,11 @@ def targets(
         rollouts: ``(S, C)`` of them.
         weights: nu of each step, which broadcasts to ``(S, C, T)``; 1 by default.
     """
-    if controller.covariance is None:
-        raise ValueError("a deterministic controller has no Gaussians of controls")
     x = rollouts.states[..., :-1, :]
     lower, upper = space.bounds()
     half = 0.5 * (upper - lower)
     means = space.actions(controller.mean(x))
-    precision = torch.linalg.inv(controller.covariance) * half.unsqueeze(-1) * half
+    precision = torch.cholesky_inverse(controller.covariance_factor()) * half.unsqueeze(-1) * half
     weights = torch.ones(()) if weights is None else weights
     keep = rollouts.valid
     return Targets(
@@ -128,9 +126,8 @@ class SupervisedStep:
             (group,) = optimizer.param_groups
             group["lr"] = self.learning_rate * (1 - step / self.steps)
             rows = torch.randint(len(inputs), (min(self.batch_size, len(inputs)),), generator=generator)
-            hidden = policy.initial_hidden(len(rows))
-            distribution, _ = policy.step(inputs[rows], hidden)
-            loss = (weights[rows] * divergence(distribution, means[rows], precisions[rows])).mean()
+            distribution, _ = policy.step(inputs[rows], policy.initial_hidden(len(rows)))
+            loss = (weights[rows] * divergence(as_gaussian(distribution), means[rows], precisions[rows])).mean()
             flat.zero_gradients()
             loss.backward()
             processes.sum_into(flat.gradient)
@@ -151,3 +148,14 @@ def divergence(policy: DiagonalGaussian, means: Tensor, precisions: Tensor) -> T
     trace = (precisions.diagonal(dim1=-2, dim2=-1) * variance).sum(-1)
     log_det = torch.logdet(precisions) + 2 * policy.log_std.sum(-1)
     return 0.5 * (quadratic + trace - means.shape[-1] - log_det)
+
+
+def as_gaussian(distribution: ActionDistribution) -> DiagonalGaussian:
+    """The distribution, which must be Gaussian.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(distribution, DiagonalGaussian):
+        raise TypeError(f"guided policy search needs a Gaussian policy, got {type(distribution).__name__}")
+    return distribution

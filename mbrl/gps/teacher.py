@@ -2,12 +2,13 @@ r"""Who shows what to do: trajectory optimizers as time-varying linear-Gaussian 
 
 .. math:: u_t \sim \mathcal N\bigl(\hat u_t + K_t (x_t \ominus \hat x_t), \; \tau Q_{uu,t}^{-1}\bigr)
 
-is, for linear dynamics and quadratic cost, the distribution of least expected cost minus :math:`\tau` times its entropy (Levine and
-Koltun 2013, section 3): what costs little to vary is explored.
+is, for linear dynamics and quadratic cost, the distribution of least expected cost minus :math:`\tau` times its entropy (Levine
+and Koltun 2013, section 3): what costs little to vary is explored.
 """
 
 import abc
 from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,7 +120,8 @@ class Teacher(abc.ABC):
         lower, upper = task.limits()
         half = 0.5 * (upper - lower).to(plans.us)
         scale = half.unsqueeze(-1) * half
-        return replace(controller, covariance=scale * self._bounded(controller.covariance / scale))
+        factor = controller.covariance_factor()
+        return replace(controller, covariance=scale * self._bounded(factor @ factor.mT / scale))
 
     def _bounded(self, covariance: Tensor) -> Tensor:
         """Covariances ``(*, m, m)`` with eigenvalues between the bounds; what is not finite varies as much as it may."""
@@ -150,8 +152,7 @@ def _gone_ahead(
     task: Task, scout: Planner, x0: Tensor, problem: Problem, generator: torch.Generator | None
 ) -> Solution:
     """The way that a planner goes in receding horizon, as a first guess of plans to the end."""
-    mpc = MPC(task.problem(), scout)
-    episodes = record(task, mpc, len(x0), generator=generator, initial_states=x0)
-    us = torch.from_numpy(np.stack([episode.controls for episode in episodes])).to(x0)
-    xs = torch.from_numpy(np.stack([episode.states for episode in episodes])).to(x0)
-    return Solution.guess(problem, xs, us)
+    mpc: Any = MPC(task.problem(), scout)
+    episodes: Any = record(task, mpc, len(x0), generator=generator, initial_states=x0)
+    us, xs = (np.stack([getattr(e, name) for e in episodes]) for name in ("controls", "states"))
+    return Solution.guess(problem, torch.from_numpy(xs).to(x0), torch.from_numpy(us).to(x0))
