@@ -142,7 +142,7 @@ def test_the_arm_carries_its_own_weight(task):
 
 
 def test_contacts_hold(task, generator):
-    """Arms that thrash about with all their strength, above the block and in the hole: nothing sinks in, nothing moves the block."""
+    """Arms that thrash about with all their strength, above the block and in the hole: nothing sinks in or moves the block."""
     starts = torch.stack([peg_insertion_starts(torch.zeros(2)), at(INSERTED)]).repeat(8, 1)
     limits = torch.tensor([joint.torque for joint in JOINTS], dtype=torch.float64)
     us = limits * torch.randn(16, 5, 7, generator=generator, dtype=torch.float64).sign().repeat_interleave(8, dim=1)
@@ -171,5 +171,5 @@ def test_an_episode_with_a_hole_of_ones_own(task):
 def test_ddp_inserts_the_peg(task):
     """From no torques, into the middle hole and one at a corner; holding still succeeds at neither."""
     x0 = peg_insertion_starts(torch.tensor([[0.0, 0.0], [0.05, -0.05]]))
-    solution = solve(task.problem(), DDP(max_iterations=40, certify=False), x0)
+    solution = solve(task.problem(), DDP(max_iterations=15, certify=False), x0)
     assert task.success(solution.xs).tolist() == [True, True]

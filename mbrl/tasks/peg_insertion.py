@@ -6,12 +6,12 @@ r"""Peg insertion: a torque-controlled arm puts a peg into a hole, which is else
 
 with two points of the peg's axis, its tip and one 20 cm higher, and where they are when the peg stands at the bottom of the hole.
 The square brings the peg near from afar, and the logarithm keeps pulling when it is near (Levine, Finn, Darrell and Abbeel 2016,
-"End-to-end training of deep visuomotor policies"). There it is :math:`\log(d^2 + \alpha)`; here :math:`\log \alpha` is subtracted,
-which makes the cost zero where the peg belongs.
+"End-to-end training of deep visuomotor policies"). There it is :math:`\log(d^2 + \alpha)`; less :math:`\log \alpha`, the cost is
+zero where the peg belongs.
 
 Sizes follow the simulated insertion of Montgomery and Levine 2016, "Guided policy search as approximate mirror descent", as their
-code has it: seven joints, 100 steps of 50 ms, 26 numbers to observe. Arm, block and contacts are our own. Contacts have no friction,
-and their force grows from zero over the first 5 mm, most of which no motor here can overcome: derivatives see it come.
+code has it: seven joints, 100 steps of 50 ms, 26 numbers to observe. Arm, block and contacts are our own. Contacts have no
+friction, and their force grows from zero over the first 5 mm, so that derivatives see it come; thrusts sink in by 6 mm at most.
 """
 
 import torch
@@ -42,7 +42,7 @@ def peg_insertion() -> Task:
     """Put a peg, round and 3 cm thick, into a square hole, 5 cm wide and 12 cm deep, with an arm of seven motors.
 
     An episode starts with the arm at rest, always in the same posture, the tip about 20 cm above the block and beside the hole,
-    which is up to 5 cm away from its place in x and in y. To choose the hole, choose the state, columns ``hole_x`` and ``hole_y``:
+    which is up to 5 cm away from its place in x and in y. To choose the hole, choose ``hole_x`` and ``hole_y`` of the state:
     :func:`mbrl.peg_insertion_starts` has nine. What holds the block there is its mass. Peg and hand touch the block; other links
     do not. The arm carries its own weight.
 
