@@ -20,7 +20,7 @@ from torch import Tensor
 from dynamics import MujocoDynamics
 from dynamics.systems.scene import SCENE
 from mbrl.tasks.base import Task
-from mbrl.tasks.seven_joint_arm import JOINTS, PEG_LENGTH, arm_mjcf, peg_points
+from mbrl.tasks.seven_joint_arm import JOINTS, LOOKS, PEG_LENGTH, arm_mjcf, peg_points
 from planners import FunctionCost
 
 TIMESTEP, SUBSTEPS = 0.005, 10
@@ -127,16 +127,13 @@ def _mjcf() -> str:
     half, height = BLOCK
     wall, middle = (half - HALF_WIDTH) / 2.0, (half + HALF_WIDTH) / 2.0
 
-    def box(x: float, y: float, top: float, *size: float) -> str:
-        return (
-            f'<geom type="box" pos="{x!r} {y!r} {top - size[2]!r}" size="{" ".join(map(repr, size))}" class="block"/>'
-        )
+    def box(x: float, y: float, top: float, size: tuple[float, float, float], looks: str = "") -> str:
+        numbers = " ".join(map(repr, size))
+        return f'<geom class="block" type="box" pos="{x!r} {y!r} {top - size[2]!r}" size="{numbers}" {looks}/>'
 
-    walls = "".join(
-        box(side * middle, 0.0, 0.0, wall, half, DEPTH / 2.0)
-        + box(0.0, side * middle, 0.0, HALF_WIDTH, wall, DEPTH / 2.0)
-        for side in (-1.0, 1.0)
-    )
+    side, front = (wall, HALF_WIDTH, DEPTH / 2.0), (half, wall, DEPTH / 2.0)
+    walls = box(-middle, 0.0, 0.0, side) + box(middle, 0.0, 0.0, side) + box(0.0, middle, 0.0, front)
+    walls += box(0.0, -middle, 0.0, front, 'rgba="0.7 0.72 0.75 0.25"')  # one looks through it into the hole
     return f"""
 <mujoco model="peg insertion">
   <compiler angle="radian"/>
@@ -145,18 +142,19 @@ def _mjcf() -> str:
   {SCENE}
   <default>
     <geom condim="1" solref="0.01 1" solimp="0 0.95 0.005"/>
-    <default class="block"><geom contype="0" conaffinity="1" rgba="0.7 0.72 0.75 0.5"/></default>
+    <default class="block"><geom contype="0" conaffinity="1" rgba="0.7 0.72 0.75 1"/></default>
   </default>
   <worldbody>
     <light pos="0.3 -0.6 1.5" dir="0.1 0.3 -1" diffuse="0.5 0.5 0.5"/>
-    <camera name="side" pos="0.5 -1.3 0.4" xyaxes="1 0.1 0 -0.04 0.36 0.93"/>
+    <camera name="side" pos="0.4 -1.4 0.35" xyaxes="1 0 0 0 0.32 0.95"/>
+    <geom type="cylinder" pos="0 0 -0.29" size="0.06 0.21" rgba="0.5 0.52 0.55 1" {LOOKS}/>
     {arm}
     <body name="block" pos="{" ".join(map(repr, HOLE))}">
       <joint name="hole_x" type="slide" axis="1 0 0"/>
       <joint name="hole_y" type="slide" axis="0 1 0"/>
       <inertial pos="0 0 0" mass="{HOLE_MASS!r}" diaginertia="{HOLE_MASS!r} {HOLE_MASS!r} {HOLE_MASS!r}"/>
       {walls}
-      {box(0.0, 0.0, -DEPTH, half, half, (height - DEPTH) / 2.0)}
+      {box(0.0, 0.0, -DEPTH, (half, half, (height - DEPTH) / 2.0))}
     </body>
   </worldbody>
   <actuator>{motors}</actuator>
