@@ -9,7 +9,7 @@ import torch
 
 from mbrl import make_env, peg_insertion, peg_insertion_starts
 from mbrl.tasks.peg_insertion import ALONG, CONTROL_WEIGHT, DEPTH, HOLE
-from mbrl.tasks.seven_joint_arm import JOINTS, PEG_LENGTH, peg_points
+from mbrl.tasks.seven_joint_arm import JOINTS, PEG_LENGTH, PEG_RADIUS, peg_points
 from planners import DDP, solve
 
 INSERTED = (-0.0044, -0.3216, 0.0082, 1.5063, -0.0206, 0.3862, 0.0)
@@ -142,7 +142,7 @@ def test_the_arm_carries_its_own_weight(task):
 
 
 def test_contacts_hold(task, generator):
-    """Arms that thrash about with all their strength, above the block and in the hole: nothing sinks in or moves the block."""
+    """Arms that thrash about with all their strength, above the block and in the hole: the peg's axis never enters the block."""
     starts = torch.stack([peg_insertion_starts(torch.zeros(2)), at(INSERTED)]).repeat(8, 1)
     limits = torch.tensor([joint.torque for joint in JOINTS], dtype=torch.float64)
     us = limits * torch.randn(16, 5, 7, generator=generator, dtype=torch.float64).sign().repeat_interleave(8, dim=1)
@@ -155,7 +155,7 @@ def test_contacts_hold(task, generator):
         mujoco.mj_forward(model, data)
         deepest, touching = min([deepest, *data.contact.dist]), touching + bool(data.ncon)
     assert touching > 50
-    assert deepest > -0.006
+    assert -PEG_RADIUS < deepest < 0.0
     assert float((xs[..., 7:9] - xs[:, :1, 7:9]).abs().max()) < 1e-6  # of the hole [m]
 
 
