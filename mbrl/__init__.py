@@ -101,11 +101,14 @@ from mbrl.tasks import (
     discretized,
     half_cheetah,
     hopper,
+    peg_insertion,
+    peg_insertion_starts,
     pendulum_swing_up,
     planar_quadrotor_flight,
     point_navigation,
     reacher,
     shaped,
+    swimmer,
     uniform_initial_state,
 )
 from mbrl.training import (
@@ -223,6 +226,8 @@ __all__ = [
     "make_mujoco_vec_env",
     "make_vec_env",
     "open_run",
+    "peg_insertion",
+    "peg_insertion_starts",
     "pendulum_swing_up",
     "planar_quadrotor_flight",
     "point_navigation",
@@ -233,6 +238,7 @@ __all__ = [
     "run_control_loop",
     "save_policy",
     "shaped",
+    "swimmer",
     "train",
     "uniform_initial_state",
 ]

@@ -1,4 +1,4 @@
-"""Half-cheetah and hopper against gymnasium's own environments, step by step from the same states."""
+"""Half-cheetah, hopper and swimmer against gymnasium's own environments, step by step from the same states."""
 
 import copy
 import math
@@ -13,10 +13,10 @@ import torch
 
 import mbrl
 from dynamics import MujocoDynamics
-from mbrl import half_cheetah, hopper, make_env
-from planners import ICEM, MPC, ColoredNoise
+from mbrl import half_cheetah, hopper, make_env, swimmer
+from planners import DDP, ICEM, MPC, ColoredNoise, solve
 
-RUNNERS = {"HalfCheetah-v5": half_cheetah, "Hopper-v5": hopper}
+RUNNERS = {"HalfCheetah-v5": half_cheetah, "Hopper-v5": hopper, "Swimmer-v5": swimmer}
 every_runner = pytest.mark.parametrize(("name", "make"), RUNNERS.items(), ids=RUNNERS)
 
 
@@ -144,7 +144,7 @@ def test_spaces_and_duration_are_gymnasiums(name, make, peer):
     assert ours.action_space == theirs.action_space
     assert ours.dt == pytest.approx(theirs.dt, rel=1e-12)
     assert ours.task.episode_steps == gymnasium.spec(name).max_episode_steps
-    assert ours.task.names["observations"][0] == "rootz"
+    assert ours.task.names["observations"][0] == ("free_body_rot" if name == "Swimmer-v5" else "rootz")
     theirs.close()
 
 
@@ -190,6 +190,32 @@ def test_a_fall_within_the_plan_forfeits_what_comes_after():
     assert float(cost(torch.stack([standing, lying, standing, standing]), us)) == pytest.approx(to_the_fall, rel=1e-12)
     upright = float(cost(standing.expand(4, 12), us))
     assert upright == pytest.approx(-3.0 + float(task.cost.terminal(standing)), rel=1e-12)
+
+
+def test_a_speed_of_the_swimmers_own():
+    """Half the squared difference of the mean speed over the step, and gymnasium's cost of controls."""
+    x, x_next = torch.zeros(2, 2, 10, dtype=torch.float64)
+    x_next[:, 0] = torch.tensor([0.02, -0.04], dtype=torch.float64)  # in 0.04 s
+    u = torch.tensor([[0.0, 0.0], [1.0, -0.5]], dtype=torch.float64)
+    expected = torch.tensor([0.0, 0.5 * 1.5**2 + 1.25e-4], dtype=torch.float64)
+    torch.testing.assert_close(swimmer(speed=0.5).cost.transition(x, u, x_next, 0), expected, rtol=0, atol=1e-14)
+    assert swimmer(speed=0.5).observe(x).shape == (2, 8)
+
+
+@pytest.mark.parametrize("speed", [math.nan, math.inf])
+def test_a_speed_that_is_none(speed):
+    with pytest.raises(ValueError, match=f"speed must be finite, or None for as fast as possible, got {speed}"):
+        swimmer(speed=speed)
+
+
+@pytest.mark.slow
+def test_ddp_makes_the_swimmer_swim():
+    """At a speed to keep, from no torques, which get nowhere; PPO and TRPO reach about 0.36 m/s after millions of steps."""
+    task = swimmer(speed=0.5)
+    x0 = task.initial_state(1, torch.Generator().manual_seed(0))[0]
+    solution = solve(task.problem(), DDP(max_iterations=30, certify=False), x0)
+    distance = solution.xs[..., 0] - x0[0]
+    assert float(distance[100] - distance[50]) > 0.4 * 50 * task.dynamics.dt  # measured 0.48 m/s
 
 
 @pytest.mark.slow

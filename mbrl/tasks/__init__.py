@@ -1,4 +1,4 @@
-"""Tasks: swing-ups, reaching, navigation, flight and parking, most of them on two backends, and gymnasium's runners."""
+"""Tasks: swing-ups, arms, navigation, flight and parking, most of them on two backends, and gymnasium's runners and swimmer."""
 
 from mbrl.tasks.acrobot import acrobot_swing_up
 from mbrl.tasks.base import Task, uniform_initial_state
@@ -7,11 +7,13 @@ from mbrl.tasks.cartpole import cart_pole_swing_up
 from mbrl.tasks.discretizing import discretized
 from mbrl.tasks.half_cheetah import half_cheetah
 from mbrl.tasks.hopper import hopper
+from mbrl.tasks.peg_insertion import peg_insertion, peg_insertion_starts
 from mbrl.tasks.pendulum import pendulum_swing_up
 from mbrl.tasks.planar_quadrotor import planar_quadrotor_flight
 from mbrl.tasks.point_navigation import point_navigation
 from mbrl.tasks.reacher import reacher
 from mbrl.tasks.shaping import shaped
+from mbrl.tasks.swimmer import swimmer
 
 # The library's own tasks by name; mbrl.envs registers mbrl/<name>-v0 for each.
 CONSTRUCTORS = {
@@ -20,10 +22,12 @@ CONSTRUCTORS = {
     "CartPoleSwingUp": cart_pole_swing_up,
     "HalfCheetah": half_cheetah,
     "Hopper": hopper,
+    "PegInsertion": peg_insertion,
     "PendulumSwingUp": pendulum_swing_up,
     "PlanarQuadrotorFlight": planar_quadrotor_flight,
     "PointNavigation": point_navigation,
     "Reacher": reacher,
+    "Swimmer": swimmer,
 }
 
 __all__ = [
@@ -35,10 +39,13 @@ __all__ = [
     "discretized",
     "half_cheetah",
     "hopper",
+    "peg_insertion",
+    "peg_insertion_starts",
     "pendulum_swing_up",
     "planar_quadrotor_flight",
     "point_navigation",
     "reacher",
     "shaped",
+    "swimmer",
     "uniform_initial_state",
 ]
