@@ -9,7 +9,7 @@ r"""What the later generations of guided policy search share: controllers and po
 
 import abc
 import functools
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from dynamics import Dynamics
 from mbrl.gps.base import GuidedLearner, GuidedPolicySearch
 from mbrl.gps.linearized_policy import linearized
 from mbrl.gps.rollouts import Rollouts, controller_actions
-from mbrl.gps.supervised import SupervisedStep, Targets, targets
+from mbrl.gps.supervised import Targets, targets
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
 from planners import LinearGaussianController, LinearQuadratic, expand_about
@@ -30,7 +30,6 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
     """What the later generations are told.
 
     Attributes:
-        supervised: how the policy is fitted to the controllers.
         on_policy: run the policy instead of the controllers.
         remembered: iterations whose states the policy is fitted at, with what the controllers of then wanted there.
 
@@ -39,7 +38,6 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
     """
 
     _: KW_ONLY
-    supervised: SupervisedStep = field(default_factory=SupervisedStep)
     on_policy: bool = False
     remembered: int = 1
 

@@ -23,9 +23,9 @@ from mbrl.gps.rollouts import (
     roll_out,
     spline_actions,
 )
+from mbrl.gps.supervised import SupervisedStep
 from mbrl.gps.teacher import ModelTeacher, Teacher
-from mbrl.imitation.behavior_cloning import BC, Cloning, task_policy
-from mbrl.imitation.labels import Labels
+from mbrl.imitation.behavior_cloning import task_policy
 from mbrl.policies.policy import NetworkSettings, Policy
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
@@ -47,8 +47,7 @@ class GuidedPolicySearch(Algorithm, abc.ABC):
         samples: rollouts of the teacher, and later of the policy, from each initial state.
         iterations: after which training ends.
         control_noise: standard deviation of disturbances during rollouts, in half widths of the control limits.
-        cloning: how the policy is fitted to what was shown.
-        cloning_steps: gradient steps of a fit.
+        supervised: how the policy is fitted to what is shown.
 
     Raises:
         ValueError: a number is out of its range.
@@ -61,11 +60,10 @@ class GuidedPolicySearch(Algorithm, abc.ABC):
     samples: int = 5
     iterations: int = 20
     control_noise: float = 0.0
-    cloning: BC = field(default_factory=lambda: BC(patience=None, validation_share=0.0))
-    cloning_steps: int = 1000
+    supervised: SupervisedStep = field(default_factory=SupervisedStep)
 
     def __post_init__(self):
-        check_numbers(self, counts=("conditions", "samples", "iterations", "cloning_steps"), weights=("control_noise",))
+        check_numbers(self, counts=("conditions", "samples", "iterations"), weights=("control_noise",))
         if self.network.recurrent or self.network.head not in (None, "gaussian"):
             raise ValueError(
                 "guided policy search trains Gaussian policies without memory, got head "
@@ -174,17 +172,6 @@ class GuidedLearner(Learner, abc.ABC):
     def policy_rollouts(self) -> Rollouts:
         """Samples of the policy."""
         return self.rolled_out(policy_actions(self.policy, self.task, self.generator))
-
-    def cloned(self, observations: Tensor, actions: Tensor) -> dict[str, float]:
-        """Fit the policy to actions ``(N, a)`` at observations ``(N, ny)``, by maximum likelihood from its present weights."""
-        labels = Labels(observations, actions, torch.ones(len(actions), dtype=torch.int64))
-        purpose = f" of iteration {self.iterations}"
-        cloning = Cloning(
-            self.settings.cloning, self.policy, labels, self.settings.cloning_steps, self.assignment, purpose
-        )
-        metrics = cloning.run()
-        self.policy.load_state_dict(cloning.policy.state_dict())
-        return metrics
 
     def mean_cost(self, rollouts: Rollouts) -> float:
         """Mean cost of an episode, over the rollouts of all processes."""

@@ -18,7 +18,6 @@ class Distillation(GuidedPolicySearch):
     """Guided policy search without guidance: the teacher does not know what the policy does.
 
     Attributes:
-        supervised: how the policy is fitted.
         iterations: batches of initial states.
     """
 

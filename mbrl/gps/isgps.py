@@ -204,10 +204,11 @@ class ISGPSLearner(GuidedLearner):
         deviations = (rollouts.costs - rollouts.costs.mean()).square()
         self.scale = self.processes.mean(deviations.mean()).sqrt().clamp_min(1e-12)
         y = self.task.observe(rollouts.states[..., :-1, :])
-        metrics = self.cloned(y.flatten(0, -2), rollouts.actions.flatten(0, -2))
+        y, actions = y[rollouts.valid].flatten(0, -2), rollouts.actions[rollouts.valid].flatten(0, -2)
+        loss = self.settings.supervised.clone(self.policy, y, actions, self.generator, self.processes)
         cost = self._sample_policy()
         self._promote()
-        return {**metrics, "rollout/cost": cost, "train/guide_cost": self.mean_cost(rollouts)}
+        return {"rollout/cost": cost, "train/loss": loss, "train/guide_cost": self.mean_cost(rollouts)}
 
     def _guide(self, near: Policy | None = None) -> Rollouts:
         """Samples of the teacher's controllers, which may keep near a policy; they are kept."""
@@ -249,7 +250,7 @@ class ISGPSLearner(GuidedLearner):
         low, high = settings.regularization_range
         used, self.regularization = self.regularization, min(max(self.regularization * factor, low), high)
         weights = self._log_weights(self.best, chosen)
-        share = effective_samples(weights).mean() / len(weights)
+        share = effective_samples(weights.detach()).mean() / len(weights)
         self.policy.load_state_dict(self.best.state_dict())
         return {
             **metrics,

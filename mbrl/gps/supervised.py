@@ -9,6 +9,7 @@ r"""The supervised step of guided policy search: one policy that does, wherever 
 controller is sure the policy is held to it; where it explores the policy may differ, and may explore too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -108,18 +109,45 @@ class SupervisedStep:
             )
 
     def fit(self, policy: Policy, wanted: Targets, generator: torch.Generator, processes: Processes) -> float:
-        """Fit a policy in place; its mean weighted divergence in the last tenth of the steps.
+        """Fit a policy in place to Gaussians of actions; its mean weighted divergence in the last tenth of the steps.
 
         Raises:
             TrainingError: the divergence is not finite.
         """
+        weights = wanted.weights / wanted.weights.mean()
+
+        def loss(distribution: DiagonalGaussian, rows: Tensor) -> Tensor:
+            means, precisions, nu = (v[rows].to(distribution.mean) for v in (wanted.means, wanted.precisions, weights))
+            return nu * divergence(distribution, means, precisions)
+
+        return self._descend(policy, wanted.observations, loss, generator, processes)
+
+    def clone(
+        self, policy: Policy, observations: Tensor, actions: Tensor, generator: torch.Generator, processes: Processes
+    ) -> float:
+        """Fit a policy in place to actions ``(N, a)`` by maximum likelihood; its mean negative log-likelihood, likewise.
+
+        Raises:
+            TrainingError: the likelihood is not finite.
+        """
+
+        def loss(distribution: DiagonalGaussian, rows: Tensor) -> Tensor:
+            return -distribution.log_prob(actions[rows].to(distribution.mean))
+
+        return self._descend(policy, observations, loss, generator, processes)
+
+    def _descend(
+        self,
+        policy: Policy,
+        observations: Tensor,
+        loss: Callable[[DiagonalGaussian, Tensor], Tensor],
+        generator: torch.Generator,
+        processes: Processes,
+    ) -> float:
+        """Adam on the mean of a loss of distributions and the rows that they belong to."""
         if policy.normalizer is not None and not float(policy.normalizer.count):
-            count_in(policy.normalizer, wanted.observations, processes)
-        inputs = policy.inputs(wanted.observations)
-        means, precisions, weights = (
-            v.to(inputs) for v in (wanted.means, wanted.precisions, wanted.weights / wanted.weights.mean())
-        )
-        flat = FlatParameters(policy)
+            count_in(policy.normalizer, observations, processes)
+        inputs, flat = policy.inputs(observations), FlatParameters(policy)
         optimizer = torch.optim.Adam([flat.vector], lr=self.learning_rate)
         late, counted = torch.zeros((), dtype=torch.float64), max(self.steps // 10, 1)
         for step in range(self.steps):
@@ -127,18 +155,18 @@ class SupervisedStep:
             group["lr"] = self.learning_rate * (1 - step / self.steps)
             rows = torch.randint(len(inputs), (min(self.batch_size, len(inputs)),), generator=generator)
             distribution, _ = policy.step(inputs[rows], policy.initial_hidden(len(rows)))
-            loss = (weights[rows] * divergence(as_gaussian(distribution), means[rows], precisions[rows])).mean()
+            mean = loss(as_gaussian(distribution), rows).mean()
             flat.zero_gradients()
-            loss.backward()
+            mean.backward()
             processes.sum_into(flat.gradient)
             flat.gradient.div_(processes.number)
             optimizer.step()
             if step >= self.steps - counted:
-                late += loss.detach().cpu()
-        mean = float(processes.mean(late)) / counted
-        if not mean < torch.inf:
-            raise TrainingError("the divergence of the policy from the controllers is not finite; lower learning_rate")
-        return mean
+                late += mean.detach().cpu()
+        found = float(processes.mean(late)) / counted
+        if not abs(found) < torch.inf:
+            raise TrainingError(f"the fit of the policy is not finite after {self.steps} steps; lower learning_rate")
+        return found
 
 
 def divergence(policy: DiagonalGaussian, means: Tensor, precisions: Tensor) -> Tensor:
