@@ -27,25 +27,37 @@ from dynamics import (
     RandomizedWorlds,
     Reacher,
     TorchDynamics,
+    Training,
     TwoLinkArm,
     Unicycle,
 )
 from dynamics.learned.base import TransitionData
 from mbrl import (
     A2C,
+    BADMM,
+    ISGPS,
+    MDGPS,
     PPO,
     REINFORCE,
     TRPO,
     BetaHead,
     CategoricalHead,
+    ConstrainedGPS,
+    Distillation,
+    FittedTeacher,
     GaussianHead,
     GeneralizedAdvantages,
+    GuidedPolicySearch,
     Head,
     KLPenalty,
+    LocalTeacher,
     MixtureHead,
+    ModelTeacher,
+    NetworkSettings,
     OnPolicy,
     RewardsToGo,
     SquashedGaussianHead,
+    SupervisedStep,
     Task,
 )
 from mbrl.tasks import CONSTRUCTORS
@@ -232,6 +244,42 @@ ALL_ON_POLICY: dict[str, OnPolicy] = {
     ),
     "A2C": A2C(**SMALL),
     "A2C, entropy": A2C(**SMALL, entropy_weight=0.01, advantages=GeneralizedAdvantages()),
+}
+
+SHORT = {
+    "conditions": 2,
+    "samples": 2,
+    "network": NetworkSettings(hidden=(8,)),
+    "supervised": SupervisedStep(steps=20),
+    "teacher": ModelTeacher(planner=DDP(max_iterations=2)),
+}
+
+# with iterations that are short
+ALL_GPS: dict[str, GuidedPolicySearch] = {
+    "importance sampling": ISGPS(**SHORT, descents=3),
+    "importance sampling, Adam, adaptive guides": ISGPS(
+        **SHORT, optimizer="adam", minibatch=1, descents=3, adaptive=True, resample=False
+    ),
+    "mirror descent": MDGPS(**SHORT),
+    "mirror descent, local models, on the policy's samples": MDGPS(
+        **{**SHORT, "teacher": LocalTeacher()}, on_policy=True, remembered=2
+    ),
+    "constrained": ConstrainedGPS(**SHORT),
+    "method of multipliers": BADMM(**SHORT, inner_iterations=2),
+    "distillation": Distillation(**SHORT),
+    "distillation of a learned model": Distillation(
+        **{
+            **SHORT,
+            "teacher": FittedTeacher(
+                planner=DDP(max_iterations=2),
+                scout=PredictiveSampling(num_samples=5),
+                lessons=1,
+                members=1,
+                hidden=(8,),
+                training=Training(steps=20),
+            ),
+        }
+    ),
 }
 
 ALL_TASKS: dict[str, Callable[..., Task]] = CONSTRUCTORS
