@@ -11,7 +11,7 @@ quadratic model is (appendix C)
 and the policy becomes the first of :math:`\theta_k + \alpha^j s, \; j = 0, 1, \dots` whose surrogate is better and whose exact
 divergence is within the limit; if there is none, it stays what it was, bit for bit.
 
-The limit is of the divergence of a whole action, a sum over its coordinates, and its default is larger than the paper's, and so is
+The limit is of the divergence of a whole action, a sum over its coordinates. Its default is larger than the paper's, and so is
 the damping, in the same proportion: steps go far along what matters and do not go astray where the policy hardly feels them.
 
 Where it differs from the paper: F is damped, advantages are normalized over all samples of an iteration and come from a value
