@@ -11,6 +11,9 @@ quadratic model is (appendix C)
 and the policy becomes the first of :math:`\theta_k + \alpha^j s, \; j = 0, 1, \dots` whose surrogate is better and whose exact
 divergence is within the limit; if there is none, it stays what it was, bit for bit.
 
+The limit is of the divergence of a whole action, a sum over its coordinates. Its default is larger than the paper's, and so is
+the damping, in the same proportion: steps go far along what matters and do not go astray where the policy hardly feels them.
+
 Where it differs from the paper: F is damped, advantages are normalized over all samples of an iteration and come from a value
 function (Schulman et al. 2016) instead of single paths or vines, and the divergence is the exact one, of all samples, at every
 candidate.
@@ -18,7 +21,7 @@ candidate.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +33,7 @@ from mbrl.on_policy.policy_then_value import PolicyThenValue
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import mean_over, normalized
 from mbrl.policies.distributions import ActionDistribution
+from mbrl.policies.policy import NetworkSettings
 from mbrl.training.checking import check_numbers
 
 
@@ -50,9 +54,10 @@ class TRPO(PolicyThenValue):
     """
 
     _: KW_ONLY
-    kl_limit: float = 0.01
+    network: NetworkSettings = field(default_factory=lambda: NetworkSettings(initial_std=1.0))
+    kl_limit: float = 0.05
     cg_iterations: int = 15
-    damping: float = 0.1
+    damping: float = 0.5
     backtrack: float = 0.8
     max_backtracks: int = 10
     fisher_fraction: float = 1.0
