@@ -145,7 +145,7 @@ class GuidedLearner(Learner, abc.ABC):
         cost = None if near is None else PolicyCost(near, self.task, teacher.temperature)
         if teacher.explores and self.seen is None:
             self.rolled_out(spline_actions(self.space, self._worlds(), self.generator))
-        rounds = teacher.rounds if self.plans is None else 1
+        rounds = teacher.rounds if self.iterations == 0 and self.plans is None else 1
         for last in [False] * (rounds - 1) + [True]:
             model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
             self.plans = teacher.plan(
@@ -195,11 +195,8 @@ class GuidedLearner(Learner, abc.ABC):
         """Go on where :meth:`state_dict` was called."""
         self.policy.load_state_dict(state["policy"])
         self.generator.set_state(state["generator"])
-        self.plans = (
-            None
-            if state["plans"] is None
-            else Solution.guess(self.task.problem(horizon=self.task.episode_steps), *state["plans"])
-        )
+        problem = self.task.problem(horizon=self.task.episode_steps)
+        self.plans = None if state["plans"] is None else Solution.guess(problem, *state["plans"])
         self.seen = None if state["seen"] is None else Rollouts(**state["seen"])
         self.plant.calls = state["calls"]
         self.steps, self.iterations = state["steps"], state["iterations"]
