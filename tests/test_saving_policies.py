@@ -108,7 +108,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_no_policy(tmp_path):
-    with pytest.raises(TypeError, match=r"save_policy takes a mbrl\.Policy, got Linear"):
+    with pytest.raises(TypeError, match=r"save_policy takes a mbrl\.Policy or a mbrl\.TrajectoryLibrary, got Linear"):
         save_policy(torch.nn.Linear(2, 2), tmp_path / "policy.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -174,6 +174,19 @@ def test_of_another_version(tmp_path, change):
     path = save_policy(make("gaussian"), tmp_path / "policy.safetensors")
     with pytest.raises(ValueError, match="does not describe a policy of this version"):
         load_policy(rewritten(path, change))
+
+
+def test_of_a_kind_that_is_not_known(tmp_path):
+    path = save_policy(make("gaussian"), tmp_path / "policy.safetensors")
+    rewritten(path, lambda config, tensors, metadata: metadata.update({"class": "Oracle"}))
+    with pytest.raises(ValueError, match="holds a 'Oracle'; this version knows Policy, TrajectoryLibrary"):
+        load_policy(path)
+
+
+def test_of_before_there_were_kinds(tmp_path):
+    policy = make("gaussian")
+    path = save_policy(policy, tmp_path / "policy.safetensors")
+    require_same(policy, load_policy(rewritten(path, lambda config, tensors, metadata: metadata.pop("class"))))
 
 
 def test_settings_that_were_not_there_yet(tmp_path):

@@ -49,7 +49,7 @@ def policy(name: str, task: mbrl.Task | str, *, scale: float = 0.5, interval: in
     return mbrl.SplineNoise(task.control_limits, m, interval=interval, scale=scale)
 
 
-def read_policy(path: str | Path, task: mbrl.Task | str | None = None) -> mbrl.Policy:
+def read_policy(path: str | Path, task: mbrl.Task | str | None = None) -> mbrl.LearnedActor:
     """The trained policy in a run folder or a file, which has to fit the task if there is one."""
     found = Path(path)
     if not found.exists():
@@ -66,14 +66,15 @@ def read_policy(path: str | Path, task: mbrl.Task | str | None = None) -> mbrl.P
     return trained
 
 
-def _check_fit(trained: mbrl.Policy, task: mbrl.Task | str, path: Path) -> None:
+def _check_fit(trained: mbrl.LearnedActor, task: mbrl.Task | str, path: Path) -> None:
     try:
         if isinstance(task, mbrl.Task):
             trained.check_task(task)
         else:
             worlds = mbrl.Assignment(task, 1).worlds(1)
             worlds.env.close()
-            trained.check_fits(worlds.observation_dim, worlds.actions, task=task)
+            seen_dim = worlds.observation_dim if trained.acts_on == "observation" else trained.seen_dim
+            trained.check_fits(seen_dim, worlds.actions, task=task)
     except ValueError as error:
         raise ValueError(f"the policy in {path} does not fit: {error}") from error
 

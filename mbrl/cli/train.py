@@ -134,7 +134,7 @@ class _Training:
     task: mbrl.Task | str
     algorithm: mbrl.Algorithm
     demonstrations: list[Trajectory] | None
-    init: mbrl.Policy | None
+    init: mbrl.LearnedActor | None
 
     @classmethod
     def of(cls, options: Options) -> "_Training":
@@ -225,7 +225,7 @@ class _Training:
             loggers.append(mbrl.WandbLogger(folder, name=folder.name, config=config))
         return loggers
 
-    def _look(self, folder: Path, policy: mbrl.Policy, evaluation: mbrl.Evaluation | None, seed: int) -> None:
+    def _look(self, folder: Path, policy: mbrl.LearnedActor, evaluation: mbrl.Evaluation | None, seed: int) -> None:
         """The page, its figures and its video; what was learned is kept where this fails."""
         from mbrl.plots import Video, html_report, train_sections
 
@@ -238,7 +238,7 @@ class _Training:
         sys.stdout.write(f"report: {page}\n")
 
     def _episode(
-        self, folder: Path, policy: mbrl.Policy, evaluation: mbrl.Evaluation | None, seed: int
+        self, folder: Path, policy: mbrl.LearnedActor, evaluation: mbrl.Evaluation | None, seed: int
     ) -> Trajectory | None:
         """An episode of the policy on a task, which mbrl view plays."""
         if isinstance(self.task, str):
@@ -250,7 +250,7 @@ class _Training:
         write_trajectories(folder / "episode.npz", [episode], overwrite=True)
         return episode
 
-    def _filmed(self, path: Path, policy: mbrl.Policy, episode: Trajectory | None, seed: int) -> bool:
+    def _filmed(self, path: Path, policy: mbrl.LearnedActor, episode: Trajectory | None, seed: int) -> bool:
         """Whether there is a video; other environments need not be able to draw themselves."""
         sys.stdout.write("filming an episode (--no-video leaves that out)\n")
         sys.stdout.flush()

@@ -8,7 +8,7 @@ import torch
 
 from mbrl.envs.task_vector_env import TaskVectorEnv
 from mbrl.policies.action_space import ActionSpace, ContinuousActions, DiscreteActions
-from mbrl.policies.policy import task_actions
+from mbrl.policies.learned_actor import task_actions
 from mbrl.tasks import Task
 
 

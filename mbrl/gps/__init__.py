@@ -1,7 +1,7 @@
 """Guided policy search: trajectory optimizers as teachers of policies, one generation per file."""
 
 from mbrl.gps.badmm import BADMM
-from mbrl.gps.base import GuidedPolicySearch
+from mbrl.gps.base import GuidedPolicySearch, TaughtAlgorithm
 from mbrl.gps.constrained import ConstrainedGPS
 from mbrl.gps.distillation import Distillation
 from mbrl.gps.fitted_teacher import FittedTeacher
@@ -10,6 +10,7 @@ from mbrl.gps.local_teacher import LocalTeacher
 from mbrl.gps.mdgps import MDGPS
 from mbrl.gps.supervised import SupervisedStep
 from mbrl.gps.teacher import ModelTeacher, Teacher
+from mbrl.gps.trajectory_dp import TrajectoryDP
 
 __all__ = [
     "BADMM",
@@ -22,5 +23,7 @@ __all__ = [
     "LocalTeacher",
     "ModelTeacher",
     "SupervisedStep",
+    "TaughtAlgorithm",
     "Teacher",
+    "TrajectoryDP",
 ]

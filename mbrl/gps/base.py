@@ -34,20 +34,18 @@ from planners import LinearGaussianController, Solution
 
 
 @dataclass(frozen=True)
-class GuidedPolicySearch(Algorithm, abc.ABC):
-    """What all forms of guided policy search are told.
+class TaughtAlgorithm(Algorithm, abc.ABC):
+    """What all that learn from a teacher's plans are told.
 
     Training ends after ``iterations`` or when the steps are spent, whatever comes first. Steps are those of the plant, of
     rollouts and of the teacher alike, a column of its derivatives being a step.
 
     Attributes:
         teacher: shows what to do.
-        network: of the policy.
         conditions: number C of initial states, drawn from the task, of each process.
         samples: rollouts of the teacher, and later of the policy, from each initial state.
         iterations: after which training ends.
         control_noise: standard deviation of disturbances during rollouts, in half widths of the control limits.
-        supervised: how the policy is fitted to what is shown.
 
     Raises:
         ValueError: a number is out of its range.
@@ -55,15 +53,37 @@ class GuidedPolicySearch(Algorithm, abc.ABC):
 
     _: KW_ONLY
     teacher: Teacher = field(default_factory=ModelTeacher)
-    network: NetworkSettings = field(default_factory=lambda: NetworkSettings(initial_std=0.2))
     conditions: int = 8
     samples: int = 5
     iterations: int = 20
     control_noise: float = 0.0
-    supervised: SupervisedStep = field(default_factory=SupervisedStep)
 
     def __post_init__(self):
         check_numbers(self, counts=("conditions", "samples", "iterations"), weights=("control_noise",))
+
+    @abc.abstractmethod
+    def learner(self, assignment: Assignment) -> "TaughtLearner":
+        """A learner at its first step."""
+
+
+@dataclass(frozen=True)
+class GuidedPolicySearch(TaughtAlgorithm, abc.ABC):
+    """What all forms of guided policy search are told.
+
+    Attributes:
+        network: of the policy.
+        supervised: how the policy is fitted to what is shown.
+
+    Raises:
+        ValueError: a number is out of its range, or the network is recurrent or not Gaussian.
+    """
+
+    _: KW_ONLY
+    network: NetworkSettings = field(default_factory=lambda: NetworkSettings(initial_std=0.2))
+    supervised: SupervisedStep = field(default_factory=SupervisedStep)
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.network.recurrent or self.network.head not in (None, "gaussian"):
             raise ValueError(
                 "guided policy search trains Gaussian policies without memory, got head "
@@ -75,15 +95,14 @@ class GuidedPolicySearch(Algorithm, abc.ABC):
         """A learner at its first step."""
 
 
-class GuidedLearner(Learner, abc.ABC):
-    """The state that all forms of guided policy search have.
+class TaughtLearner(Learner, abc.ABC):
+    """The state that all that learn from a teacher's plans have.
 
     Args:
         algorithm: its settings.
         assignment: what is to be learned.
 
     Attributes:
-        policy: the policy.
         task: the task.
         plant: its plant, which counts steps.
         x0: the initial states ``(C, n)``.
@@ -93,7 +112,7 @@ class GuidedLearner(Learner, abc.ABC):
         ValueError: the task is no :class:`mbrl.Task`, or none whose episodes have one length and whose controls are continuous.
     """
 
-    def __init__(self, algorithm: GuidedPolicySearch, assignment: Assignment):
+    def __init__(self, algorithm: TaughtAlgorithm, assignment: Assignment):
         if not isinstance(assignment.task, Task):
             raise ValueError(
                 f"guided policy search plans on the model of a task of this library, got {assignment.task!r}; see mbrl tasks"
@@ -102,7 +121,6 @@ class GuidedLearner(Learner, abc.ABC):
         self.space = actions_of_task(self.task)
         self.processes = assignment.processes
         self.plant = CountedDynamics(self.task.dynamics)
-        self.policy = task_policy(assignment, algorithm.network)
         self.x0 = self.task.initial_state(algorithm.conditions, self._cpu_generator("initial states"))
         self.generator = self._cpu_generator("rollouts")
         self.plans: Solution | None = None  # the teacher's last
@@ -169,10 +187,6 @@ class GuidedLearner(Learner, abc.ABC):
         """So many worlds at each initial state, ``(S, C, n)``."""
         return self.x0.expand(self.settings.samples, *self.x0.shape).clone()
 
-    def policy_rollouts(self) -> Rollouts:
-        """Samples of the policy."""
-        return self.rolled_out(policy_actions(self.policy, self.task, self.generator))
-
     def mean_cost(self, rollouts: Rollouts) -> float:
         """Mean cost of an episode, over the rollouts of all processes."""
         sums = torch.stack([rollouts.total_costs.sum(), torch.tensor(float(rollouts.total_costs.numel())).double()])
@@ -182,7 +196,6 @@ class GuidedLearner(Learner, abc.ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""
         return {
-            "policy": self.policy.state_dict(),
             "generator": self.generator.get_state(),
             "plans": None if self.plans is None else (self.plans.xs, self.plans.us),
             "seen": None if self.seen is None else self.seen.state_dict(),
@@ -193,10 +206,44 @@ class GuidedLearner(Learner, abc.ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called."""
-        self.policy.load_state_dict(state["policy"])
         self.generator.set_state(state["generator"])
         problem = self.task.problem(horizon=self.task.episode_steps)
         self.plans = None if state["plans"] is None else Solution.guess(problem, *state["plans"])
         self.seen = None if state["seen"] is None else Rollouts(**state["seen"])
         self.plant.calls = state["calls"]
         self.steps, self.iterations = state["steps"], state["iterations"]
+
+
+class GuidedLearner(TaughtLearner, abc.ABC):
+    """The state that all forms of guided policy search have.
+
+    Args:
+        algorithm: its settings.
+        assignment: what is to be learned.
+
+    Attributes:
+        policy: the policy.
+
+    Raises:
+        ValueError: see :class:`TaughtLearner`; the policy to begin with is of another task or network.
+    """
+
+    settings: GuidedPolicySearch
+    policy: Policy
+
+    def __init__(self, algorithm: GuidedPolicySearch, assignment: Assignment):
+        super().__init__(algorithm, assignment)
+        self.policy = task_policy(assignment, algorithm.network)
+
+    def policy_rollouts(self) -> Rollouts:
+        """Samples of the policy."""
+        return self.rolled_out(policy_actions(self.policy, self.task, self.generator))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+        return {**super().state_dict(), "policy": self.policy.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        super().load_state_dict(state)
+        self.policy.load_state_dict(state["policy"])

@@ -112,6 +112,8 @@ class BCLearner(Learner):
         ValueError: there are no demonstrations, or they do not fit the task.
     """
 
+    policy: Policy
+
     def __init__(self, algorithm: BC, assignment: Assignment):
         algorithm.check_demonstrations(assignment)
         self.algorithm = algorithm

@@ -26,6 +26,7 @@ from mbrl.imitation.behavior_cloning import BC, Cloning
 from mbrl.imitation.labels import Labels, actions_of, read_demonstrations
 from mbrl.policies.action_space import ActionSpace, DiscreteActions
 from mbrl.policies.actor import Actor, require_actor
+from mbrl.policies.policy import Policy
 from mbrl.runs.records import fingerprint, json_values
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations, Learner
@@ -123,6 +124,8 @@ class DAggerLearner(Learner):
     Raises:
         ValueError: demonstrations or the expert do not fit the task, or ``init`` would be ignored.
     """
+
+    policy: Policy
 
     def __init__(self, algorithm: DAgger, assignment: Assignment):
         if assignment.init is not None and not algorithm.warm_start:

@@ -24,7 +24,7 @@ from mbrl.on_policy.reward_scale import RewardScale
 from mbrl.on_policy.rollout import Rollout, Samples, collect, rollout_values
 from mbrl.policies.networks import seeded_weights
 from mbrl.policies.normalizer import count_in
-from mbrl.policies.policy import NetworkSettings
+from mbrl.policies.policy import NetworkSettings, Policy
 from mbrl.policies.value_function import ValueFunction
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
 from mbrl.training.checking import check_numbers
@@ -108,6 +108,8 @@ class OnPolicyLearner(Learner):
         generator: source of actions and minibatches.
         progress: share of the steps that are taken, from 0 to 1.
     """
+
+    policy: Policy
 
     def __init__(self, algorithm: OnPolicy, assignment: Assignment):
         algorithm.check_demonstrations(assignment)

@@ -21,11 +21,13 @@ from mbrl.policies.heads import (
     MixtureHead,
     SquashedGaussianHead,
 )
+from mbrl.policies.learned_actor import LearnedActor
 from mbrl.policies.networks import Body, FeedForward, Recurrent
 from mbrl.policies.normalizer import RunningNormalizer
 from mbrl.policies.policy import NetworkSettings, Policy, PolicyMemory
 from mbrl.policies.saving import load_policy, save_policy
 from mbrl.policies.spline_noise import SplineNoise
+from mbrl.policies.trajectory_library import TrajectoryLibrary
 from mbrl.policies.uniform_noise import UniformNoise
 from mbrl.policies.value_function import ValueFunction
 
@@ -47,6 +49,7 @@ __all__ = [
     "GaussianHead",
     "GaussianMixture",
     "Head",
+    "LearnedActor",
     "MixtureHead",
     "NetworkSettings",
     "NoClosedFormError",
@@ -57,6 +60,7 @@ __all__ = [
     "SplineNoise",
     "SquashedGaussian",
     "SquashedGaussianHead",
+    "TrajectoryLibrary",
     "UniformNoise",
     "ValueFunction",
     "export_policy",

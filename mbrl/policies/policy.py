@@ -4,15 +4,14 @@ r"""Stochastic policies on networks.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dynamics.base import is_numbered
-from mbrl.policies.action_space import ActionSpace, ContinuousActions, DiscreteActions
+from mbrl.policies.action_space import ActionSpace, ContinuousActions, DiscreteActions, action_space
 from mbrl.policies.distributions import ActionDistribution
 from mbrl.policies.heads import (
     BetaHead,
@@ -22,12 +21,11 @@ from mbrl.policies.heads import (
     MixtureHead,
     SquashedGaussianHead,
 )
+from mbrl.policies.learned_actor import LearnedActor, task_actions
 from mbrl.policies.networks import ACTIVATIONS, Body, FeedForward, Recurrent, seeded_weights
 from mbrl.policies.normalizer import RunningNormalizer
 from mbrl.tasks.base import Task
 from planners.mpc import on_device
-
-Labels = Mapping[str, Sequence[str]]
 
 HeadName = Literal["gaussian", "squashed-gaussian", "beta", "mixture", "categorical"]
 
@@ -115,7 +113,7 @@ class PolicyMemory:
     generator: torch.Generator
 
 
-class Policy(nn.Module):
+class Policy(LearnedActor):
     """A distribution of actions for what is seen; acts like every actor.
 
     Args:
@@ -143,14 +141,12 @@ class Policy(nn.Module):
         *,
         seed: int = 0,
     ):
-        super().__init__()
-        self.observation_dim, self.actions, self.settings = observation_dim, actions, settings
+        super().__init__(actions)
+        self.observation_dim, self.settings = observation_dim, settings
         with seeded_weights(seed):
             self.normalizer = RunningNormalizer(observation_dim) if settings.normalize else None
             self.body = settings.body(observation_dim)
             self.head = _head(self.body.features, actions, settings)
-        self.names: Labels = {}
-        self.units: Labels = {}
         self.body.to(getattr(torch, settings.dtype))
         self.head.to(getattr(torch, settings.dtype))
 
@@ -162,58 +158,15 @@ class Policy(nn.Module):
         policy.describe(task)
         return policy
 
-    def describe(self, task: Task) -> None:
-        """Note what the columns are on a task, the names and units that it has for them; they are saved with the policy."""
-        groups = ("observations", "controls")
-        self.names, self.units = (
-            {group: tuple(labels[group]) for group in groups if group in labels} for labels in (task.names, task.units)
-        )
-
-    def check_task(self, task: Task) -> None:
-        """Check that the policy fits a task.
-
-        Raises:
-            ValueError: the task shows other columns, has other controls, or does not take all that the policy may give.
-        """
-        shown = task.observe(task.initial_state(1, torch.Generator().manual_seed(0))).shape[-1]
-        self.check_fits(shown, task_actions(task), task=f"task {task.name}")
-        for kind, own, others in (("names", self.names, task.names), ("units", self.units, task.units)):
-            for group in own.keys() & others.keys():
-                mine, its = tuple(own[group]), tuple(others[group])
-                if mine != its and not is_numbered(mine) and not is_numbered(its):
-                    raise ValueError(f"task {task.name} has {kind} of {group} {its}, the policy {mine}")
-
-    def check_fits(self, observation_dim: int, actions: ActionSpace, *, task: str = "the task") -> None:
-        """Check that the policy sees as many columns as there are, and gives no controls but those that there are.
-
-        Args:
-            observation_dim: number of columns that are shown.
-            actions: what may be chosen among.
-            task: what they are of, for the message.
-
-        Raises:
-            ValueError: the policy was made for something else.
-        """
-        found, has = (observation_dim, actions.control_dim), (self.observation_dim, self.actions.control_dim)
-        if found != has:
-            raise ValueError(
-                f"{task} shows {found[0]} columns and takes {found[1]} controls, the policy sees {has[0]} and gives "
-                f"{has[1]}; it was made for another task"
-            )
-        (lower, upper), (lowest, highest) = actions.bounds(), self.actions.bounds()
-        margin = 1e-6 * (upper - lower)
-        fits = bool(((lowest >= lower - margin) & (highest <= upper + margin)).all())
-        taken = f"controls from {lower.tolist()} to {upper.tolist()}"
-        if isinstance(actions, DiscreteActions):
-            taken = f"the controls {actions.values.tolist()} alone"
-            fits = fits and isinstance(self.actions, DiscreteActions) and actions.contain(self.actions.values, margin)
-        if not fits:
-            raise ValueError(f"{task} takes {taken}, the policy chooses among {self.actions.config()}")
-
     @property
     def acts_on(self) -> str:
         """``"observation"``."""
         return "observation"
+
+    @property
+    def seen_dim(self) -> int:
+        """Number of observed columns."""
+        return self.observation_dim
 
     @property
     def dtype(self) -> torch.dtype:
@@ -308,16 +261,17 @@ class Policy(nn.Module):
             "settings": asdict(replace(self.settings, dtype=str(self.dtype).removeprefix("torch."))),
         }
 
+    @classmethod
+    def restored(cls, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """The policy of a :meth:`config` and weights."""
+        settings = {**config["settings"], "hidden": tuple(config["settings"]["hidden"])}
+        policy = cls(config["observation_dim"], action_space(config["actions"]), NetworkSettings(**settings))
+        policy.load_state_dict(tensors)
+        return policy
+
     def _check(self, y: Tensor) -> None:
         if y.shape[-1:] != (self.observation_dim,):
             raise ValueError(f"the policy sees {self.observation_dim} columns, got observations {tuple(y.shape)}")
-
-
-def task_actions(task: Task) -> ActionSpace:
-    """What there is to choose among on a task."""
-    if task.control_values is not None:
-        return DiscreteActions(task.control_values.double())
-    return ContinuousActions(*task.limits())
 
 
 def _head(features: int, actions: ActionSpace, settings: NetworkSettings) -> Head:

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.serialization import read_tensors, write_tensors
-from mbrl.policies.action_space import action_space
-from mbrl.policies.policy import Labels, NetworkSettings, Policy
+from mbrl.policies.learned_actor import Labels, LearnedActor
+from mbrl.policies.policy import Policy
+from mbrl.policies.trajectory_library import TrajectoryLibrary
 
 FORMAT = "mbrl-control policy 1"
+KINDS: dict[str, type[LearnedActor]] = {kind.__name__: kind for kind in (Policy, TrajectoryLibrary)}
 
 
-def save_policy(policy: Policy, path: str | Path) -> Path:
-    """Write a policy with the statistics of its normalizer and what is known of its columns to one file, whole or not at all.
+def save_policy(policy: LearnedActor, path: str | Path) -> Path:
+    """Write a policy with all that it needs and what is known of its columns to one file, whole or not at all.
 
     Args:
-        policy: the policy.
+        policy: a :class:`mbrl.Policy`, with the statistics of its normalizer, or a :class:`mbrl.TrajectoryLibrary`.
         path: the file, by convention ``policy.safetensors``; an existing file is replaced.
 
     Returns:
@@ -25,13 +27,15 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
     Raises:
         TypeError: it is no policy.
     """
-    if not isinstance(policy, Policy):
-        raise TypeError(f"save_policy takes a mbrl.Policy, got {type(policy).__name__}")
+    kind = type(policy).__name__
+    if KINDS.get(kind) is not type(policy):
+        raise TypeError(f"save_policy takes a {' or a '.join(f'mbrl.{name}' for name in KINDS)}, got {kind}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {"names": policy.names, "units": policy.units}
     metadata = {
         "format": FORMAT,
+        "class": kind,
         "config": json.dumps(policy.config(), sort_keys=True),
         "columns": json.dumps(columns, sort_keys=True),
     }
@@ -40,7 +44,7 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
     return path
 
 
-def load_policy(path: str | Path) -> Policy:
+def load_policy(path: str | Path) -> LearnedActor:
     """Read a policy written by :func:`save_policy`; it acts as the saved one, bit for bit.
 
     Args:
@@ -55,11 +59,11 @@ def load_policy(path: str | Path) -> Policy:
     if not path.is_file():
         raise FileNotFoundError(f"no policy at {path}; policies are written by mbrl.save_policy(policy, path)")
     tensors, metadata = read_tensors(path, FORMAT, "policies with mbrl.save_policy")
+    name = metadata.get("class", "Policy")  # that of files from before there were others
+    if name not in KINDS:
+        raise ValueError(f"{path} holds a {name!r}; this version knows {', '.join(KINDS)}")
     try:
-        config = json.loads(metadata["config"])
-        settings = {**config["settings"], "hidden": tuple(config["settings"]["hidden"])}
-        policy = Policy(config["observation_dim"], action_space(config["actions"]), NetworkSettings(**settings))
-        policy.load_state_dict(tensors)
+        policy = KINDS[name].restored(json.loads(metadata["config"]), tensors)
         policy.names, policy.units = (_labels(json.loads(metadata["columns"]), kind) for kind in ("names", "units"))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} does not describe a policy of this version: {error}") from error

@@ -12,6 +12,7 @@ from torch import nn
 from dynamics import Trajectory
 from mbrl.envs.making import EnvFactory, vector_env
 from mbrl.policies.action_space import ActionSpace
+from mbrl.policies.learned_actor import LearnedActor
 from mbrl.policies.policy import NetworkSettings, Policy, head_name
 from mbrl.runs.records import json_values
 from mbrl.tasks import Task
@@ -40,7 +41,7 @@ class Assignment:
     steps: int
     seed: int = 0
     demonstrations: Sequence[Trajectory] | None = None
-    init: Policy | None = None
+    init: LearnedActor | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     processes: Processes = field(default_factory=Processes)
 
@@ -62,10 +63,12 @@ class Assignment:
         """The policy to begin with, on the device: a copy of ``init``, or a new one of a network.
 
         Raises:
-            ValueError: ``init`` is a policy of another task or network.
+            ValueError: ``init`` is no network, or a policy of another task or network.
         """
         policy = Policy(observation_dim, actions, network, seed=self.seed_for("weights"))
         if self.init is not None:
+            if not isinstance(self.init, Policy):
+                raise ValueError(f"init must be a mbrl.Policy, a network to train on, got {type(self.init).__name__}")
             self.init.check_fits(observation_dim, actions, task="the task on which init is to begin")
             if _network_of(self.init) != _network_of(policy):
                 raise ValueError(
@@ -93,7 +96,7 @@ class Learner(abc.ABC):
         steps: taken so far, of the algorithm's ``step_unit``, over all processes.
     """
 
-    policy: Policy
+    policy: LearnedActor
     steps: int
 
     @abc.abstractmethod

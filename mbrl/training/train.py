@@ -18,7 +18,7 @@ from dynamics import Trajectory
 from dynamics.progress import progress_bar
 from mbrl.envs.making import EnvFactory
 from mbrl.evaluation import Evaluation, evaluate
-from mbrl.policies.policy import Policy
+from mbrl.policies.learned_actor import LearnedActor
 from mbrl.policies.saving import save_policy
 from mbrl.runs.files import write_json
 from mbrl.runs.loggers import Logger
@@ -58,7 +58,7 @@ class TrainingResult:
         seconds: time spent, of a resumed run in all its starts as far as they were kept.
     """
 
-    policy: Policy
+    policy: LearnedActor
     learner: Learner
     metrics: Metrics
     evaluation: Evaluation | None
@@ -93,7 +93,7 @@ def train(
     steps: int,
     seed: int = 0,
     demonstrations: Sequence[Trajectory] | None = None,
-    init: Policy | None = None,
+    init: LearnedActor | None = None,
     run: str | Path | None = None,
     resume: Resume = "auto",
     evaluate_every: int | None = None,
