@@ -48,7 +48,9 @@ def exact_costs(k: float, std: float, steps: int) -> Tensor:
 def from_two(samples: int, steps: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Samples of two distributions, three times as many of the second, and their densities under both."""
     sources, counts = ((-0.2, 0.5), (-0.8, 0.4)), torch.tensor([samples // 4, samples - samples // 4])
-    drawn = [rollouts(*q, int(count), steps, seed + j) for j, (q, count) in enumerate(zip(sources, counts, strict=True))]
+    drawn = [
+        rollouts(*q, int(count), steps, seed + j) for j, (q, count) in enumerate(zip(sources, counts, strict=True))
+    ]
     xs, us, costs = (torch.cat(column) for column in zip(*drawn, strict=True))
     log_q = torch.stack([log_density(xs, us, *q) for q in sources])
     return xs, us, costs, log_q, counts
@@ -62,7 +64,9 @@ def test_estimates_are_within_three_standard_errors_of_the_closed_form():
         weights = prefix_log_weights(log_density(xs, us, k, std), log_q, counts)
         estimates.append(torch.cat([expected_costs(weights, costs), log_normalizers(weights).exp()]))
     found = torch.stack(estimates)
-    exact = torch.cat([exact_costs(k, std, steps), torch.ones(steps, dtype=torch.float64)])  # a density's integral is one
+    exact = torch.cat(
+        [exact_costs(k, std, steps), torch.ones(steps, dtype=torch.float64)]
+    )  # a density's integral is one
     error = found.std(0) / batches**0.5
     assert bool(((found.mean(0) - exact).abs() <= 3 * error).all())
     assert bool((error < 0.02 * exact).all())

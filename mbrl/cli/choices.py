@@ -38,7 +38,7 @@ GIVEN = ("angles", "seed", "state_names", "control_names")
 
 
 def option_name(name: str) -> str:
-    """``predictive-sampling`` of ``PredictiveSampling``, ``kl-penalty`` of ``KLPenalty``, ``cvar`` of ``CVaR``, ``none`` of None."""
+    """``predictive-sampling`` of ``PredictiveSampling``, ``kl-penalty`` of ``KLPenalty``, ``cvar`` of ``CVaR``, ``none``."""
     if name == NOTHING.__name__:
         return "none"
     borders = r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2})|(?<=[a-z]{2})(?=[A-Z]{2})"
@@ -181,8 +181,13 @@ def _match(option: str, name: str, names: Sequence[str]) -> str:
     return plain[wanted]
 
 
-def registry() -> ConstructorRegistry:
-    """Tyro's rules and one more: a configuration of planners and algorithms with its abstract fields as choices."""
+def registry(first: type | None = None) -> ConstructorRegistry:
+    """Tyro's rules and one more: a configuration of planners and algorithms with its abstract fields as choices.
+
+    Args:
+        first: the algorithm that is the first word; the others have no options then, among which tyro would search for seconds
+            after a mistake.
+    """
     rules = ConstructorRegistry()
 
     @rules.struct_rule
@@ -190,6 +195,8 @@ def registry() -> ConstructorRegistry:
         kind = info.type
         if not _is_configuration(kind):
             return None
+        if first is not None and kind is not first and issubclass(kind, mbrl.Algorithm):
+            return StructConstructorSpec(kind, ())
         fields, hints = [], _configured(kind)
         for field in dataclasses.fields(kind):
             hint = hints[field.name]
