@@ -35,7 +35,7 @@ from mbrl.training.algorithm import Algorithm, Assignment, Learner
 from mbrl.training.checking import check_numbers
 from planners import LinearGaussianController, Solution
 
-PARTS = "plan", "rollouts", "fit"
+PARTS: tuple[str, ...] = "plan", "rollouts", "fit"
 """Of an iteration, whose seconds are logged as ``time/...``: the teacher and its model, rollouts, the policy."""
 
 
@@ -89,8 +89,8 @@ class GuidedPolicySearch(Algorithm, abc.ABC):
             return ""
         teacher, steps = self.teacher, task.episode_steps
         return (
-            f"teacher: {teacher.words}; {self.iterations} iterations for {self.conditions} initial states, in each of them at least "
-            f"{self.conditions * self.samples} rollouts of {steps} steps"
+            f"teacher: {teacher.words}; {self.iterations} iterations for {self.conditions} initial states, "
+            f"in each of them at least {self.conditions * self.samples} rollouts of {steps} steps"
         )
 
     @abc.abstractmethod
