@@ -25,7 +25,7 @@ from mbrl.cli import choices
 from mbrl.cli.actors import film
 from mbrl.cli.main import main, parse
 from mbrl.plots.style import new_figure
-from planners import CEM, ICEM, MPC
+from planners import CEM, DDP, ICEM, MPC, CVaR
 
 ON_PENDULUM = ["ppo", "--task", "pendulumswingup", "--backend", "torch"]
 TINY = ["--steps", 48, "--num-envs", 2, "--steps-per-iteration", 16, "--epochs", 1, "--network.hidden", 8]
@@ -286,7 +286,7 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["train", "--task", "PendulumSwingUp"], "the first word takes a name; there is "),
         (["train", "pop"], "the first word knows no 'pop'; did you mean ppo?"),
         (["train", "ppo", "--steps", "3"], "--task"),
-        (["train", "ppo", "--task", "PendulumSwingUp"], "--steps"),
+        (["train", "ppo", "--task", "PendulumSwingUp"], "ppo ends when its environment steps are spent: --steps N"),
         (
             ["train", "ppo", "--objective", "clip"],
             "--objective knows no 'clip'; did you mean clipped-objective? there is",
@@ -294,7 +294,7 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         (["train", "ppo", "--objective", "kl-penlaty"], "--objective knows no 'kl-penlaty'; did you mean kl-penalty?"),
         (
             ["train", "ppo", "--taks", "X"],
-            "Missing from mbrl train: --task, --steps; --taks is no option, did you mean --task?",
+            "Missing from mbrl train: --task; --taks is no option, did you mean --task?",
         ),
         (
             ["train", *ON_PENDULUM, "--steps", "3", "--objectiv", "x"],
@@ -302,7 +302,7 @@ def test_plan_collect_and_view_take_a_trained_policy(room, tmp_path, monkeypatch
         ),
         (
             ["train", *ON_PENDULUM, "--steps", "3", "--lerning-rate", "1"],
-            "--lerning-rate, 1; did you mean --learning-rate or",
+            "--lerning-rate, 1; did you mean --learning-rate?",
         ),
         (["train", "ppo", "--task", "Pendulum", "--steps", "3"], "no task 'Pendulum'; nearest: PendulumSwingUp"),
         (["train", "ppo", "--task", "CartPole-v9", "--steps", "3"], "no environment 'CartPole-v9'; did you mean"),
@@ -628,3 +628,70 @@ def test_an_expert_is_a_planner_with_its_options_that_plans_on_the_task():
     assert isinstance(algorithm.expert, MPC)
     assert algorithm.expert.planner == CEM(num_samples=40)
     assert (algorithm.expert.problem.horizon, algorithm.rounds) == (task.problem().horizon, 2)
+
+
+# Guided policy search
+
+
+GUIDED = {
+    "isgps": ("train/cost_best", "train/effective_samples", "train/accepted"),
+    "mdgps": ("train/kl", "train/dual", "train/predicted_cost"),
+    "distillation": ("train/loss",),
+    "constrained-gps": ("train/kl", "train/multiplier"),
+    "badmm": ("train/kl", "train/multiplier", "train/weight"),
+}
+
+
+@pytest.fixture
+def short_episodes(monkeypatch):
+    """Tasks whose episodes have ten steps: plans reach to the end."""
+    find: Any = mbrl.cli.train.find_world
+    monkeypatch.setattr(mbrl.cli.train, "find_world", lambda *args: dataclasses.replace(find(*args), episode_steps=10))
+
+
+@pytest.mark.usefixtures("plain_pages", "short_episodes")
+@pytest.mark.parametrize(("name", "metrics"), GUIDED.items(), ids=GUIDED)
+def test_guided_policy_search_ends_by_its_iterations_and_goes_on_where_it_was(
+    name, metrics, tmp_path, interrupted, mbrl_says
+):
+    few = ["--conditions", 2, "--samples", 2, "--iterations", 2, "--supervised.steps", 3, "--network.hidden", 4]
+    taught = ["--teacher", "ModelTeacher", "--teacher.planner.max-iterations", 2]
+    wanted = ["train", name, *ON_PENDULUM[1:], *few, *taught, *QUICK]
+    status, out, err = mbrl_says(*wanted, "--run", tmp_path / "whole")
+    assert (status, err) == (0, "")
+    assert "teacher: ModelTeacher, planning by DDP; 2 iterations for 2 initial states" in out
+    assert " steps of the plant in " in out
+    whole = mbrl.read_run(tmp_path / "whole")
+    interrupted(int(whole.metrics["step"][1]))
+    assert mbrl_says(*wanted, "--run", tmp_path / "run")[0] == 130
+    again = mbrl.read_run(tmp_path / "run")
+    assert (again.finished, len(again.metrics["step"])) == (False, 1)
+    assert mbrl_says(*wanted, "--run", tmp_path / "run")[0] == 0
+    assert same_policy(tmp_path / "run", tmp_path / "whole")
+    again = mbrl.read_run(tmp_path / "run").metrics
+    for column in ("step", "rollout/cost", *metrics):
+        np.testing.assert_array_equal(again[column], whole.metrics[column], err_msg=column)
+        assert np.isfinite(again[column][-1])
+    assert all((again[f"time/{part}"] >= 0).all() for part in ("plan", "rollouts", "fit"))
+
+
+def test_guided_policy_search_says_what_an_iteration_takes():
+    task = mbrl.pendulum_swing_up(backend="torch")
+    said = mbrl.MDGPS(teacher=mbrl.FittedTeacher(), conditions=3, samples=2, iterations=4).announcement(task)
+    assert said == (
+        "teacher: FittedTeacher, planning by DDP after ICEM; 4 iterations for 3 initial states, in each of them at least "
+        f"6 rollouts of {task.episode_steps} steps"
+    )
+
+
+def test_a_choice_that_may_be_none():
+    wanted = ["mdgps", "--task", "PendulumSwingUp", "--teacher", "fitted-teacher"]
+    assert isinstance(parse(mbrl.cli.train, "train", wanted).algorithm.teacher.scout, ICEM)
+    assert parse(mbrl.cli.train, "train", [*wanted, "--teacher.scout", "none"]).algorithm.teacher.scout is None
+    scout = ["--teacher.scout", "CEM", "--teacher.scout.num-samples", "40", "--teacher.scout.risk", "cvar"]
+    planned = parse(mbrl.cli.train, "train", [*wanted, *scout, "--teacher.planner", "DDP"]).algorithm.teacher
+    assert planned == mbrl.FittedTeacher(planner=DDP(), scout=CEM(num_samples=40, risk=CVaR()))
+    with pytest.raises(
+        ValueError, match=r"--teacher.scout none has no --teacher.scout.noise; it is an option of cem, "
+    ):
+        parse(mbrl.cli.train, "train", [*wanted, "--teacher.scout", "none", "--teacher.scout.noise", "white-noise"])

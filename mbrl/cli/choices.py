@@ -30,13 +30,19 @@ from planners import ICEM, MPC, Planner
 
 T = TypeVar("T")
 
+NOTHING = type(None)
+"""The kind of None, where a field need not hold anything."""
+
 GIVEN = ("angles", "seed", "state_names", "control_names")
 """Arguments of models that have an option of their own, or follow from the logs."""
 
 
 def option_name(name: str) -> str:
-    """``predictive-sampling`` of ``PredictiveSampling``, ``kl-penalty`` of ``KLPenalty``, ``cvar`` of ``CVaR``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2})", "-", name).lower()
+    """``predictive-sampling`` of ``PredictiveSampling``, ``kl-penalty`` of ``KLPenalty``, ``cvar`` of ``CVaR``, ``none``."""
+    if name == NOTHING.__name__:
+        return "none"
+    borders = r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2})|(?<=[a-z]{2})(?=[A-Z]{2})"
+    return re.sub(borders, "-", name).lower()
 
 
 def concrete(kind: type) -> list[type]:
@@ -73,6 +79,8 @@ def choice(kinds: Sequence[type]) -> Any:
 
 
 def _named(kind: type) -> Any:
+    if kind is NOTHING:
+        return None
     return Annotated[kind, tyro.conf.subcommand(option_name(kind.__name__), description=first_sentence(kind))]
 
 
@@ -92,9 +100,13 @@ def choices_of(field: str, kinds: Sequence[type]) -> Choices:
 
 
 def alternatives(hint: Any) -> list[type]:
-    """What a field may hold that is a choice: the concrete ones of an abstract configuration, planners for what acts."""
-    if is_abstract(hint):
-        return concrete(hint)
+    """What a field may hold that is a choice: the concrete ones of an abstract configuration, planners for what acts.
+
+    Where it may be left empty, the kind of None is the last.
+    """
+    for part in typing.get_args(hint) or (hint,):
+        if is_abstract(part):
+            return [*concrete(part), *([NOTHING] if NOTHING in typing.get_args(hint) else [])]
     return planner_kinds() if _acts(hint) else []
 
 
@@ -169,8 +181,13 @@ def _match(option: str, name: str, names: Sequence[str]) -> str:
     return plain[wanted]
 
 
-def registry() -> ConstructorRegistry:
-    """Tyro's rules and one more: a configuration of planners and algorithms with its abstract fields as choices."""
+def registry(first: type | None = None) -> ConstructorRegistry:
+    """Tyro's rules and one more: a configuration of planners and algorithms with its abstract fields as choices.
+
+    Args:
+        first: the algorithm that is the first word; the others have no options then, among which tyro would search for seconds
+            after a mistake.
+    """
     rules = ConstructorRegistry()
 
     @rules.struct_rule
@@ -178,6 +195,8 @@ def registry() -> ConstructorRegistry:
         kind = info.type
         if not _is_configuration(kind):
             return None
+        if first is not None and kind is not first and issubclass(kind, mbrl.Algorithm):
+            return StructConstructorSpec(kind, ())
         fields, hints = [], _configured(kind)
         for field in dataclasses.fields(kind):
             hint = hints[field.name]
@@ -237,7 +256,9 @@ def as_typed(hint: Any) -> Any:
 
 
 def _configured(kind: type) -> dict[str, Any]:
-    """Annotations of the fields of a dataclass."""
+    """Annotations of the fields of a dataclass; of None, none."""
+    if kind is NOTHING:
+        return {}
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 

@@ -109,7 +109,7 @@ def parse(command: ModuleType, name: str, args: Sequence[str]) -> Any:
                 description=text,
                 args=[*chosen_ones, *others],
                 config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed, tyro.conf.FlagCreatePairsOff),
-                registry=registry(),
+                registry=registry(choices.get("", {}).get(chosen_ones[0]) if chosen_ones else None),
             )
     except SystemExit as end:
         if not end.code:

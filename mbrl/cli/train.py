@@ -47,9 +47,10 @@ class Options:
 
     task: str
     """Name of the task, see mbrl tasks, or a gymnasium id."""
-    steps: int
-    """Environment steps in all, the last iteration a whole one; gradient steps where an algorithm takes no others, as bc."""
-    algorithm: AnyAlgorithm
+    steps: int | None = None
+    """Environment steps in all, the last iteration a whole one; gradient steps where an algorithm takes no others, as bc. For
+    those that end after --iterations, no limit by default."""
+    algorithm: AnyAlgorithm = tyro.MISSING
     run: Path | None = None
     """Run folder; runs/train-DATE-TIME by default. With --seeds, what the names of the folders begin with."""
     seed: int = 0
@@ -146,6 +147,8 @@ class _Training:
                 raise ValueError(f"the {acting} plans on a task of this library, got the gymnasium environment {task}")
             algorithm = algorithm.build(task)
         name = option_name(type(algorithm).__name__)
+        if options.steps is None and algorithm.ends_after is None:
+            raise ValueError(f"{name} ends when its {algorithm.step_unit} are spent: --steps N")
         if algorithm.demonstrations == "required" and not options.demos:
             raise ValueError(f"{name} learns from demonstrations: --demos FILE, and mbrl collect records some")
         if algorithm.demonstrations == "none" and options.demos:

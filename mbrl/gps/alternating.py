@@ -10,7 +10,7 @@ r"""What the later generations of guided policy search share: controllers and po
 import abc
 import functools
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
     Raises:
         ValueError: a number is out of its range.
     """
+
+    shows: ClassVar[str] = (
+        "the cost of an episode of the controllers, the loss of the policy's fit to them and how far they are from it"
+    )
 
     _: KW_ONLY
     on_policy: bool = False
@@ -113,8 +117,9 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             rollouts = self._run()
             return {"rollout/cost": self.mean_cost(rollouts), "train/loss": self.fit(rollouts, None, keep=True)}
         rollouts = self._run()
-        situation = self._situation(rollouts)
-        self.controllers, weights, metrics = self.improved(situation)
+        with self.timed("plan"):
+            situation = self._situation(rollouts)
+            self.controllers, weights, metrics = self.improved(situation)
         loss = self.fit(rollouts, weights, keep=True)
         return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
 
@@ -168,7 +173,8 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         if keep:
             self._targets = found
         wanted = functools.reduce(Targets.joined, found)
-        return self.settings.supervised.fit(self.policy, wanted, self.generator, self.processes)
+        with self.timed("fit"):
+            return self.settings.supervised.fit(self.policy, wanted, self.generator, self.processes)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""

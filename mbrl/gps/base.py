@@ -5,14 +5,17 @@ states, supervised or importance-weighted learning makes one policy of it, for a
 """
 
 import abc
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from dynamics import CountedDynamics
+from mbrl.envs.making import EnvFactory
 from mbrl.gps.policy_cost import PolicyCost
 from mbrl.gps.rollouts import (
     Choose,
@@ -32,13 +35,16 @@ from mbrl.training.algorithm import Algorithm, Assignment, Learner
 from mbrl.training.checking import check_numbers
 from planners import LinearGaussianController, Solution
 
+PARTS: tuple[str, ...] = "plan", "rollouts", "fit"
+"""Of an iteration, whose seconds are logged as ``time/...``: the teacher and its model, rollouts, the policy."""
+
 
 @dataclass(frozen=True)
 class TaughtAlgorithm(Algorithm, abc.ABC):
     """What all that learn from a teacher's plans are told.
 
-    Training ends after ``iterations`` or when the steps are spent, whatever comes first. Steps are those of the plant, of
-    rollouts and of the teacher alike, a column of its derivatives being a step.
+    Training ends after ``iterations`` or when the steps are spent, whatever comes first; ``steps=None`` sets no limit. Steps are
+    those of the plant, of rollouts and of the teacher alike, a column of its derivatives being a step.
 
     Attributes:
         teacher: shows what to do.
@@ -50,6 +56,8 @@ class TaughtAlgorithm(Algorithm, abc.ABC):
     Raises:
         ValueError: a number is out of its range.
     """
+
+    step_unit: ClassVar[str] = "steps of the plant"
 
     _: KW_ONLY
     teacher: Teacher = field(default_factory=ModelTeacher)
@@ -90,6 +98,21 @@ class GuidedPolicySearch(TaughtAlgorithm, abc.ABC):
                 f"{self.network.head!r} and {self.network.recurrent} recurrent units"
             )
 
+    @property
+    def ends_after(self) -> int:
+        """The iterations."""
+        return self.iterations
+
+    def announcement(self, task: Task | str | EnvFactory) -> str:
+        """What an iteration takes: plans may take minutes."""
+        if not isinstance(task, Task):
+            return ""
+        teacher, steps = self.teacher, task.episode_steps
+        return (
+            f"teacher: {teacher.words}; {self.iterations} iterations for {self.conditions} initial states, "
+            f"in each of them at least {self.conditions * self.samples} rollouts of {steps} steps"
+        )
+
     @abc.abstractmethod
     def learner(self, assignment: Assignment) -> "GuidedLearner":
         """A learner at its first step."""
@@ -126,6 +149,7 @@ class TaughtLearner(Learner, abc.ABC):
         self.plans: Solution | None = None  # the teacher's last
         self.seen: Rollouts | None = None  # all rollouts
         self.iterations = self.steps = 0
+        self._seconds = dict.fromkeys(PARTS, 0.0)
 
     def _cpu_generator(self, purpose: str) -> torch.Generator:
         seed = self.assignment.seed_for(purpose) + self.processes.rank
@@ -138,18 +162,28 @@ class TaughtLearner(Learner, abc.ABC):
 
     def iterate(self) -> dict[str, float]:
         """Go one iteration further; the steps of the plant are counted over all processes."""
-        begun = time.perf_counter()
+        self._seconds = dict.fromkeys(PARTS, 0.0)
         before = self.plant.calls
         metrics = self.advance()
         self.steps += int(self.processes.sum(torch.tensor(float(self.plant.calls - before), dtype=torch.float64)))
         self.iterations += 1
-        return {**metrics, "time/iteration": time.perf_counter() - begun}
+        return {**metrics, **{f"time/{part}": seconds for part, seconds in self._seconds.items()}}
 
     @abc.abstractmethod
     def advance(self) -> dict[str, float]:
         """What an iteration does; the steps are those of :attr:`plant`."""
 
     # Parts of an iteration
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count seconds as those of a part of the iteration; those of parts within it are theirs."""
+        begun, others = time.perf_counter(), sum(self._seconds.values())
+        try:
+            yield
+        finally:
+            within = sum(self._seconds.values()) - others
+            self._seconds[part] += time.perf_counter() - begun - within
 
     def taught(self, near: Policy | None = None) -> LinearGaussianController:
         """The teacher's controllers from the initial states, planned from its last plans on.
@@ -165,11 +199,12 @@ class TaughtLearner(Learner, abc.ABC):
             self.rolled_out(spline_actions(self.space, self._worlds(), self.generator))
         rounds = teacher.rounds if self.iterations == 0 and self.plans is None else 1
         for last in [False] * (rounds - 1) + [True]:
-            model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
-            self.plans = teacher.plan(
-                self.task, self.x0, model, extra_cost=cost, init=self.plans, generator=self.generator
-            )
-            controller = teacher.controller(self.task, self.plans)
+            with self.timed("plan"):
+                model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
+                self.plans = teacher.plan(
+                    self.task, self.x0, model, extra_cost=cost, init=self.plans, generator=self.generator
+                )
+                controller = teacher.controller(self.task, self.plans)
             if not last:
                 self.rolled_out(controller_actions(controller, self.space, self.generator))
         return controller
@@ -177,9 +212,10 @@ class TaughtLearner(Learner, abc.ABC):
     def rolled_out(self, choose: Choose) -> Rollouts:
         """Samples from each initial state."""
         noise = self.settings.control_noise
-        rollouts = roll_out(
-            self.task, choose, self._worlds(), plant=self.plant, control_noise=noise, generator=self.generator
-        )
+        with self.timed("rollouts"):
+            rollouts = roll_out(
+                self.task, choose, self._worlds(), plant=self.plant, control_noise=noise, generator=self.generator
+            )
         self.seen = rollouts if self.seen is None else self.seen.joined(rollouts)
         return rollouts
 

@@ -5,7 +5,7 @@ where they went. Each iteration takes new initial states and keeps what it learn
 """
 
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mbrl.gps.base import GuidedLearner, GuidedPolicySearch
 from mbrl.gps.rollouts import controller_actions
@@ -20,6 +20,8 @@ class Distillation(GuidedPolicySearch):
     Attributes:
         iterations: batches of initial states.
     """
+
+    shows: ClassVar[str] = "the cost of an episode of the teacher and the loss of the policy's fit to it"
 
     _: KW_ONLY
     supervised: SupervisedStep = field(default_factory=lambda: SupervisedStep(steps=3000))
@@ -48,7 +50,8 @@ class DistillationLearner(GuidedLearner):
         rollouts = self.rolled_out(controller_actions(controller, self.space, self.generator))
         found = targets(self.task, self.space, controller, rollouts)
         self._targets = found if self._targets is None else self._targets.joined(found)
-        loss = self.settings.supervised.fit(self.policy, self._targets, self.generator, self.processes)
+        with self.timed("fit"):
+            loss = self.settings.supervised.fit(self.policy, self._targets, self.generator, self.processes)
         return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss}
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ among the guiding samples, so that w_r has no unit.
 
 import copy
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -53,6 +53,11 @@ class ISGPS(GuidedPolicySearch):
     Raises:
         ValueError: a value is out of its range.
     """
+
+    shows: ClassVar[str] = (
+        "the cost of an episode of each new policy, what importance sampling says of it and of the best one, which was kept "
+        "(accepted), and the share of samples that count (effective)"
+    )
 
     _: KW_ONLY
     regularization: float = 1e-2
@@ -205,7 +210,8 @@ class ISGPSLearner(GuidedLearner):
         self.scale = self.processes.mean(deviations.mean()).sqrt().clamp_min(1e-12)
         y = self.task.observe(rollouts.states[..., :-1, :])
         y, actions = y[rollouts.valid].flatten(0, -2), rollouts.actions[rollouts.valid].flatten(0, -2)
-        loss = self.settings.supervised.clone(self.policy, y, actions, self.generator, self.processes)
+        with self.timed("fit"):
+            loss = self.settings.supervised.clone(self.policy, y, actions, self.generator, self.processes)
         cost = self._sample_policy()
         self._promote()
         return {"rollout/cost": cost, "train/loss": loss, "train/guide_cost": self.mean_cost(rollouts)}
@@ -234,7 +240,8 @@ class ISGPSLearner(GuidedLearner):
         self.policy.load_state_dict(self.best.state_dict())
         chosen = self._choose()
         before = self.value(self.policy, chosen)
-        self._optimize(chosen)
+        with self.timed("fit"):
+            self._optimize(chosen)
         metrics = {"train/predicted_change": self.value(self.policy, chosen) - before}
         metrics["rollout/cost"] = self._sample_policy()
         if settings.adaptive:

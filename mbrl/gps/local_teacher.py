@@ -38,6 +38,11 @@ class LocalTeacher(Teacher):
         super().__post_init__()
         check_numbers(self, counts=("window",), rates=("initial_std",), weights=("regularization",))
 
+    @property
+    def words(self) -> str:
+        """The teacher, which never plans."""
+        return type(self).__name__
+
     def first_controller(self, task: Task, x0: Tensor) -> LinearGaussianController:
         """Zero control (the middle of the limits), no feedback, and noise."""
         C, T, (n, m) = len(x0), task.episode_steps, (task.dynamics.state_dim, task.dynamics.control_dim)

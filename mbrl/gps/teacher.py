@@ -71,6 +71,12 @@ class Teacher(abc.ABC):
         """
 
     @property
+    def words(self) -> str:
+        """The teacher in words."""
+        scout = "" if self.scout is None else f" after {type(self.scout).__name__}"
+        return f"{type(self).__name__}, planning by {type(self.planner).__name__}{scout}"
+
+    @property
     def explores(self) -> bool:
         """Whether the plant is moved at random before the first lesson."""
         return False

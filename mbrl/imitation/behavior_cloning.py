@@ -119,7 +119,7 @@ class BCLearner(Learner):
         self.algorithm = algorithm
         policy = task_policy(assignment, algorithm.network)
         labels = read_demonstrations(cast(Sequence[Trajectory], assignment.demonstrations), policy, assignment.task)
-        self.cloning = Cloning(algorithm, policy, labels, assignment.steps, assignment)
+        self.cloning = Cloning(algorithm, policy, labels, assignment.whole, assignment)
         self.policy = self.cloning.policy
         self.steps = 0
 

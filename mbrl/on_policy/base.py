@@ -158,7 +158,7 @@ class OnPolicyLearner(Learner):
     @property
     def progress(self) -> float:
         """Share of the environment steps that are taken."""
-        return min(self.steps / self.assignment.steps, 1.0)
+        return min(self.steps / self.assignment.whole, 1.0)
 
     @property
     def exact(self) -> bool:

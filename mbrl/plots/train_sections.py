@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 RESULTS = ("rollout/return", "eval/return", "rollout/cost")
 """What training is about: drawn even where it never changes."""
 
-HEADLINES = (*RESULTS, "train/multiplier", "train/kl", "train/loss", "train/value_loss", "train/entropy")
+HEADLINES = (
+    *RESULTS,
+    "train/cost_best",
+    "train/multiplier",
+    "train/kl",
+    "train/effective_samples",
+    "train/loss",
+    "train/value_loss",
+    "train/entropy",
+)
 """What one looks at first; an algorithm that logs none of them shows all that it logs."""
 
 HELD_OUT = "train/held_out_loss"

@@ -29,7 +29,7 @@ class Assignment:
 
     Attributes:
         task: a task, the id of a gymnasium environment, or what makes one.
-        steps: in all, of the algorithm's ``step_unit``.
+        steps: in all, of the algorithm's ``step_unit``; None where the algorithm says itself when it ends.
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
         init: policy to begin with, copied; a new one by default.
@@ -38,12 +38,23 @@ class Assignment:
     """
 
     task: Task | str | EnvFactory
-    steps: int
+    steps: int | None
     seed: int = 0
     demonstrations: Sequence[Trajectory] | None = None
     init: LearnedActor | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     processes: Processes = field(default_factory=Processes)
+
+    @property
+    def whole(self) -> int:
+        """The steps, for a learner that goes by how many there will be.
+
+        Raises:
+            ValueError: there is no number of steps.
+        """
+        if self.steps is None:
+            raise ValueError("this algorithm needs steps=..., as it goes by how many there will be")
+        return self.steps
 
     def worlds(self, number: int) -> Worlds:
         """So many worlds of the task, of this process."""
@@ -155,6 +166,11 @@ class Algorithm(abc.ABC):
         Raises:
             ValueError: the assignment lacks what the algorithm needs, or has what it would ignore.
         """
+
+    @property
+    def ends_after(self) -> int | None:
+        """Iterations after which training ends even where there are steps left; None where the steps decide."""
+        return None
 
     def announcement(self, task: Task | str | EnvFactory) -> str:
         """What an iteration takes, where it may take minutes before it says anything; empty otherwise."""

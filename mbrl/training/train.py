@@ -90,7 +90,7 @@ def train(
     algorithm: Algorithm,
     task: Task | str | EnvFactory,
     *,
-    steps: int,
+    steps: int | None = None,
     seed: int = 0,
     demonstrations: Sequence[Trajectory] | None = None,
     init: LearnedActor | None = None,
@@ -120,7 +120,8 @@ def train(
         task: a task, the id of a gymnasium environment, or a function without arguments that makes a ``gymnasium.Env``.
         steps: in all, of the algorithm's ``step_unit``: environment steps, whose last iteration is a whole one, or gradient
             steps for one that takes none in an environment, such as :class:`mbrl.BC`. A training may end before, where its
-            algorithm has a reason to.
+            algorithm has a reason to; for one that says itself when it ends, such as :class:`mbrl.MDGPS` by its iterations, None
+            sets no limit.
         seed: of everything that is drawn.
         demonstrations: episodes of an expert, where the algorithm learns from some.
         init: policy to begin with, copied; a new one by default.
@@ -163,14 +164,17 @@ def train(
         start, rows = time.perf_counter() - keeper.seconds, keeper.rows
         for logger in loggers:
             closing.callback(logger.close)
-        advance = closing.enter_context(progress_bar(title, steps, show=shown))
-        while learner.steps < steps and not learner.finished:
+        iterations = algorithm.ends_after
+        most = math.inf if steps is None else steps
+        advance = closing.enter_context(progress_bar(title, iterations or steps or 1, show=shown))
+        while learner.steps < most and not learner.finished:
             row = _iteration(learner, assignment, evaluate_every, evaluation_episodes)
             rows.append(row)
             keeper.keep(learner, row, time.perf_counter() - start)
             if processes.first:
                 _tell(row, on_iteration, loggers)
-            advance(min(learner.steps, steps), _headline(rows))
+            done = min(learner.steps, most) if iterations is None else len(rows)
+            advance(int(done), _headline(rows))
     evaluation = None
     if evaluation_episodes and processes.first:
         evaluation = _evaluated(learner, task, seed, evaluation_episodes)
@@ -207,7 +211,7 @@ def _tell(
 
 
 def _check(
-    algorithm: Any, task: Any, steps: int, seed: int, evaluate_every: int | None, evaluation_episodes: int
+    algorithm: Any, task: Any, steps: int | None, seed: int, evaluate_every: int | None, evaluation_episodes: int
 ) -> None:
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm must be one such as mbrl.PPO(), got {algorithm!r}")
@@ -222,9 +226,16 @@ def _check(
         ("evaluate_every", evaluate_every),
         ("evaluation_episodes", evaluation_episodes),
     ):
-        if not (isinstance(number, int) or (name == "evaluate_every" and number is None)) or isinstance(number, bool):
+        optional = name in ("steps", "evaluate_every")
+        if not (isinstance(number, int) or (optional and number is None)) or isinstance(number, bool):
             raise TypeError(f"{name} must be an integer, got {number!r}")
-    if steps < 1 or evaluation_episodes < 0 or (evaluate_every is not None and evaluate_every < 1):
+    if steps is None and algorithm.ends_after is None:
+        raise ValueError(f"{type(algorithm).__name__} ends when its {algorithm.step_unit} are spent; pass steps=...")
+    if (
+        (steps is not None and steps < 1)
+        or evaluation_episodes < 0
+        or (evaluate_every is not None and evaluate_every < 1)
+    ):
         raise ValueError(
             "need steps >= 1, evaluate_every >= 1 or None and evaluation_episodes >= 0, got "
             f"{steps}, {evaluate_every} and {evaluation_episodes}"
@@ -351,8 +362,8 @@ def _check_together(processes: Processes, learner: Learner) -> None:
 
 
 def _headline(rows: Sequence[Mapping[str, float]]) -> str:
-    """The latest return, of an evaluation or of training episodes."""
-    for name in ("eval/return", "rollout/return"):
+    """The latest return, of an evaluation or of training episodes, or what these cost."""
+    for name in ("eval/return", "rollout/return", "rollout/cost"):
         found = [row[name] for row in rows if not math.isnan(row.get(name, math.nan))]
         if found:
             return f"{name} {found[-1]:.4g}"
