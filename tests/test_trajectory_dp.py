@@ -119,7 +119,9 @@ def test_none_or_all_of_the_plans(revisited):
     assert bool(inside.all()) or revisited == 1.0
 
 
-@pytest.mark.parametrize("settings", [{}, {"window": 2, "scale": (1.0, 2.0), "control_noise": 0.2}])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({}, marks=pytest.mark.slow), {"window": 2, "scale": (1.0, 2.0), "control_noise": 0.2}]
+)
 def test_resumed_it_is_the_same(tmp_path, settings):
     task, algorithm = curved(), small(iterations=3, conditions=2, **settings)
     whole = train(algorithm, task, steps=LARGE, evaluation_episodes=2)
