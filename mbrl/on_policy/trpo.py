@@ -21,7 +21,7 @@ candidate.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,7 +33,6 @@ from mbrl.on_policy.policy_then_value import PolicyThenValue
 from mbrl.on_policy.rollout import Samples
 from mbrl.on_policy.statistics import mean_over, normalized
 from mbrl.policies.distributions import ActionDistribution
-from mbrl.policies.policy import NetworkSettings
 from mbrl.training.checking import check_numbers
 
 
@@ -54,7 +53,6 @@ class TRPO(PolicyThenValue):
     """
 
     _: KW_ONLY
-    network: NetworkSettings = field(default_factory=lambda: NetworkSettings(initial_std=1.0))
     kl_limit: float = 0.05
     cg_iterations: int = 15
     damping: float = 0.5
