@@ -69,6 +69,21 @@ class TaughtAlgorithm(Algorithm, abc.ABC):
     def __post_init__(self):
         check_numbers(self, counts=("conditions", "samples", "iterations"), weights=("control_noise",))
 
+    @property
+    def ends_after(self) -> int:
+        """The iterations."""
+        return self.iterations
+
+    def announcement(self, task: Task | str | EnvFactory) -> str:
+        """What an iteration takes: plans may take minutes."""
+        if not isinstance(task, Task):
+            return ""
+        teacher, steps = self.teacher, task.episode_steps
+        return (
+            f"teacher: {teacher.words}; {self.iterations} iterations for {self.conditions} initial states, "
+            f"in each of them at least {self.conditions * self.samples} rollouts of {steps} steps"
+        )
+
     @abc.abstractmethod
     def learner(self, assignment: Assignment) -> "TaughtLearner":
         """A learner at its first step."""
@@ -97,21 +112,6 @@ class GuidedPolicySearch(TaughtAlgorithm, abc.ABC):
                 "guided policy search trains Gaussian policies without memory, got head "
                 f"{self.network.head!r} and {self.network.recurrent} recurrent units"
             )
-
-    @property
-    def ends_after(self) -> int:
-        """The iterations."""
-        return self.iterations
-
-    def announcement(self, task: Task | str | EnvFactory) -> str:
-        """What an iteration takes: plans may take minutes."""
-        if not isinstance(task, Task):
-            return ""
-        teacher, steps = self.teacher, task.episode_steps
-        return (
-            f"teacher: {teacher.words}; {self.iterations} iterations for {self.conditions} initial states, "
-            f"in each of them at least {self.conditions * self.samples} rollouts of {steps} steps"
-        )
 
     @abc.abstractmethod
     def learner(self, assignment: Assignment) -> "GuidedLearner":
