@@ -29,7 +29,7 @@ from mbrl import (
 from mbrl.gps.linearized_policy import linearized
 from mbrl.gps.rollouts import actions_of_task, controller_actions, policy_actions, policy_log_probs, roll_out
 from mbrl.gps.supervised import Targets, divergence, targets
-from planners import DDP, solve
+from planners import DDP, FunctionCost, solve
 
 FAST = {
     "teacher": ModelTeacher(planner=DDP(max_iterations=1), temperature=1e-2, min_std=0.005),
@@ -139,8 +139,7 @@ def test_steps_are_those_of_the_plant(name):
     result, rows = trained(dataclasses.replace(ALL_GPS[name], iterations=2), pendulum(8))
     assert rows[-1]["step"] == result.steps == result.learner.plant.calls
     learner = result.learner
-    assert result.steps >= learner.seen.steps  # the rollouts, and what the teacher took
-    if not isinstance(learner.settings.teacher, ModelTeacher):
+    if learner.settings.teacher.memory is None:  # planning takes none of them
         assert result.steps == learner.seen.steps
 
 
@@ -219,6 +218,16 @@ def test_the_first_policy_of_isgps_is_the_likeliest_and_later_ones_are_kept_if_b
     assert all(torch.equal(a, b) for a, b in zip(learner.policy.parameters(), learner.best.parameters(), strict=True))
 
 
+def test_samples_of_old_policies_are_forgotten():
+    algorithm = ISGPS(**FAST, iterations=6, recent=1, descents=3)
+    learner = trained(algorithm, regulator(6))[0].learner
+    chosen = learner._choose()
+    assert len(learner.memory.sources) <= 3  # the guides, the best policy and the latest one
+    assert len(chosen.rollouts.valid) == len(learner.memory.origins) == 5 * len(learner.memory.sources)
+    for j, source in enumerate(learner.memory.sources):
+        torch.testing.assert_close(learner.memory.log_q[j], learner.log_probs(source, learner.memory.rollouts))
+
+
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_a_descent_of_isgps_lowers_its_objective(optimizer):
     task = regulator(10)
@@ -275,6 +284,14 @@ def test_a_rollout_that_diverges_costs_the_worst_and_stays_where_it_was():
     assert found.valid.tolist() == [[False], [True]]
     assert bool(found.states.isfinite().all())
     assert bool((found.costs[0, 0, 3:] == found.costs[1].max().maximum(found.costs[0, 0, :3].max())).all())
+
+
+def test_rollouts_that_all_diverge_are_an_error():
+    task = dataclasses.replace(regulator(3), cost=FunctionCost(lambda x, u, t: torch.nan * x[..., 0]))
+    with pytest.raises(mbrl.TrainingError, match="all 20 rollouts diverged"):
+        Distillation(**FAST).learner(mbrl.Assignment(task, 10**9)).rolled_out(
+            lambda x, t: torch.zeros(5, 4, 1).double()
+        )
 
 
 def test_covariances_of_a_teacher_are_between_its_bounds():

@@ -97,8 +97,8 @@ class BADMMLearner(AlternatingLearner):
             if k + 1 < settings.inner_iterations:
                 self.fit(situation.rollouts, self.weights)
                 policy = linearized(self.policy, self.task, self.space, self.task.dynamics, situation.xs)
-            self._ascend(step.controller, situation)
             kl = expected_kl(step.controller, policy, step.marginals)
+            self._ascend(step.controller, situation)
             self._weigh(kl)
         metrics = {
             "train/kl": float(self.processes.mean(kl.sum(-1).mean())),
@@ -127,7 +127,7 @@ class BADMMLearner(AlternatingLearner):
 
     def _weigh(self, kl: Tensor) -> None:
         """Larger weights where controllers and policy differ much, smaller ones where they hardly do."""
-        mean, std = kl.mean(-1, keepdim=True), kl.std(-1, keepdim=True)
+        mean, std = kl.mean(-1, keepdim=True), kl.std(-1, keepdim=True, correction=0)
         factor = torch.where(kl > mean + 0.5 * std, 2.0, torch.where(kl < mean - std, 0.5, 1.0))
         self.weights = (self.weights * factor).clamp(1e-8, 1e8)
 

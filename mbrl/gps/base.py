@@ -33,6 +33,7 @@ from mbrl.policies.policy import NetworkSettings, Policy
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
 from mbrl.training.checking import check_numbers
+from mbrl.training.errors import TrainingError
 from planners import LinearGaussianController, Solution
 
 PARTS: tuple[str, ...] = "plan", "rollouts", "fit"
@@ -147,7 +148,7 @@ class TaughtLearner(Learner, abc.ABC):
         self.x0 = self.task.initial_state(algorithm.conditions, self._cpu_generator("initial states"))
         self.generator = self._cpu_generator("rollouts")
         self.plans: Solution | None = None  # the teacher's last
-        self.seen: Rollouts | None = None  # all rollouts
+        self.seen: Rollouts | None = None  # rollouts that the teacher learns from
         self.iterations = self.steps = 0
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
@@ -210,13 +211,25 @@ class TaughtLearner(Learner, abc.ABC):
         return controller
 
     def rolled_out(self, choose: Choose) -> Rollouts:
-        """Samples from each initial state."""
+        """Samples from each initial state.
+
+        Raises:
+            TrainingError: not one of them stayed finite.
+        """
         noise = self.settings.control_noise
         with self.timed("rollouts"):
             rollouts = roll_out(
                 self.task, choose, self._worlds(), plant=self.plant, control_noise=noise, generator=self.generator
             )
-        self.seen = rollouts if self.seen is None else self.seen.joined(rollouts)
+        if not bool(rollouts.valid.any()):
+            raise TrainingError(
+                f"all {rollouts.valid.numel()} rollouts diverged in iteration {self.iterations}; lower the teacher's max_std, or "
+                "look at the task's first states"
+            )
+        memory = self.settings.teacher.memory
+        if memory != 0:
+            seen = rollouts if self.seen is None else self.seen.joined(rollouts)
+            self.seen = seen if memory is None else seen[-memory:]
         return rollouts
 
     def _worlds(self) -> Tensor:

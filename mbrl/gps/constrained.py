@@ -86,7 +86,7 @@ class ConstrainedLearner(AlternatingLearner):
         metrics = {
             "train/kl": float(self.processes.mean(kl.sum(-1).mean())),
             "train/multiplier": float(self.processes.mean(self.multipliers.mean())),
-            "train/dual": float(step.dual.log().mean().exp()),
+            "train/dual": float(self.processes.mean(step.dual.log().mean()).exp()),
         }
         return step.controller, nu, metrics
 

@@ -37,6 +37,11 @@ class FittedTeacher(Teacher):
         check_numbers(self, counts=("lessons", "members"))
 
     @property
+    def memory(self) -> int | None:
+        """All rollouts."""
+        return None
+
+    @property
     def explores(self) -> bool:
         """Always."""
         return True

@@ -92,7 +92,7 @@ Source = Policy | LinearGaussianController
 
 
 class Memory:
-    """All samples so far, where each came from, and its density under each distribution that any came from.
+    """Samples, where each came from, and its density under each distribution that any came from.
 
     Attributes:
         sources: the J distributions, as they were.
@@ -128,6 +128,16 @@ class Memory:
         rows = torch.isin(self.origins, index)
         counts = torch.stack([(self.origins == j).sum() for j in index])
         return Chosen(self.rollouts[rows], self.log_q[index][:, rows], counts)
+
+    def keep(self, sources: list[int]) -> None:
+        """Forget all other distributions and their samples."""
+        if self.rollouts is None:
+            return
+        index = torch.tensor(sources)
+        rows = torch.isin(self.origins, index)
+        self.sources = [self.sources[j] for j in sources]
+        self.rollouts, self.log_q = self.rollouts[rows], self.log_q[index][:, rows]
+        self.origins = torch.searchsorted(index, self.origins[rows])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors."""
@@ -275,9 +285,12 @@ class ISGPSLearner(GuidedLearner):
         self.best_source = len(self.memory.sources) - 1
 
     def _choose(self) -> Chosen:
-        """Samples of all guides, of the best policy and of the latest ones."""
+        """Samples of all guides, of the best policy and of the latest ones; others are forgotten."""
         policies = [j for j in range(len(self.memory.sources)) if j not in self.guides]
-        return self.memory.chosen(sorted({*self.guides, self.best_source, *policies[-self.settings.recent :]}))
+        sources = sorted({*self.guides, self.best_source, *policies[-self.settings.recent :]})
+        self.memory.keep(sources)
+        self.guides, self.best_source = [sources.index(j) for j in self.guides], sources.index(self.best_source)
+        return self.memory.chosen(list(range(len(sources))))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""

@@ -43,6 +43,11 @@ class LocalTeacher(Teacher):
         """The teacher, which never plans."""
         return type(self).__name__
 
+    @property
+    def memory(self) -> int | None:
+        """Those of the window."""
+        return self.window
+
     def first_controller(self, task: Task, x0: Tensor) -> LinearGaussianController:
         """Zero control (the middle of the limits), no feedback, and noise."""
         C, T, (n, m) = len(x0), task.episode_steps, (task.dynamics.state_dim, task.dynamics.control_dim)
@@ -70,8 +75,7 @@ class LocalTeacher(Teacher):
         space = actions_of_task(task)
         prior = None
         if self.prior:
-            recent = seen[-self.window :]
-            points = transition_points(recent.states, space.controls(recent.actions))[recent.valid]
+            points = transition_points(seen.states, space.controls(seen.actions))[seen.valid]
             prior = fit_mixture_prior(points.flatten(0, -2), generator=generator)
         xs, us = latest.states.transpose(0, 1).clone(), space.controls(latest.actions).transpose(0, 1)
         xs[~latest.valid.T] = torch.nan

@@ -96,7 +96,7 @@ class MDGPSLearner(AlternatingLearner):
         metrics = {
             "train/kl": float(self.processes.mean(kl.mean())),
             "train/kl_limit": float(self.processes.mean(bound.mean() * (T if settings.per_step else 1))),
-            "train/dual": float(step.dual.log().mean().exp()),
+            "train/dual": float(self.processes.mean(step.dual.log().mean()).exp()),
             "train/predicted_cost": float(self.processes.mean(self._expected[1].mean())),
         }
         return step.controller, None, metrics

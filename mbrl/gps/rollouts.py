@@ -51,7 +51,7 @@ class Rollouts:
         return self.costs.sum(-1)
 
     def joined(self, more: Self) -> Self:
-        """These and more rollouts from the same initial states."""
+        """These and more rollouts, from as many initial states."""
         return self._each(lambda name: torch.cat([getattr(self, name), getattr(more, name)]))
 
     def __getitem__(self, index: Any) -> Self:
@@ -104,7 +104,7 @@ def roll_out(
     costs[-1] = costs[-1] + task.cost.terminal(x)
     cost = torch.stack(costs, -1)
     lost = cost.isnan().to(torch.uint8).cummax(-1).values.bool()  # a diverged world may look finite again
-    worst = cost[~lost].max() if bool((~lost).any()) else cost.new_tensor(torch.inf)
+    worst = cost[~lost].max() if bool((~lost).any()) else cost.new_tensor(0.0)  # of none, nothing is known
     return Rollouts(torch.stack(xs, -2), torch.stack(actions, -2), torch.where(lost, worst, cost), ~lost.any(-1))
 
 

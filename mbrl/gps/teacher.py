@@ -65,7 +65,7 @@ class Teacher(abc.ABC):
         Args:
             task: what is to be done.
             plant: the task's plant, which counts its steps.
-            seen: all rollouts on it so far.
+            seen: the rollouts on it that :attr:`memory` asks for.
             latest: those of this iteration.
             generator: source of randomness.
         """
@@ -75,6 +75,11 @@ class Teacher(abc.ABC):
         """The teacher in words."""
         scout = "" if self.scout is None else f" after {type(self.scout).__name__}"
         return f"{type(self).__name__}, planning by {type(self.planner).__name__}{scout}"
+
+    @property
+    def memory(self) -> int | None:
+        """How many of the latest samples of each initial state it learns from; None for all."""
+        return 0
 
     @property
     def explores(self) -> bool:
