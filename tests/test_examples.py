@@ -25,6 +25,7 @@ TINY = {
         "1",
     ],
     "estimate_and_control.py": ["--seconds", "1.5", "--planner.num-samples", "10", "--planner.max-iterations", "1"],
+    "guided_policy_search.py": ["--tiny"],
     "imitate_controller.py": ["--trajectories", "6", "--steps", "2", "--horizon", "8", "--iterations", "10"],
     "fit_your_logs.py": ["--training.steps", "40"],
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
@@ -91,6 +92,19 @@ def test_the_demo_leaves_a_complete_run_folder(tmp_path):
         "position_velocity",
         "angle_velocity",
     )
+
+
+def test_a_policy_is_compared_with_the_plans_that_taught_it(tmp_path):
+    done = run("guided_policy_search.py", *TINY["guided_policy_search.py"], "--out", "gps", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "median cost with disturbances of 0.1: plan alone " in done.stdout
+    assert (tmp_path / "gps" / "policy.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_a_distilled_policy_does_under_disturbances_what_plans_alone_do_not(tmp_path):
+    done = run("guided_policy_search.py", "--out", "gps", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_your_own_logs_are_prepared_and_fitted(tmp_path):
