@@ -3,10 +3,10 @@
     python examples/guided_policy_search.py
     python examples/guided_policy_search.py --noise 0.2
 
-Differential dynamic programming brings a pendulum that starts anywhere near its rest upright position to stand, from each state
-with a plan of its own. A policy learns from these plans (guided policy search without guidance). On initial states that it has
-not seen, and under disturbances of the control, it is compared with the plans as they are, open loop, and with the plans and
-their feedback. At the end: what an episode costs each of them, and a figure.
+Differential dynamic programming makes a pendulum that starts anywhere near upright stand, from each state with a plan of its
+own that begins with the way a sampling planner went. A policy learns from these plans (guided policy search without guidance).
+On initial states that it has not seen, and under disturbances of the control, it is compared with the plans as they are, open
+loop, and with the plans and their feedback. At the end: what an episode costs each of them, and a figure.
 """
 
 import math
@@ -22,7 +22,7 @@ import mbrl
 from mbrl.plots import save_figure
 from mbrl.plots.style import BLUE, GRAY, ORANGE, grid_of_axes, in_house_style
 from mbrl.tasks.base import uniform_initial_state
-from planners import DDP, Solution, solve
+from planners import DDP, ICEM, Solution
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ class Config:
 
 
 def pendulum(steps: int) -> mbrl.Task:
-    """The pendulum near upright, where a descent from no control finds the way."""
+    """The pendulum near upright, whence it falls if nothing is done."""
     task = mbrl.pendulum_swing_up("torch")
     return replace(task, episode_steps=steps, initial_state=uniform_initial_state([-0.4, -0.5], [0.4, 0.5]))
 
@@ -97,9 +97,11 @@ def main(config: Config) -> bool:
     torch.set_num_threads(1)  # small tensors
     if config.tiny:
         config = replace(config, conditions=2, iterations=1, fit_steps=5, held_out=3, steps=10)
-    task, planner = pendulum(config.steps), DDP(max_iterations=3 if config.tiny else 100)
+    task = pendulum(config.steps)
+    scout = ICEM(num_samples=50, max_iterations=2, num_elites=10)  # from no control a descent ends hanging down
+    teacher = mbrl.ModelTeacher(planner=DDP(max_iterations=3 if config.tiny else 50), scout=scout, temperature=0.1)
     algorithm = mbrl.Distillation(
-        teacher=mbrl.ModelTeacher(planner=planner, temperature=0.1),
+        teacher=teacher,
         conditions=config.conditions,
         iterations=config.iterations,
         supervised=mbrl.SupervisedStep(steps=config.fit_steps, learning_rate=3e-3),
@@ -110,7 +112,7 @@ def main(config: Config) -> bool:
 
     generator = torch.Generator().manual_seed(config.seed + 1)
     x0 = task.initial_state(config.held_out, generator)
-    plans = solve(task.problem(horizon=config.steps), planner, x0)
+    plans = teacher.plan(task, x0, task.dynamics, generator=generator)
     noise = torch.randn(*plans.us.shape, generator=generator, dtype=torch.float64)
     for scale in (0.0, config.noise):
         found = episodes(task, plans, result.policy, scale * noise)
