@@ -2,8 +2,8 @@ import csv
 import enum
 import json
 import math
-import signal
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
