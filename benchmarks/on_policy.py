@@ -14,7 +14,7 @@ PEER = {"ppo": "ppo", "ppo-kl": "ppo", "trpo": "trpo"}
 OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {  # of our defaults
     ("Pendulum-v1", "ppo"): {"discount": 0.9, "learning_rate": 1e-3, "trace_decay": 0.8},
     ("Pendulum-v1", "ppo-kl"): {"discount": 0.9, "learning_rate": 1e-3, "trace_decay": 0.8},
-    ("Pendulum-v1", "trpo"): {"discount": 0.9},
+    ("Pendulum-v1", "trpo"): {"discount": 0.9, "trace_decay": 0.8, "initial_std": 1.0},
 }
 
 
@@ -129,6 +129,8 @@ def configured(algorithm: str, env: str) -> Any:
     import mbrl
 
     settings = dict(OVERRIDES.get((env, algorithm), {}))
+    if "initial_std" in settings:
+        settings["network"] = mbrl.NetworkSettings(initial_std=settings.pop("initial_std"))
     if "trace_decay" in settings:
         settings["advantages"] = mbrl.GeneralizedAdvantages(settings.pop("trace_decay"))
     match algorithm:
