@@ -18,7 +18,7 @@ from torch import Tensor
 from dynamics import Dynamics
 from mbrl.gps.base import GuidedLearner, GuidedPolicySearch
 from mbrl.gps.linearized_policy import linearized
-from mbrl.gps.rollouts import Rollouts, controller_actions
+from mbrl.gps.rollouts import Rollouts, controller_actions, controller_state
 from mbrl.gps.supervised import Targets, targets
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
@@ -178,10 +178,9 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""
-        c = self.controllers
         return {
             **super().state_dict(),
-            "controllers": None if c is None else {"xs": c.xs, "us": c.us, "K": c.K, "covariance": c.covariance},
+            "controllers": None if self.controllers is None else controller_state(self.controllers),
             "shift": self.shift,
             "targets": [one.state_dict() for one in self._targets],
         }

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mbrl.gps.base import GuidedLearner, GuidedPolicySearch
 from mbrl.gps.importance import effective_samples, expected_costs, objective, prefix_log_weights
-from mbrl.gps.rollouts import Rollouts, controller_actions, policy_log_probs
+from mbrl.gps.rollouts import Rollouts, controller_actions, controller_state, policy_log_probs
 from mbrl.policies.policy import Policy
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
@@ -158,7 +158,7 @@ class Memory:
 def _saved(source: Source) -> dict[str, Any]:
     if isinstance(source, Policy):
         return {"policy": source.state_dict()}
-    return {"controller": {name: getattr(source, name) for name in ("xs", "us", "K", "covariance")}}
+    return {"controller": controller_state(source)}
 
 
 def _restored(saved: dict[str, Any], learner: "ISGPSLearner") -> Source:

@@ -179,6 +179,11 @@ def trajectories(task: Task, rollouts: Rollouts) -> list[Trajectory]:
     ]
 
 
+def controller_state(controller: LinearGaussianController) -> dict[str, Any]:
+    """The tensors of a controller by name: with the dynamics, the arguments that make it again."""
+    return {name: getattr(controller, name) for name in ("xs", "us", "K", "covariance")}
+
+
 def policy_log_probs(policy: Policy, task: Task, rollouts: Rollouts) -> Tensor:
     """Log-densities of the actions under a policy, ``(S, C, T)`` float64."""
     y = task.observe(rollouts.states[..., :-1, :])
