@@ -28,7 +28,7 @@ def main(quick: bool) -> list[dict[str, Any]]:
     The shares are those of the median run: stepping and resetting environments with the normalization, policy and value
     while collecting, the update with its advantages.
     """
-    steps, repeats = (3 * 2048, 3) if quick else (10 * 2048, 7)
+    steps, repeats = (3 * 2048, 3) if quick else (6 * 2048, 5)
     peer = HERE / "peers" / "sb3_on_policy.py", peer_environment("sb3_on_policy")
     rows = []
     for threads in sorted({1, len(os.sched_getaffinity(0))}):
