@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dynamics import Dynamics
-from mbrl.gps.rollouts import Rollouts
+from mbrl.gps.rollouts import Rollouts, actions_of_task
 from mbrl.recording import record
 from mbrl.tasks import Task
 from planners import DDP, MPC, Cost, LinearGaussianController, Planner, Problem, Solution, solve
@@ -128,8 +128,7 @@ class Teacher(abc.ABC):
     def controller(self, task: Task, plans: Solution) -> LinearGaussianController:
         """The controllers of plans, with covariances between the bounds."""
         controller = plans.controller(temperature=self.temperature)
-        lower, upper = task.limits()
-        half = 0.5 * (upper - lower).to(plans.us)
+        _, half = actions_of_task(task).scale(plans.us)
         scale = half.unsqueeze(-1) * half
         factor = controller.covariance_factor()
         return replace(controller, covariance=scale * self._bounded(factor @ factor.mT / scale))
