@@ -6,6 +6,7 @@ states, supervised or importance-weighted learning makes one policy of it, for a
 
 import abc
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
@@ -21,10 +22,8 @@ from mbrl.gps.rollouts import (
     Choose,
     Rollouts,
     actions_of_task,
-    controller_actions,
     policy_actions,
     roll_out,
-    spline_actions,
 )
 from mbrl.gps.supervised import SupervisedStep
 from mbrl.gps.teacher import ModelTeacher, Teacher
@@ -189,26 +188,31 @@ class TaughtLearner(Learner, abc.ABC):
     def taught(self, near: Policy | None = None) -> LinearGaussianController:
         """The teacher's controllers from the initial states, planned from its last plans on.
 
-        A teacher that has to learn the plant first sees its own controllers run on it.
+        A teacher that has to learn the plant moves it first.
 
         Args:
             near: policy whose log-density counts as a reward, times the teacher's temperature.
         """
         teacher = self.settings.teacher
         cost = None if near is None else PolicyCost(near, self.task, teacher.temperature)
-        if teacher.explores and self.seen is None:
-            self.rolled_out(spline_actions(self.space, self._worlds(), self.generator))
-        rounds = teacher.rounds if self.iterations == 0 and self.plans is None else 1
-        for last in [False] * (rounds - 1) + [True]:
+        if self.iterations == 0 and self.plans is None:
+            self._take_lessons()
+        with self.timed("plan"):
+            model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
+            self.plans = teacher.plan(
+                self.task, self.x0, model, extra_cost=cost, init=self.plans, generator=self.generator
+            )
+            return teacher.controller(self.task, self.plans)
+
+    def _take_lessons(self) -> None:
+        """Let the teacher move the plant until it knows it."""
+        for number in itertools.count():
+            worlds = self._worlds()
             with self.timed("plan"):
-                model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
-                self.plans = teacher.plan(
-                    self.task, self.x0, model, extra_cost=cost, init=self.plans, generator=self.generator
-                )
-                controller = teacher.controller(self.task, self.plans)
-            if not last:
-                self.rolled_out(controller_actions(controller, self.space, self.generator))
-        return controller
+                choose = self.settings.teacher.lesson(number, self.task, self.plant, worlds, self.seen, self.generator)
+            if choose is None:
+                return
+            self.rolled_out(choose)
 
     def rolled_out(self, choose: Choose) -> Rollouts:
         """Samples from each initial state.

@@ -3,23 +3,27 @@
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
+from torch import Tensor
 
 from dynamics import Dynamics, Ensemble, Training, fit
-from mbrl.gps.rollouts import Rollouts, trajectories
+from mbrl.gps.rollouts import Choose, Rollouts, actions_of_task, actor_actions, trajectories
 from mbrl.gps.teacher import Teacher
+from mbrl.policies.spline_noise import SplineNoise
 from mbrl.tasks import Task
 from mbrl.training.checking import check_numbers
-from planners import ICEM, Planner
+from planners import ICEM, MPC, Planner
 
 
 @dataclass(frozen=True)
 class FittedTeacher(Teacher):
     """Plans on an ensemble of networks that is fitted to everything seen of the plant: planning takes none of its steps.
 
-    At first the plant is moved at random, then under the controllers of a few lessons, each on a model of all that was seen.
+    At first the plant is moved at random. Then come a few lessons, in each of which the scout, or without one the planner, drives
+    the plant in receding horizon on a model of all that was seen: errors that would carry a plan of a whole episode away are
+    corrected step by step, and the model learns where good plans go (Chua et al. 2018, PETS).
 
     Attributes:
-        lessons: before the one that counts.
+        lessons: before the first plan.
         members: networks of the ensemble.
         hidden: widths of their layers.
         training: how they are fitted.
@@ -41,15 +45,24 @@ class FittedTeacher(Teacher):
         """All rollouts."""
         return None
 
-    @property
-    def explores(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def rounds(self) -> int:
-        """The lessons, and the one that counts."""
-        return self.lessons + 1
+    def lesson(
+        self,
+        number: int,
+        task: Task,
+        plant: Dynamics,
+        worlds: Tensor,
+        seen: Rollouts | None,
+        generator: torch.Generator,
+    ) -> Choose | None:
+        """First smooth random controls, then receding horizon on what is known."""
+        if seen is None:
+            noise = SplineNoise(actions_of_task(task).bounds(), plant.control_dim)
+            return actor_actions(noise, task, worlds, generator)
+        if number > self.lessons:
+            return None
+        model = self.model(task, plant, seen, None, generator)
+        mpc = MPC(task.with_dynamics(model).problem(), self.planner if self.scout is None else self.scout)
+        return actor_actions(mpc, task, worlds, generator)
 
     def model(
         self,

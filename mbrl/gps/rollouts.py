@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dynamics import Dynamics, Trajectory
 from mbrl.policies.action_space import ContinuousActions
+from mbrl.policies.actor import Actor
 from mbrl.policies.policy import Policy
-from mbrl.policies.spline_noise import SplineNoise
 from mbrl.tasks import Task
 from planners import LinearGaussianController
 
@@ -154,16 +154,16 @@ def controller_actions(
     return choose
 
 
-def spline_actions(space: ContinuousActions, like: Tensor, generator: torch.Generator) -> Choose:
-    """Smooth random controls in worlds of the shape of states ``(S, C, n)``."""
-    lower, upper = space.bounds()
-    noise = SplineNoise((lower, upper), space.control_dim)
-    memory = noise.init(like[..., 0].numel(), generator=generator)
+def actor_actions(actor: Actor, task: Task, like: Tensor, generator: torch.Generator) -> Choose:
+    """What anything that acts does in worlds of the shape of states ``(S, C, n)``, without its own noise."""
+    space = actions_of_task(task)
+    memory = actor.init(like[..., 0].numel(), generator=generator)
 
     def choose(x: Tensor, t: int) -> Tensor:
         nonlocal memory
-        u, memory = noise.act(x.flatten(0, -2), memory)
-        return space.actions(u).unflatten(0, x.shape[:-1])
+        x = x.flatten(0, -2)
+        u, memory = actor.act(x if actor.acts_on == "state" else task.observe(x), memory, deterministic=True)
+        return space.actions(u.to(x)).unflatten(0, like.shape[:-1])
 
     return choose
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dynamics import Dynamics
-from mbrl.gps.rollouts import Rollouts, actions_of_task
+from mbrl.gps.rollouts import Choose, Rollouts, actions_of_task
 from mbrl.recording import record
 from mbrl.tasks import Task
 from planners import DDP, MPC, Cost, LinearGaussianController, Planner, Problem, Solution, solve
@@ -81,15 +81,26 @@ class Teacher(abc.ABC):
         """How many of the latest samples of each initial state it learns from; None for all."""
         return 0
 
-    @property
-    def explores(self) -> bool:
-        """Whether the plant is moved at random before the first lesson."""
-        return False
+    def lesson(
+        self,
+        number: int,
+        task: Task,
+        plant: Dynamics,
+        worlds: Tensor,
+        seen: Rollouts | None,
+        generator: torch.Generator,
+    ) -> Choose | None:
+        """What moves the plant before the first plan, so that the teacher knows it; None where it knows enough.
 
-    @property
-    def rounds(self) -> int:
-        """Numbers of lessons, with rollouts after each, until the teacher knows the plant."""
-        return 1
+        Args:
+            number: of lessons before this one.
+            task: what is to be done.
+            plant: the task's plant, which counts its steps.
+            worlds: states that the lesson begins in, ``(S, C, n)``.
+            seen: the rollouts so far.
+            generator: source of randomness.
+        """
+        return None
 
     def first_controller(self, task: Task, x0: Tensor) -> LinearGaussianController | None:
         """What is tried from initial states before anything is known of the plant; None where planning comes first."""
