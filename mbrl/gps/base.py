@@ -28,6 +28,7 @@ from mbrl.gps.rollouts import (
 from mbrl.gps.supervised import SupervisedStep
 from mbrl.gps.teacher import ModelTeacher, Teacher
 from mbrl.imitation.behavior_cloning import task_policy
+from mbrl.policies.actor import Actor
 from mbrl.policies.policy import NetworkSettings, Policy
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
@@ -185,13 +186,14 @@ class TaughtLearner(Learner, abc.ABC):
             within = sum(self._seconds.values()) - others
             self._seconds[part] += time.perf_counter() - begun - within
 
-    def taught(self, near: Policy | None = None) -> LinearGaussianController:
+    def taught(self, near: Policy | None = None, ahead: Actor | None = None) -> LinearGaussianController:
         """The teacher's controllers from the initial states, planned from its last plans on.
 
         A teacher that has to learn the plant moves it first.
 
         Args:
             near: policy whose log-density counts as a reward, times the teacher's temperature.
+            ahead: goes ahead of plans from new states, instead of the teacher's scout.
         """
         teacher = self.settings.teacher
         cost = None if near is None else PolicyCost(near, self.task, teacher.temperature)
@@ -200,7 +202,7 @@ class TaughtLearner(Learner, abc.ABC):
         with self.timed("plan"):
             model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
             self.plans = teacher.plan(
-                self.task, self.x0, model, extra_cost=cost, init=self.plans, generator=self.generator
+                self.task, self.x0, model, extra_cost=cost, init=self.plans, ahead=ahead, generator=self.generator
             )
             return teacher.controller(self.task, self.plans)
 

@@ -1,7 +1,8 @@
 """Distillation: a policy that does what a trajectory optimizer does from single states.
 
 The teacher plans from initial states, its controllers run with the noise they explore with, and the policy is fitted to them
-where they went. Each iteration takes new initial states and keeps what it learned from the old ones.
+where they went. Each iteration takes new initial states and keeps what it learned from the old ones; plans from them begin with
+the way that the policy goes in the teacher's model.
 """
 
 from dataclasses import KW_ONLY, dataclass, field
@@ -46,7 +47,7 @@ class DistillationLearner(GuidedLearner):
         if self.iterations:
             self.x0 = self.task.initial_state(self.settings.conditions, self.generator)
             self.plans = None
-        controller = self.taught()
+        controller = self.taught(ahead=self.policy if self.iterations else None)
         rollouts = self.rolled_out(controller_actions(controller, self.space, self.generator))
         found = targets(self.task, self.space, controller, rollouts)
         self._targets = found if self._targets is None else self._targets.joined(found)

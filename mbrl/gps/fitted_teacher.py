@@ -11,7 +11,7 @@ from mbrl.gps.teacher import Teacher
 from mbrl.policies.spline_noise import SplineNoise
 from mbrl.tasks import Task
 from mbrl.training.checking import check_numbers
-from planners import ICEM, MPC, Planner
+from planners import DDP, ICEM, MPC, Planner
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class FittedTeacher(Teacher):
     corrected step by step, and the model learns where good plans go (Chua et al. 2018, PETS).
 
     Attributes:
+        planner: by default one that takes few and cheap iterations: the minimum of a model is not worth much more than that.
         lessons: before the first plan.
         members: networks of the ensemble.
         hidden: widths of their layers.
@@ -30,6 +31,7 @@ class FittedTeacher(Teacher):
     """
 
     _: KW_ONLY
+    planner: Planner = field(default_factory=lambda: DDP("gauss-newton", 20, tolerance=1e-3, certify=False))
     scout: Planner | None = field(default_factory=ICEM)
     lessons: int = 2
     members: int = 3
