@@ -324,6 +324,7 @@ def test_a_fitted_teacher_moves_the_plant_until_it_has_taken_its_lessons():
         planner=DDP(max_iterations=1),
         scout=PredictiveSampling(num_samples=5),
         lessons=2,
+        episodes=5,
         members=1,
         hidden=(8,),
         training=Training(steps=5),
@@ -332,17 +333,12 @@ def test_a_fitted_teacher_moves_the_plant_until_it_has_taken_its_lessons():
     learner = algorithm.learner(mbrl.Assignment(task, None))
     learner.iterate()
     assert learner.seen is not None
-    assert len(learner.seen.valid) == 3 * (1 + 2 + 1)  # at random, the lessons, the controllers
-    assert learner.steps == learner.seen.steps == 4 * 3 * 2 * 6  # planning takes none
+    assert len(learner.seen.valid) == 5 * (1 + 2) + 2 * 3  # at random and the lessons, the controllers
+    assert learner.steps == learner.seen.steps == 21 * 6  # planning takes none
     us = learner.space.controls(learner.seen.actions)
-    moved = [us[k : k + 3] for k in range(0, 12, 3)]
-    assert all(not torch.equal(one, other) for one, other in itertools.combinations(moved, 2))
-    assert (
-        learner.settings.teacher.lesson(
-            3, task, learner.plant, learner.x0.unsqueeze(0), learner.seen, learner.generator
-        )
-        is None
-    )
+    assert all(not torch.equal(us[i], us[j]) for i, j in itertools.combinations(range(21), 2))
+    lesson = learner.settings.teacher.lesson(3, task, learner.plant, learner.seen, learner.generator)
+    assert lesson is None
 
 
 def test_plans_begin_with_the_way_of_what_goes_ahead():

@@ -148,7 +148,7 @@ class TaughtLearner(Learner, abc.ABC):
         self.x0 = self.task.initial_state(algorithm.conditions, self._cpu_generator("initial states"))
         self.generator = self._cpu_generator("rollouts")
         self.plans: Solution | None = None  # the teacher's last
-        self.seen: Rollouts | None = None  # rollouts that the teacher learns from
+        self.seen: Rollouts | None = None  # rollouts that the teacher learns from, (N,) of them
         self.iterations = self.steps = 0
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
@@ -209,23 +209,24 @@ class TaughtLearner(Learner, abc.ABC):
     def _take_lessons(self) -> None:
         """Let the teacher move the plant until it knows it."""
         for number in itertools.count():
-            worlds = self._worlds()
             with self.timed("plan"):
-                choose = self.settings.teacher.lesson(number, self.task, self.plant, worlds, self.seen, self.generator)
-            if choose is None:
+                lesson = self.settings.teacher.lesson(number, self.task, self.plant, self.seen, self.generator)
+            if lesson is None:
                 return
-            self.rolled_out(choose)
+            x0, choose = lesson
+            self.rolled_out(choose, x0)
 
-    def rolled_out(self, choose: Choose) -> Rollouts:
-        """Samples from each initial state.
+    def rolled_out(self, choose: Choose, x0: Tensor | None = None) -> Rollouts:
+        """Samples from each initial state, or from others.
 
         Raises:
             TrainingError: not one of them stayed finite.
         """
         noise = self.settings.control_noise
         with self.timed("rollouts"):
+            worlds = self._worlds() if x0 is None else x0
             rollouts = roll_out(
-                self.task, choose, self._worlds(), plant=self.plant, control_noise=noise, generator=self.generator
+                self.task, choose, worlds, plant=self.plant, control_noise=noise, generator=self.generator
             )
         if not bool(rollouts.valid.any()):
             raise TrainingError(
@@ -234,8 +235,8 @@ class TaughtLearner(Learner, abc.ABC):
             )
         memory = self.settings.teacher.memory
         if memory != 0:
-            seen = rollouts if self.seen is None else self.seen.joined(rollouts)
-            self.seen = seen if memory is None else seen[-memory:]
+            seen = rollouts.flattened if self.seen is None else self.seen.joined(rollouts.flattened)
+            self.seen = seen if memory is None else seen[-memory * self.settings.conditions :]
         return rollouts
 
     def _worlds(self) -> Tensor:

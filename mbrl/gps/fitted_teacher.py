@@ -8,6 +8,7 @@ from torch import Tensor
 from dynamics import Dynamics, Ensemble, Training, fit
 from mbrl.gps.rollouts import Choose, Rollouts, actions_of_task, actor_actions, trajectories
 from mbrl.gps.teacher import Teacher
+from mbrl.policies.actor import Actor
 from mbrl.policies.spline_noise import SplineNoise
 from mbrl.tasks import Task
 from mbrl.training.checking import check_numbers
@@ -25,22 +26,24 @@ class FittedTeacher(Teacher):
     Attributes:
         planner: by default one that takes few and cheap iterations: the minimum of a model is not worth much more than that.
         lessons: before the first plan.
+        episodes: of the random motion, and of each lesson.
         members: networks of the ensemble.
         hidden: widths of their layers.
         training: how they are fitted.
     """
 
     _: KW_ONLY
-    planner: Planner = field(default_factory=lambda: DDP("gauss-newton", 20, tolerance=1e-3, certify=False))
+    planner: Planner = field(default_factory=lambda: DDP("gauss-newton", 60, tolerance=1e-3, certify=False))
     scout: Planner | None = field(default_factory=ICEM)
     lessons: int = 2
+    episodes: int = 8
     members: int = 3
     hidden: tuple[int, ...] = (128, 128)
     training: Training = field(default_factory=lambda: Training(steps=2000))
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, counts=("lessons", "members"))
+        check_numbers(self, counts=("lessons", "episodes", "members"))
 
     @property
     def memory(self) -> int | None:
@@ -52,19 +55,19 @@ class FittedTeacher(Teacher):
         number: int,
         task: Task,
         plant: Dynamics,
-        worlds: Tensor,
         seen: Rollouts | None,
         generator: torch.Generator,
-    ) -> Choose | None:
+    ) -> tuple[Tensor, Choose] | None:
         """First smooth random controls, then receding horizon on what is known."""
-        if seen is None:
-            noise = SplineNoise(actions_of_task(task).bounds(), plant.control_dim)
-            return actor_actions(noise, task, worlds, generator)
         if number > self.lessons:
             return None
-        model = self.model(task, plant, seen, None, generator)
-        mpc = MPC(task.with_dynamics(model).problem(), self.planner if self.scout is None else self.scout)
-        return actor_actions(mpc, task, worlds, generator)
+        if seen is None:
+            actor: Actor = SplineNoise(actions_of_task(task).bounds(), plant.control_dim)
+        else:
+            model = self.model(task, plant, seen, None, generator)
+            actor = MPC(task.with_dynamics(model).problem(), self.planner if self.scout is None else self.scout)
+        x0 = task.initial_state(self.episodes, generator)
+        return x0, actor_actions(actor, task, x0, generator)
 
     def model(
         self,

@@ -63,7 +63,7 @@ class Teacher(abc.ABC):
         Args:
             task: what is to be done.
             plant: the task's plant, which counts its steps.
-            seen: the rollouts on it that :attr:`memory` asks for.
+            seen: the rollouts on it that :attr:`memory` asks for, ``(N,)`` of them.
             latest: those of this iteration.
             generator: source of randomness.
         """
@@ -84,19 +84,20 @@ class Teacher(abc.ABC):
         number: int,
         task: Task,
         plant: Dynamics,
-        worlds: Tensor,
         seen: Rollouts | None,
         generator: torch.Generator,
-    ) -> Choose | None:
-        """What moves the plant before the first plan, so that the teacher knows it; None where it knows enough.
+    ) -> tuple[Tensor, Choose] | None:
+        """What shows the teacher the plant before its first plan; None where it knows enough.
 
         Args:
             number: of lessons before this one.
             task: what is to be done.
             plant: the task's plant, which counts its steps.
-            worlds: states that the lesson begins in, ``(S, C, n)``.
-            seen: the rollouts so far.
+            seen: the rollouts so far, ``(N,)`` of them.
             generator: source of randomness.
+
+        Returns:
+            States ``(E, n)`` to begin in, and what moves the plant from there.
         """
         return None
 
