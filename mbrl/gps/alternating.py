@@ -110,13 +110,19 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         return float((self.settings.teacher.min_std * 0.5 * (upper - lower)).min()) ** 2
 
     def advance(self) -> dict[str, float]:
-        """First what the teacher shows; from then on controllers and policy in turns."""
+        """Controllers and policy in turns; the first time the policy is fitted to what the teacher shows.
+
+        If that was planned, it is good already. If not, the same rollouts tell how to improve it.
+        """
         if self.controllers is None:
             first = self.settings.teacher.first_controller(self.task, self.x0)
             self.controllers = self.taught() if first is None else first
             rollouts = self._run()
-            return {"rollout/cost": self.mean_cost(rollouts), "train/loss": self.fit(rollouts, None, keep=True)}
-        rollouts = self._run()
+            loss = self.fit(rollouts, None, keep=first is None)
+            if first is None:
+                return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss}
+        else:
+            rollouts = self._run()
         with self.timed("plan"):
             situation = self._situation(rollouts)
             self.controllers, weights, metrics = self.improved(situation)
