@@ -15,11 +15,11 @@ AIM = 7  # holes, in the median of the seeds
 def main(quick: bool) -> list[dict[str, Any]]:
     """One row; each training is a cell, see ``benchmarks/cells.py``.
 
-    ``mbrl.MDGPS`` on ``mbrl.peg_insertion``, with linear-Gaussian models fitted to a few rollouts of each iteration. The budget is
-    that of Montgomery and Levine (2016): 4 conditions, 5 samples, 12 iterations and 100 steps make 24,000 steps. Holes are those of
-    ``mbrl.peg_insertion_starts``; the policy is trained from initial states that the task draws, and acts without noise. "holes"
-    are its successes by seed, "inserted" of the training conditions' controllers without noise likewise. "cost" is that of an
-    episode from the held-out starts, and "seconds" those of a training on one processor; both are medians over seeds.
+    ``mbrl.MDGPS`` on ``mbrl.peg_insertion``, with linear-Gaussian models fitted to a few rollouts of each iteration. The budget
+    is that of Montgomery and Levine (2016): 4 conditions, 5 samples, 12 iterations and 100 steps make 24,000 steps. Holes are
+    those of ``mbrl.peg_insertion_starts``; the policy learns from initial states that the task draws, and acts without noise.
+    "holes" are its successes by seed, and "inserted" those of the training conditions' controllers, without noise either. "cost"
+    is that of an episode from the held-out starts, "seconds" are those of a training on one processor; both are medians.
     """
     results = run(cells(quick, None), folder("peg", quick))
     answers = [result["answer"] for result in results.values()]

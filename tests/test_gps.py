@@ -110,6 +110,7 @@ def test_local_models_are_enough_for_a_linear_plant():
 def test_the_first_rollouts_already_improve_what_was_not_planned(kind):
     task = regulator(10)
     settings = {**FAST, "teacher": LocalTeacher(prior=False, regularization=1e-9), "samples": 8}
+    settings["supervised"] = SupervisedStep(steps=50, learning_rate=3e-2)
     learner = trained(kind(**settings, iterations=1), task)[0].learner
     choose = controller_actions(learner.controllers, learner.space, torch.Generator(), deterministic=True)
     improved = roll_out(task, choose, learner.x0.unsqueeze(0)).total_costs[0]

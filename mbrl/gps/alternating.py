@@ -160,7 +160,7 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
 
     @torch.no_grad()
     def way(self, choose: Choose, model: Dynamics) -> tuple[Tensor, Tensor]:
-        """States ``(C, T+1, n)`` and controls ``(C, T, m)`` of what chooses actions in a model, without noise, within the limits."""
+        """States ``(C, T+1, n)`` and controls ``(C, T, m)`` of what chooses actions in a model, within the limits."""
         x, xs, us = self.x0, [self.x0], []
         for t in range(self.task.episode_steps):
             u = self.space.controls(choose(x, t)).to(x)
