@@ -74,7 +74,8 @@ def trained(request: dict[str, Any]) -> dict[str, Any]:
     from mbrl.gps.rollouts import controller_actions, policy_actions, roll_out
 
     torch.set_num_threads(1)
-    task, rows = mbrl.peg_insertion(), []
+    task: Any = mbrl.peg_insertion()
+    rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as run_folder:
         start = time.perf_counter()
         result = mbrl.train(
