@@ -130,6 +130,34 @@ def test_local_models_are_enough_for_a_linear_plant():
     assert rows[-1]["step"] == 8 * 8 * 4 * 10  # rollouts alone
 
 
+@pytest.mark.parametrize("kind", [MDGPS, ConstrainedGPS, BADMM])
+def test_the_first_rollouts_already_improve_what_was_not_planned(kind):
+    task = regulator(10)
+    settings = {**FAST, "teacher": LocalTeacher(prior=False, regularization=1e-9), "samples": 8}
+    settings["supervised"] = SupervisedStep(steps=50, learning_rate=3e-2)
+    learner = trained(kind(**settings, iterations=1), task)[0].learner
+    choose = controller_actions(learner.controllers, learner.space, torch.Generator(), deterministic=True)
+    improved = roll_out(task, choose, learner.x0.unsqueeze(0)).total_costs[0]
+    us = torch.zeros(4, 10, 1, dtype=torch.float64)
+    nothing_done = task.problem().trajectory_cost(task.dynamics.rollout(learner.x0, us), us)
+    assert bool((improved < 0.9 * nothing_done).all())
+    assert learner.steps == 8 * 4 * 10
+
+
+@pytest.mark.parametrize("on_policy", [False, True])
+def test_the_problem_is_expanded_about_the_way_of_what_ran(on_policy):
+    task = pendulum(8)
+    settings = {**FAST, "teacher": LocalTeacher(), "supervised": SupervisedStep(steps=20)}
+    learner = trained(MDGPS(**settings, iterations=1, on_policy=on_policy), task)[0].learner
+    situation = learner._situation(learner._run())
+    states = situation.xs[..., :-1, :]
+    of_policy = learner.space.controls(learner.policy.distribution(task.observe(states)).mode().detach().double())
+    of_controllers = task.admissible(learner.controllers.mean(states))
+    ran, other = (of_policy, of_controllers) if on_policy else (of_controllers, of_policy)
+    torch.testing.assert_close(situation.us, ran, rtol=0, atol=1e-5)
+    assert float((situation.us - other).abs().max()) > 1e-3
+
+
 # All of them
 
 

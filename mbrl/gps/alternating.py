@@ -18,7 +18,7 @@ from torch import Tensor
 from dynamics import Dynamics
 from mbrl.gps.base import GuidedLearner, GuidedPolicySearch
 from mbrl.gps.linearized_policy import linearized
-from mbrl.gps.rollouts import Rollouts, controller_actions, controller_state
+from mbrl.gps.rollouts import Choose, Rollouts, controller_actions, controller_state, policy_actions
 from mbrl.gps.supervised import Targets, targets
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
@@ -110,28 +110,42 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         return float(self.settings.teacher.min_std * half.min()) ** 2
 
     def advance(self) -> dict[str, float]:
-        """First what the teacher shows; from then on controllers and policy in turns."""
+        """Controllers and policy in turns; the first time the policy is fitted to what the teacher shows.
+
+        If that was planned, it is good already. If not, the same rollouts tell how to improve it.
+        """
         if self.controllers is None:
             first = self.settings.teacher.first_controller(self.task, self.x0)
             self.controllers = self.taught() if first is None else first
             rollouts = self._run()
-            return {"rollout/cost": self.mean_cost(rollouts), "train/loss": self.fit(rollouts, None, keep=True)}
-        rollouts = self._run()
+            loss = self.fit(rollouts, None, keep=first is None)
+            if first is None:
+                return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss}
+        else:
+            rollouts = self._run()
         with self.timed("plan"):
             situation = self._situation(rollouts)
             self.controllers, weights, metrics = self.improved(situation)
         loss = self.fit(rollouts, weights, keep=True)
         return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
 
+    @property
+    def _policy_runs(self) -> bool:
+        return self.settings.on_policy and self.iterations > 0
+
     def _run(self) -> Rollouts:
-        if self.settings.on_policy and self.iterations:
+        if self._policy_runs:
             return self.policy_rollouts()
         return self.rolled_out(controller_actions(self.previous, self.space, self.generator))
 
     def _situation(self, rollouts: Rollouts) -> Situation:
-        """The expansion about the way that the controllers go."""
+        """The expansion about the way that goes what ran: models that were fitted to its rollouts hold there."""
         model = self.settings.teacher.model(self.task, self.plant, self.seen, rollouts, self.generator)
-        xs, us = self.way(self.previous, model)
+        if self._policy_runs:
+            choose = policy_actions(self.policy, self.task, deterministic=True)
+        else:
+            choose = controller_actions(self.previous, self.space, self.generator, deterministic=True)
+        xs, us = self.way(choose, model)
         problem = replace(self.task.problem(model, self.task.episode_steps), control_limits=None)
         noise = getattr(model, "covariance", None)
         return Situation(
@@ -145,13 +159,11 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         )
 
     @torch.no_grad()
-    def way(self, controllers: LinearGaussianController, model: Dynamics) -> tuple[Tensor, Tensor]:
-        """States ``(C, T+1, n)`` and controls ``(C, T, m)`` of controllers in a model, without noise, within the limits."""
+    def way(self, choose: Choose, model: Dynamics) -> tuple[Tensor, Tensor]:
+        """States ``(C, T+1, n)`` and controls ``(C, T, m)`` of what chooses actions in a model, within the limits."""
         x, xs, us = self.x0, [self.x0], []
-        memory = controllers.init()
         for t in range(self.task.episode_steps):
-            u, memory = controllers.act(x, memory)
-            u = self.task.admissible(u)
+            u = self.space.controls(choose(x, t)).to(x)
             x = model(x, u, t)
             xs.append(x)
             us.append(u)
