@@ -1,4 +1,4 @@
-"""Guided policy search, plans, cloning and policy gradients: scores on held-out starts under disturbances, and simulator calls."""
+"""Guided policy search, plans, cloning, policy gradients: scores on held-out starts under disturbances, and simulator calls."""
 
 import math
 import time
@@ -23,7 +23,7 @@ STARTS, DRAWS = 20, 5  # held-out initial states, and episodes from each
 GOOD = 0.9
 DAGGER = 5  # iterations
 
-TASKS = ("cart-pole", "planar quadrotor", "reacher")
+TASKS = ("cart-pole", "planar quadrotor", "reach")
 GUIDED = ("distillation", "isgps", "mdgps", "constrained", "badmm", "trajectory-dp")
 CLONED = ("bc", "dagger")
 GRADIENTS = ("ppo", "trpo", "reinforce")
@@ -149,7 +149,6 @@ def _bootstrapped_means(scores: np.ndarray, resamples: int = 10_000) -> np.ndarr
 def task_of(name: str) -> "mbrl.Task":
     """The task, cut to what it takes."""
     import mbrl
-
     from planners import GoalCost, SmoothAbsCost
 
     match name:
@@ -161,8 +160,11 @@ def task_of(name: str) -> "mbrl.Task":
             return replace(mbrl.cart_pole_swing_up("torch"), episode_steps=100, cost=cost)
         case "planar quadrotor":
             return replace(mbrl.planar_quadrotor_flight("torch"), episode_steps=150)
-        case "reacher":
-            return replace(mbrl.reacher("torch"), episode_steps=60)
+        case "reach":  # from a bent arm to goals in front of it
+            starts = mbrl.uniform_initial_state(
+                [-0.1, 1.4, 0.2, -0.6, 0.0, 0.0, 0.0, 0.0], [0.1, 1.6, 0.7, 0.6, 0.0, 0.0, 0.0, 0.0]
+            )
+            return replace(mbrl.reacher("torch"), episode_steps=60, initial_state=starts)
     raise ValueError(f"no task {name!r}")
 
 
@@ -171,7 +173,9 @@ def teacher() -> "mbrl.FittedTeacher":
     import mbrl
     from dynamics import Training
 
-    return mbrl.FittedTeacher(scout=scout(), temperature=0.1, hidden=(64, 64), training=Training(steps=1000))
+    return mbrl.FittedTeacher(
+        scout=scout(), temperature=0.1, min_std=0.15, max_std=0.3, hidden=(64, 64), training=Training(steps=1000)
+    )
 
 
 def scout() -> Any:
@@ -185,20 +189,22 @@ def algorithm_of(contestant: str, expert: Any = None) -> "Algorithm":
     """A contestant's settings: one configuration for all tasks."""
     import mbrl
 
-    common: dict[str, Any] = {"conditions": 8, "samples": 1, "teacher": teacher()}
+    fit = mbrl.SupervisedStep(steps=3000, learning_rate=3e-3)
+    taught: dict[str, Any] = {"teacher": teacher(), "conditions": 24, "samples": 1}
+    guided: dict[str, Any] = {**taught, "supervised": fit}
     match contestant:
         case "distillation":
-            return mbrl.Distillation(**common, iterations=4)
+            return mbrl.Distillation(**guided, iterations=3, remembered=2)
         case "isgps":
-            return mbrl.ISGPS(**common, iterations=10)
+            return mbrl.ISGPS(**guided, iterations=6)
         case "mdgps":
-            return mbrl.MDGPS(**common, iterations=10)
+            return mbrl.MDGPS(**guided, iterations=4, remembered=2)
         case "constrained":
-            return mbrl.ConstrainedGPS(**common, iterations=10)
+            return mbrl.ConstrainedGPS(**guided, iterations=4, remembered=2)
         case "badmm":
-            return mbrl.BADMM(**common, iterations=10)
+            return mbrl.BADMM(**guided, iterations=4, remembered=2)
         case "trajectory-dp":
-            return mbrl.TrajectoryDP(**common, iterations=4)
+            return mbrl.TrajectoryDP(**taught, iterations=3)
         case "bc":
             return mbrl.BC()
         case "dagger":
