@@ -34,6 +34,16 @@ def test_controls_are_clamped_where_there_are_limits():
     assert bool(LIMITS.controls(torch.full((3,), float("nan"))).isnan().all())  # never hidden
 
 
+def test_unclamped_controls_are_those_of_the_actions_anywhere():
+    actions = torch.tensor([[-50.0, 1.5, 3.0], [0.3, 40.0, -7.0]], dtype=torch.float64)
+    u = LIMITS.unclamped(actions)
+    assert u.tolist() == [[-99.0, 2.625, 3.0], [pytest.approx(1.6), 12.25, -7.0]]
+    torch.testing.assert_close(LIMITS.actions(u), actions, rtol=1e-14, atol=0)
+    center, half = LIMITS.scale(actions.float())
+    assert (center.tolist(), half.tolist()) == ([1.0, 2.25, 0.0], [2.0, 0.25, 1.0])
+    assert (center.dtype, half.dtype) == (torch.float32, torch.float32)
+
+
 @pytest.mark.parametrize("batch", [(), (1,), (0,), (4,), (2, 0), (2, 3)])
 def test_there_and_back_on_any_batch(batch):
     actions = 2 * torch.rand(*batch, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1

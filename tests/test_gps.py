@@ -12,7 +12,7 @@ from instances import ALL_GPS
 from meeting import Meeting
 
 import mbrl
-from dynamics import CountedDynamics
+from dynamics import CountedDynamics, Training
 from mbrl import (
     BADMM,
     ISGPS,
@@ -29,7 +29,7 @@ from mbrl import (
 from mbrl.gps.linearized_policy import linearized
 from mbrl.gps.rollouts import actions_of_task, controller_actions, policy_actions, policy_log_probs, roll_out
 from mbrl.gps.supervised import Targets, divergence, targets
-from planners import DDP, FunctionCost, solve
+from planners import DDP, FunctionCost, PredictiveSampling, solve
 
 FAST = {
     "teacher": ModelTeacher(planner=DDP(max_iterations=1), temperature=1e-2, min_std=0.005),
@@ -38,6 +38,30 @@ FAST = {
     "samples": 5,
     "supervised": SupervisedStep(steps=300, learning_rate=3e-2),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """Acts the same everywhere."""
+
+    value: float
+    acts_on = "state"
+
+    def init(self, batch, *, generator=None):
+        return ()
+
+    def act(self, y, memory, *, deterministic=True):
+        return torch.full_like(y[..., :1], self.value), memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded(DDP):
+    """Gives its first guess back."""
+
+    def plan(self, problem, x0, request):
+        found = super().plan(problem, x0, request)
+        us = torch.zeros_like(found.us) if request.init is None else request.init.us
+        return dataclasses.replace(found, us=us)
 
 
 def trained(algorithm, task, **options):
@@ -320,6 +344,44 @@ def test_rollouts_that_all_diverge_are_an_error():
         Distillation(**FAST).learner(mbrl.Assignment(task, 10**9)).rolled_out(
             lambda x, t: torch.zeros(5, 4, 1).double()
         )
+
+
+def test_a_fitted_teacher_moves_the_plant_until_it_has_taken_its_lessons():
+    task = pendulum(steps=6)
+    teacher = FittedTeacher(
+        planner=DDP(max_iterations=1),
+        scout=PredictiveSampling(num_samples=5),
+        lessons=2,
+        episodes=5,
+        members=1,
+        hidden=(8,),
+        training=Training(steps=5),
+    )
+    algorithm = Distillation(teacher=teacher, conditions=2, samples=3, iterations=1, supervised=SupervisedStep(steps=2))
+    learner = algorithm.learner(mbrl.Assignment(task, None))
+    learner.iterate()
+    assert learner.seen is not None
+    assert len(learner.seen.valid) == 5 * (1 + 2) + 2 * 3  # at random and the lessons, the controllers
+    assert learner.steps == learner.seen.steps == 21 * 6  # planning takes none
+    us = learner.space.controls(learner.seen.actions)
+    assert all(not torch.equal(us[i], us[j]) for i, j in itertools.combinations(range(21), 2))
+    lesson = learner.settings.teacher.lesson(3, task, learner.plant, learner.seen, learner.generator)
+    assert lesson is None
+
+
+def test_plans_begin_with_the_way_of_what_goes_ahead():
+    task = regulator(steps=5)
+    x0 = task.initial_state(3, torch.Generator().manual_seed(0))
+
+    def plans(ahead):
+        teacher = ModelTeacher(planner=Recorded(), scout=None)
+        return teacher.plan(task, x0, task.dynamics, ahead=ahead, generator=torch.Generator()).us
+
+    constant = plans(Constant(3.0))
+    assert constant.shape == (3, 5, 1)
+    assert bool((constant == 3.0).all())
+    assert bool((plans(Constant(1e9)) == LIMIT).all())
+    assert bool((plans(None) == 0.0).all())
 
 
 def test_covariances_of_a_teacher_are_between_its_bounds():

@@ -138,12 +138,8 @@ class Ensemble(TrainedDynamics):
 
     def predict(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Prediction:
         """Mixture over the members at states ``(*batch, n)`` and controls ``(*batch, m)``."""
-        self.check_step(x, u)
-        self.check_fitted()
-        features = self.features(x, u).reshape(1, -1, self.num_features)
-        normalized, logvar = self.outputs(features.expand(self.num_members, -1, -1))
-        members = self.next_state(x, normalized.reshape(self.num_members, *x.shape), bounded=True)
-        stds = self._noise_std(x, logvar).reshape(members.shape)
+        members, logvar = self._next_states(x, u)
+        stds = self._noise_std(x, _bound_logvar(logvar)).reshape(members.shape)
         mean, root = members.mean(0), math.sqrt(self.num_members)
         return Prediction(  # norms, because unlike square roots they have finite gradients where they are zero
             mean=mean,
@@ -152,6 +148,18 @@ class Ensemble(TrainedDynamics):
             members=members,
             members_std=stds,
         )
+
+    def forward(self, x: Tensor, u: Tensor, t: TimeStep = None) -> Tensor:
+        """The mean of :meth:`predict`, without its spread, which planners of means would wait for in vain."""
+        return self._next_states(x, u)[0].mean(0)
+
+    def _next_states(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of each member, ``(E, *batch, n)``, and the log-variance as it comes, ``(E, N, n)``."""
+        self.check_step(x, u)
+        self.check_fitted()
+        features = self.features(x, u).reshape(1, -1, self.num_features)
+        normalized, logvar = self._unbounded(features.expand(self.num_members, -1, -1))
+        return self.next_state(x, normalized.reshape(self.num_members, *x.shape), bounded=True), logvar
 
     def _noise_std(self, x: Tensor, logvar: Tensor) -> Tensor:
         """Standard deviation of the change of state in the units of x; a constant dimension has no noise."""

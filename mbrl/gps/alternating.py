@@ -106,8 +106,8 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
     @property
     def least_variance(self) -> float:
         """Least variance of controllers in any direction, so that they can always learn [squared unit of the controls]."""
-        lower, upper = self.space.bounds()
-        return float((self.settings.teacher.min_std * 0.5 * (upper - lower)).min()) ** 2
+        _, half = self.space.scale(self.x0)
+        return float(self.settings.teacher.min_std * half.min()) ** 2
 
     def advance(self) -> dict[str, float]:
         """Controllers and policy in turns; the first time the policy is fitted to what the teacher shows.

@@ -6,6 +6,7 @@ states, supervised or importance-weighted learning makes one policy of it, for a
 
 import abc
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
@@ -21,14 +22,13 @@ from mbrl.gps.rollouts import (
     Choose,
     Rollouts,
     actions_of_task,
-    controller_actions,
     policy_actions,
     roll_out,
-    spline_actions,
 )
 from mbrl.gps.supervised import SupervisedStep
 from mbrl.gps.teacher import ModelTeacher, Teacher
 from mbrl.imitation.behavior_cloning import task_policy
+from mbrl.policies.actor import Actor
 from mbrl.policies.policy import NetworkSettings, Policy
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Algorithm, Assignment, Learner
@@ -148,7 +148,7 @@ class TaughtLearner(Learner, abc.ABC):
         self.x0 = self.task.initial_state(algorithm.conditions, self._cpu_generator("initial states"))
         self.generator = self._cpu_generator("rollouts")
         self.plans: Solution | None = None  # the teacher's last
-        self.seen: Rollouts | None = None  # rollouts that the teacher learns from
+        self.seen: Rollouts | None = None  # rollouts that the teacher learns from, (N,) of them
         self.iterations = self.steps = 0
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
@@ -186,40 +186,47 @@ class TaughtLearner(Learner, abc.ABC):
             within = sum(self._seconds.values()) - others
             self._seconds[part] += time.perf_counter() - begun - within
 
-    def taught(self, near: Policy | None = None) -> LinearGaussianController:
+    def taught(self, near: Policy | None = None, ahead: Actor | None = None) -> LinearGaussianController:
         """The teacher's controllers from the initial states, planned from its last plans on.
 
-        A teacher that has to learn the plant first sees its own controllers run on it.
+        A teacher that has to learn the plant moves it first.
 
         Args:
             near: policy whose log-density counts as a reward, times the teacher's temperature.
+            ahead: goes ahead of plans from new states, instead of the teacher's scout.
         """
         teacher = self.settings.teacher
         cost = None if near is None else PolicyCost(near, self.task, teacher.temperature)
-        if teacher.explores and self.seen is None:
-            self.rolled_out(spline_actions(self.space, self._worlds(), self.generator))
-        rounds = teacher.rounds if self.iterations == 0 and self.plans is None else 1
-        for last in [False] * (rounds - 1) + [True]:
-            with self.timed("plan"):
-                model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
-                self.plans = teacher.plan(
-                    self.task, self.x0, model, extra_cost=cost, init=self.plans, generator=self.generator
-                )
-                controller = teacher.controller(self.task, self.plans)
-            if not last:
-                self.rolled_out(controller_actions(controller, self.space, self.generator))
-        return controller
+        if self.iterations == 0 and self.plans is None:
+            self._take_lessons()
+        with self.timed("plan"):
+            model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
+            self.plans = teacher.plan(
+                self.task, self.x0, model, extra_cost=cost, init=self.plans, ahead=ahead, generator=self.generator
+            )
+            return teacher.controller(self.task, self.plans)
 
-    def rolled_out(self, choose: Choose) -> Rollouts:
-        """Samples from each initial state.
+    def _take_lessons(self) -> None:
+        """Let the teacher move the plant until it knows it."""
+        for number in itertools.count():
+            with self.timed("plan"):
+                lesson = self.settings.teacher.lesson(number, self.task, self.plant, self.seen, self.generator)
+            if lesson is None:
+                return
+            x0, choose = lesson
+            self.rolled_out(choose, x0)
+
+    def rolled_out(self, choose: Choose, x0: Tensor | None = None) -> Rollouts:
+        """Samples from each initial state, or from others.
 
         Raises:
             TrainingError: not one of them stayed finite.
         """
         noise = self.settings.control_noise
         with self.timed("rollouts"):
+            worlds = self._worlds() if x0 is None else x0
             rollouts = roll_out(
-                self.task, choose, self._worlds(), plant=self.plant, control_noise=noise, generator=self.generator
+                self.task, choose, worlds, plant=self.plant, control_noise=noise, generator=self.generator
             )
         if not bool(rollouts.valid.any()):
             raise TrainingError(
@@ -228,8 +235,8 @@ class TaughtLearner(Learner, abc.ABC):
             )
         memory = self.settings.teacher.memory
         if memory != 0:
-            seen = rollouts if self.seen is None else self.seen.joined(rollouts)
-            self.seen = seen if memory is None else seen[-memory:]
+            seen = rollouts.flattened if self.seen is None else self.seen.joined(rollouts.flattened)
+            self.seen = seen if memory is None else seen[-memory * self.settings.conditions :]
         return rollouts
 
     def _worlds(self) -> Tensor:

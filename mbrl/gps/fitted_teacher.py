@@ -3,53 +3,71 @@
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
+from torch import Tensor
 
 from dynamics import Dynamics, Ensemble, Training, fit
-from mbrl.gps.rollouts import Rollouts, trajectories
+from mbrl.gps.rollouts import Choose, Rollouts, actions_of_task, actor_actions, trajectories
 from mbrl.gps.teacher import Teacher
+from mbrl.policies.actor import Actor
+from mbrl.policies.spline_noise import SplineNoise
 from mbrl.tasks import Task
 from mbrl.training.checking import check_numbers
-from planners import ICEM, Planner
+from planners import DDP, ICEM, MPC, Planner
 
 
 @dataclass(frozen=True)
 class FittedTeacher(Teacher):
     """Plans on an ensemble of networks that is fitted to everything seen of the plant: planning takes none of its steps.
 
-    At first the plant is moved at random, then under the controllers of a few lessons, each on a model of all that was seen.
+    At first the plant is moved at random. Then come a few lessons, in each of which the scout, or without one the planner, drives
+    the plant in receding horizon on a model of all that was seen: errors that would carry a plan of a whole episode away are
+    corrected step by step, and the model learns where good plans go (Chua et al. 2018, PETS).
 
     Attributes:
-        lessons: before the one that counts.
+        planner: by default one that takes few and cheap iterations: the minimum of a model is not worth much more than that.
+        lessons: before the first plan.
+        episodes: of the random motion, and of each lesson.
         members: networks of the ensemble.
         hidden: widths of their layers.
         training: how they are fitted.
     """
 
     _: KW_ONLY
+    planner: Planner = field(default_factory=lambda: DDP("gauss-newton", 60, tolerance=1e-3, certify=False))
     scout: Planner | None = field(default_factory=ICEM)
     lessons: int = 2
+    episodes: int = 8
     members: int = 3
     hidden: tuple[int, ...] = (128, 128)
     training: Training = field(default_factory=lambda: Training(steps=2000))
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, counts=("lessons", "members"))
+        check_numbers(self, counts=("lessons", "episodes", "members"))
 
     @property
     def memory(self) -> int | None:
         """All rollouts."""
         return None
 
-    @property
-    def explores(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def rounds(self) -> int:
-        """The lessons, and the one that counts."""
-        return self.lessons + 1
+    def lesson(
+        self,
+        number: int,
+        task: Task,
+        plant: Dynamics,
+        seen: Rollouts | None,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Choose] | None:
+        """First smooth random controls, then receding horizon on what is known."""
+        if number > self.lessons:
+            return None
+        if seen is None:
+            actor: Actor = SplineNoise(actions_of_task(task).bounds(), plant.control_dim)
+        else:
+            model = self.model(task, plant, seen, None, generator)
+            actor = MPC(task.with_dynamics(model).problem(), self.planner if self.scout is None else self.scout)
+        x0 = task.initial_state(self.episodes, generator)
+        return x0, actor_actions(actor, task, x0, generator)
 
     def model(
         self,

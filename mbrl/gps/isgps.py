@@ -319,10 +319,9 @@ class ISGPSLearner(GuidedLearner):
         if isinstance(source, Policy):
             with torch.no_grad():
                 return policy_log_probs(source, self.task, rollouts)
-        lower, upper = self.space.bounds()
-        controls = 0.5 * (lower + upper) + 0.5 * (upper - lower) * rollouts.actions
-        volume = (0.5 * (upper - lower)).log().sum()
-        return source.log_prob(rollouts.states[..., :-1, :], controls) + volume
+        _, half = self.space.scale(rollouts.actions)
+        controls = self.space.unclamped(rollouts.actions)
+        return source.log_prob(rollouts.states[..., :-1, :], controls) + half.log().sum()
 
     def _log_weights(self, policy: Policy, chosen: Chosen) -> Tensor:
         return prefix_log_weights(policy_log_probs(policy, self.task, chosen.rollouts), chosen.log_q, chosen.counts)

@@ -32,8 +32,7 @@ def linearized(
     """
     x = xs[..., :-1, :].detach()
     d = dynamics.tangent_dim
-    lower, upper = space.bounds()
-    half = (0.5 * (upper - lower)).to(xs)
+    _, half = space.scale(xs)
 
     def mean(dx: Tensor) -> Tensor:
         return as_gaussian(policy.distribution(task.observe(dynamics.retract(x, dx)))).mean.to(xs)
@@ -49,5 +48,4 @@ def linearized(
             (row,) = torch.autograd.grad(mean(dx)[..., i].sum(), dx)
         rows.append(row)
     K = half.unsqueeze(-1) * torch.stack(rows, dim=-2)
-    us = 0.5 * (lower + upper).to(xs) + half * means
-    return LinearGaussianController(dynamics, xs, us, K, torch.diag_embed((half * stds).square()))
+    return LinearGaussianController(dynamics, xs, space.unclamped(means), K, torch.diag_embed((half * stds).square()))

@@ -51,10 +51,10 @@ class LocalTeacher(Teacher):
     def first_controller(self, task: Task, x0: Tensor) -> LinearGaussianController:
         """Zero control (the middle of the limits), no feedback, and noise."""
         C, T, (n, m) = len(x0), task.episode_steps, (task.dynamics.state_dim, task.dynamics.control_dim)
-        lower, upper = actions_of_task(task).bounds()
-        us = (0.5 * (lower + upper)).to(x0).expand(C, T, m).clone()
+        center, half = actions_of_task(task).scale(x0)
+        us = center.expand(C, T, m).clone()
         K = x0.new_zeros(C, T, m, task.dynamics.tangent_dim)
-        std = self.initial_std * 0.5 * (upper - lower).to(x0)
+        std = self.initial_std * half
         xs = x0.unsqueeze(-2).expand(C, T + 1, n).clone()
         return LinearGaussianController(task.dynamics, xs, us, K, torch.diag(std.square()).expand(C, T, m, m).clone())
 

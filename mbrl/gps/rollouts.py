@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dynamics import Dynamics, Trajectory
 from mbrl.policies.action_space import ContinuousActions
+from mbrl.policies.actor import Actor
 from mbrl.policies.policy import Policy
-from mbrl.policies.spline_noise import SplineNoise
 from mbrl.tasks import Task
 from planners import LinearGaussianController
 
@@ -26,7 +26,7 @@ Choose = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
-    """Rollouts of T steps, ``(S, C)`` of them: S from each of C initial states.
+    """Rollouts of T steps, ``(S, C)`` of them: S from each of C initial states, or any other batch.
 
     Attributes:
         states: ``(S, C, T+1, n)``; after a divergence the last finite one.
@@ -49,6 +49,12 @@ class Rollouts:
     def total_costs(self) -> Tensor:
         """``(S, C)``."""
         return self.costs.sum(-1)
+
+    @property
+    def flattened(self) -> Self:
+        """The same, one after the other, ``(S * C,)`` of them."""
+        batch = self.valid.ndim
+        return self._each(lambda name: getattr(self, name).flatten(0, batch - 1))
 
     def joined(self, more: Self) -> Self:
         """These and more rollouts, from as many initial states."""
@@ -81,7 +87,7 @@ def roll_out(
     Args:
         task: costs, limits and the length of an episode.
         choose: what to do.
-        x0: initial states ``(S, C, n)``.
+        x0: initial states ``(S, C, n)``, or any other batch.
         plant: what is run on, for instance one that counts; the task's by default.
         control_noise: standard deviation of disturbances of the controls, in half widths of the limits.
         generator: source of the disturbances.
@@ -154,16 +160,16 @@ def controller_actions(
     return choose
 
 
-def spline_actions(space: ContinuousActions, like: Tensor, generator: torch.Generator) -> Choose:
-    """Smooth random controls in worlds of the shape of states ``(S, C, n)``."""
-    lower, upper = space.bounds()
-    noise = SplineNoise((lower, upper), space.control_dim)
-    memory = noise.init(like[..., 0].numel(), generator=generator)
+def actor_actions(actor: Actor, task: Task, like: Tensor, generator: torch.Generator) -> Choose:
+    """What anything that acts does in worlds of the shape of states ``(*batch, n)``, without its own noise."""
+    space = actions_of_task(task)
+    memory = actor.init(like[..., 0].numel(), generator=generator)
 
     def choose(x: Tensor, t: int) -> Tensor:
         nonlocal memory
-        u, memory = noise.act(x.flatten(0, -2), memory)
-        return space.actions(u).unflatten(0, x.shape[:-1])
+        x = x.flatten(0, -2)
+        u, memory = actor.act(x if actor.acts_on == "state" else task.observe(x), memory, deterministic=True)
+        return space.actions(u.to(x)).unflatten(0, like.shape[:-1])
 
     return choose
 

@@ -71,8 +71,7 @@ def targets(
         weights: nu of each step, which broadcasts to ``(S, C, T)``; 1 by default.
     """
     x = rollouts.states[..., :-1, :]
-    lower, upper = space.bounds()
-    half = 0.5 * (upper - lower)
+    _, half = space.scale(x)
     means = space.actions(controller.mean(x))
     precision = torch.cholesky_inverse(controller.covariance_factor()) * half.unsqueeze(-1) * half
     weights = torch.ones(()) if weights is None else weights

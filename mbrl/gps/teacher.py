@@ -8,15 +8,13 @@ and Koltun 2013, section 3): what costs little to vary is explored.
 
 import abc
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dynamics import Dynamics
-from mbrl.gps.rollouts import Rollouts
-from mbrl.recording import record
+from mbrl.gps.rollouts import Choose, Rollouts, actions_of_task, actor_actions, roll_out
+from mbrl.policies.actor import Actor
 from mbrl.tasks import Task
 from planners import DDP, MPC, Cost, LinearGaussianController, Planner, Problem, Solution, solve
 
@@ -65,7 +63,7 @@ class Teacher(abc.ABC):
         Args:
             task: what is to be done.
             plant: the task's plant, which counts its steps.
-            seen: the rollouts on it that :attr:`memory` asks for.
+            seen: the rollouts on it that :attr:`memory` asks for, ``(N,)`` of them.
             latest: those of this iteration.
             generator: source of randomness.
         """
@@ -81,15 +79,27 @@ class Teacher(abc.ABC):
         """How many of the latest samples of each initial state it learns from; None for all."""
         return 0
 
-    @property
-    def explores(self) -> bool:
-        """Whether the plant is moved at random before the first lesson."""
-        return False
+    def lesson(
+        self,
+        number: int,
+        task: Task,
+        plant: Dynamics,
+        seen: Rollouts | None,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Choose] | None:
+        """What shows the teacher the plant before its first plan; None where it knows enough.
 
-    @property
-    def rounds(self) -> int:
-        """Numbers of lessons, with rollouts after each, until the teacher knows the plant."""
-        return 1
+        Args:
+            number: of lessons before this one.
+            task: what is to be done.
+            plant: the task's plant, which counts its steps.
+            seen: the rollouts so far, ``(N,)`` of them.
+            generator: source of randomness.
+
+        Returns:
+            States ``(E, n)`` to begin in, and what moves the plant from there.
+        """
+        return None
 
     def first_controller(self, task: Task, x0: Tensor) -> LinearGaussianController | None:
         """What is tried from initial states before anything is known of the plant; None where planning comes first."""
@@ -103,7 +113,8 @@ class Teacher(abc.ABC):
         *,
         extra_cost: Cost | None = None,
         init: Solution | None = None,
-        generator: torch.Generator | None = None,
+        ahead: Actor | None = None,
+        generator: torch.Generator,
     ) -> Solution:
         """Plans from initial states ``(C, n)``, all of them as one batch.
 
@@ -112,15 +123,18 @@ class Teacher(abc.ABC):
             x0: initial states ``(C, n)``.
             model: from :meth:`model`.
             extra_cost: added to that of the task, for instance minus the log-density of a policy.
-            init: earlier plans from the same states; by default the scout goes ahead.
+            init: earlier plans from the same states; by default those of what goes ahead.
+            ahead: goes ahead in the model instead of the scout, for instance a policy that is good already.
             generator: source of randomness of sampling planners.
 
         Raises:
             planners.SolveError: from an initial state there is no usable plan.
         """
         problem = task.problem(model, task.episode_steps)
-        if init is None and self.scout is not None:
-            init = _gone_ahead(task.with_dynamics(model), self.scout, x0, problem, generator)
+        if ahead is None and self.scout is not None:
+            ahead = MPC(task.with_dynamics(model).problem(), self.scout)
+        if init is None and ahead is not None:
+            init = _gone_ahead(task.with_dynamics(model), ahead, x0, problem, generator)
         if extra_cost is not None:
             problem = replace(problem, cost=problem.cost + extra_cost)
         return solve(problem, self.planner, x0, init=init, generator=generator)
@@ -128,8 +142,7 @@ class Teacher(abc.ABC):
     def controller(self, task: Task, plans: Solution) -> LinearGaussianController:
         """The controllers of plans, with covariances between the bounds."""
         controller = plans.controller(temperature=self.temperature)
-        lower, upper = task.limits()
-        half = 0.5 * (upper - lower).to(plans.us)
+        _, half = actions_of_task(task).scale(plans.us)
         scale = half.unsqueeze(-1) * half
         factor = controller.covariance_factor()
         return replace(controller, covariance=scale * self._bounded(factor @ factor.mT / scale))
@@ -159,11 +172,8 @@ class ModelTeacher(Teacher):
         return plant
 
 
-def _gone_ahead(
-    task: Task, scout: Planner, x0: Tensor, problem: Problem, generator: torch.Generator | None
-) -> Solution:
-    """The way that a planner goes in receding horizon, as a first guess of plans to the end."""
-    mpc: Any = MPC(task.problem(), scout)
-    episodes: Any = record(task, mpc, len(x0), generator=generator, initial_states=x0)
-    us, xs = (np.stack([getattr(e, name) for e in episodes]) for name in ("controls", "states"))
-    return Solution.guess(problem, torch.from_numpy(xs).to(x0), torch.from_numpy(us).to(x0))
+def _gone_ahead(task: Task, actor: Actor, x0: Tensor, problem: Problem, generator: torch.Generator) -> Solution:
+    """The way that an actor goes on a task, as a first guess of plans to the end of its episodes."""
+    worlds = x0.unsqueeze(0)
+    rollouts = roll_out(task, actor_actions(actor, task, worlds, generator), worlds)[0]
+    return Solution.guess(problem, rollouts.states, actions_of_task(task).controls(rollouts.actions))

@@ -90,7 +90,7 @@ class TrajectoryDPLearner(TaughtLearner):
 
     def advance(self) -> dict[str, float]:
         """Plans, the library with their points, and its rollouts from new initial states."""
-        plans = self.taught()
+        plans = self.taught(ahead=self.policy if self.iterations else None)
         self._add(plans)
         cost = self.processes.mean(self.plans.cost.mean()) if self.plans is not None else torch.nan
         self.x0 = self.task.initial_state(self.settings.conditions, self.generator)

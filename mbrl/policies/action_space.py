@@ -72,13 +72,12 @@ class ContinuousActions(ActionSpace):
 
     def controls(self, actions: Tensor) -> Tensor:
         """The controls ``(*batch, m)`` of actions ``(*batch, m)``, clamped to the limits."""
-        center, half = self._scale(actions)
-        u = center + half * actions
+        u = self.unclamped(actions)
         return torch.minimum(torch.maximum(u, self.lower.to(u)), self.upper.to(u))
 
     def actions(self, controls: Tensor) -> Tensor:
         """The actions ``(*batch, m)`` of controls ``(*batch, m)``."""
-        center, half = self._scale(controls)
+        center, half = self.scale(controls)
         return (controls - center) / half
 
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -90,7 +89,13 @@ class ContinuousActions(ActionSpace):
         limits = {"lower": self.lower, "upper": self.upper}
         return {name: [v if abs(v) < torch.inf else None for v in limit.tolist()] for name, limit in limits.items()}
 
-    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def unclamped(self, actions: Tensor) -> Tensor:
+        """What :meth:`controls` clamps to the limits, ``(*batch, m)``: the inverse of :meth:`actions` everywhere."""
+        center, half = self.scale(actions)
+        return center + half * actions
+
+    def scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Middle and half width of the limits of each control, ``(m,)``, in the dtype of a tensor; 0 and 1 without limits."""
         bounded = self.lower.isfinite()
         lower, upper = 0.5 * self.lower, 0.5 * self.upper  # halved before, so that no sum of limits overflows
         center = torch.where(bounded, lower + upper, 0.0)
