@@ -1,6 +1,7 @@
 """A teacher that has to learn the plant before it can teach."""
 
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,6 @@ from torch import Tensor
 from dynamics import Dynamics, Ensemble, Training, fit
 from mbrl.gps.rollouts import Choose, Rollouts, actions_of_task, actor_actions, trajectories
 from mbrl.gps.teacher import Teacher
-from mbrl.policies.actor import Actor
 from mbrl.policies.spline_noise import SplineNoise
 from mbrl.tasks import Task
 from mbrl.training.checking import check_numbers
@@ -62,7 +62,7 @@ class FittedTeacher(Teacher):
         if number > self.lessons:
             return None
         if seen is None:
-            actor: Actor = SplineNoise(actions_of_task(task).bounds(), plant.control_dim)
+            actor: Any = SplineNoise(actions_of_task(task).bounds(), plant.control_dim)
         else:
             model = self.model(task, plant, seen, None, generator)
             actor = MPC(task.with_dynamics(model).problem(), self.planner if self.scout is None else self.scout)

@@ -160,7 +160,7 @@ def controller_actions(
     return choose
 
 
-def actor_actions(actor: Actor, task: Task, like: Tensor, generator: torch.Generator) -> Choose:
+def actor_actions(actor: Actor, task: Task, like: Tensor, generator: torch.Generator | None = None) -> Choose:
     """What anything that acts does in worlds of the shape of states ``(*batch, n)``, without its own noise."""
     space = actions_of_task(task)
     memory = actor.init(like[..., 0].numel(), generator=generator)

@@ -8,6 +8,7 @@ and Koltun 2013, section 3): what costs little to vary is explored.
 
 import abc
 from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ class Teacher(abc.ABC):
         extra_cost: Cost | None = None,
         init: Solution | None = None,
         ahead: Actor | None = None,
-        generator: torch.Generator,
+        generator: torch.Generator | None = None,
     ) -> Solution:
         """Plans from initial states ``(C, n)``, all of them as one batch.
 
@@ -132,7 +133,8 @@ class Teacher(abc.ABC):
         """
         problem = task.problem(model, task.episode_steps)
         if ahead is None and self.scout is not None:
-            ahead = MPC(task.with_dynamics(model).problem(), self.scout)
+            mpc: Any = MPC(task.with_dynamics(model).problem(), self.scout)
+            ahead = mpc
         if init is None and ahead is not None:
             init = _gone_ahead(task.with_dynamics(model), ahead, x0, problem, generator)
         if extra_cost is not None:
@@ -172,7 +174,7 @@ class ModelTeacher(Teacher):
         return plant
 
 
-def _gone_ahead(task: Task, actor: Actor, x0: Tensor, problem: Problem, generator: torch.Generator) -> Solution:
+def _gone_ahead(task: Task, actor: Actor, x0: Tensor, problem: Problem, generator: torch.Generator | None) -> Solution:
     """The way that an actor goes on a task, as a first guess of plans to the end of its episodes."""
     worlds = x0.unsqueeze(0)
     rollouts = roll_out(task, actor_actions(actor, task, worlds, generator), worlds)[0]
