@@ -249,7 +249,7 @@ def test_few_successors_are_the_same_as_a_full_table():
         P[s, 0, (s + 1) % S], P[s, 0, s] = 0.7, 0.3
         P[s, 1, (s - 1) % S] = 1.0
     mdp = TabularMDP(P, discount=0.9)
-    assert mdp._successors is not None
+    assert mdp.sparse
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(3, S, generator=generator, dtype=DOUBLE)
     visits = torch.rand(3, S, 2, generator=generator, dtype=DOUBLE)
@@ -257,6 +257,11 @@ def test_few_successors_are_the_same_as_a_full_table():
     close(mdp.next_values(values), torch.einsum("sap,bp->bsa", P, values))
     close(mdp.next_states(visits), torch.einsum("bsa,sap->bp", visits, P))
     close(mdp.chain(policy), torch.einsum("bsa,sap->bsp", policy, P))
+    for adjoint in (False, True):
+        matrices = torch.eye(S, dtype=DOUBLE) - 0.9 * mdp.chain(policy)
+        expected = torch.linalg.solve(matrices.mT if adjoint else matrices, values.unsqueeze(-1)).squeeze(-1)
+        close(mdp.resolved(policy, values, adjoint=adjoint), expected)
+        close(mdp.resolved(policy[0], values[0], adjoint=adjoint), expected[0])
     assert torch.autograd.gradcheck(mdp.next_states, (visits.requires_grad_(),))
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from planners.tabular.mdp import TabularMDP
 
 SMALL = 128
-"""States up to which an infinite horizon is solved by policy iteration from the start."""
+"""States up to which the linear solves of policy iteration are cheaper than backups, in full tables."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,22 +51,29 @@ class TabularSolution:
     error: float
 
 
-def solve_mdp(mdp: TabularMDP, rewards: Tensor | None = None, *, temperature: float = 0.0) -> TabularSolution:
+def solve_mdp(
+    mdp: TabularMDP,
+    rewards: Tensor | None = None,
+    *,
+    temperature: float = 0.0,
+    initial_values: Tensor | None = None,
+) -> TabularSolution:
     """Optimal values and policy, by the method that suits the horizon and the number of states.
 
     Args:
         mdp: the process.
         rewards: ``(*batch, S, A)``, in place of those of the process; all of a batch are solved at once.
         temperature: of the entropy bonus, tau; 0 for none.
+        initial_values: of similar rewards, ``(*batch, S)``, to begin with where the horizon is infinite.
 
     Raises:
         ValueError: rewards are missing or have another shape, or the temperature is negative.
     """
     if mdp.finite:
         return backward_induction(mdp, rewards, temperature=temperature)
-    if mdp.states <= SMALL:
-        return policy_iteration(mdp, rewards, temperature=temperature)
-    return value_iteration(mdp, rewards, temperature=temperature)
+    single = rewards is None or rewards.ndim == 2
+    solver = policy_iteration if mdp.states <= SMALL or (mdp.sparse and single) else value_iteration
+    return solver(mdp, rewards, temperature=temperature, initial_values=initial_values)
 
 
 def backward_induction(mdp: TabularMDP, rewards: Tensor | None = None, *, temperature: float = 0.0) -> TabularSolution:
@@ -274,8 +281,7 @@ def _average(policy: Tensor, Q: Tensor, temperature: float) -> Tensor:
 
 def _evaluated(mdp: TabularMDP, policy: Tensor, r: Tensor, temperature: float) -> Tensor:
     """Values of a stationary policy, by a linear solve."""
-    A = torch.eye(mdp.states, dtype=r.dtype, device=r.device) - mdp.discount * mdp.chain(policy)
-    return torch.linalg.solve(A, _average(policy, r, temperature).unsqueeze(-1)).squeeze(-1)
+    return mdp.resolved(policy, _average(policy, r, temperature))
 
 
 def _stationary(

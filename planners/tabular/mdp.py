@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,6 +86,11 @@ class TabularMDP:
         return self.horizon != math.inf
 
     @property
+    def sparse(self) -> bool:
+        """Whether each state and action has so few successors that sums run over these alone."""
+        return self._successors is not None
+
+    @property
     def steps(self) -> int:
         """T, of a finite horizon.
 
@@ -125,7 +131,8 @@ class TabularMDP:
         if self._successors is None:
             return (values @ self.transitions.flatten(0, 1).mT).unflatten(-1, (self.states, self.actions))
         index, probabilities = self._successors
-        return (values[..., index] * probabilities).sum(-1)
+        found = values.index_select(-1, index.flatten()).unflatten(-1, index.shape)
+        return (found * probabilities).sum(-1)
 
     def next_states(self, visits: Tensor) -> Tensor:
         """How often each state comes next, after visits of states and actions ``(*batch, S, A)``: ``(*batch, S)``."""
@@ -143,6 +150,20 @@ class TabularMDP:
         flow = (policy.unsqueeze(-1) * probabilities).flatten(-2)
         columns = index.flatten(-2).expand(flow.shape)
         return flow.new_zeros(*flow.shape[:-1], self.states).scatter_add(-1, columns, flow)
+
+    def resolved(self, policy: Tensor, b: Tensor, *, adjoint: bool = False) -> Tensor:
+        r"""The solution of :math:`(I - \gamma P_\pi) x = b`, or of its transpose.
+
+        Args:
+            policy: stationary ``(*batch, S, A)``.
+            b: ``(*batch, S)``.
+            adjoint: solve with the transpose.
+        """
+        attached = torch.is_grad_enabled() and any(x.requires_grad for x in (self.transitions, policy, b))
+        if self._successors is not None and policy.ndim == 2 and b.ndim == 1 and b.device.type == "cpu" and not attached:
+            return self._resolved_sparsely(policy, b, adjoint)
+        A = torch.eye(self.states, dtype=b.dtype, device=b.device) - self.discount * self.chain(policy)
+        return torch.linalg.solve(A.mT if adjoint else A, b.unsqueeze(-1)).squeeze(-1)
 
     def check_policy(self, policy: Tensor) -> Tensor:
         """Probabilities of actions, stationary ``(*batch, S, A)`` or, for a finite horizon, of each step ``(*batch, T, S, A)``.
@@ -172,6 +193,17 @@ class TabularMDP:
             return None
         probabilities, index = self.transitions.topk(K, dim=-1)
         return index, probabilities
+
+    def _resolved_sparsely(self, policy: Tensor, b: Tensor, adjoint: bool) -> Tensor:
+        from scipy.sparse import coo_matrix, identity
+        from scipy.sparse.linalg import splu
+
+        index, probabilities = (x.detach().numpy() for x in self._successors or ())
+        flow = policy.detach().unsqueeze(-1).numpy() * probabilities
+        rows = np.broadcast_to(np.arange(self.states)[:, None, None], flow.shape)
+        P = coo_matrix((flow.ravel(), (rows.ravel(), index.ravel())), shape=(self.states, self.states))
+        A = (identity(self.states, dtype=flow.dtype) - self.discount * P).tocsc()
+        return torch.as_tensor(splu(A).solve(b.detach().numpy(), trans="T" if adjoint else "N"))
 
     def _check_rewards(self, rewards: Tensor) -> None:
         S, A = self.states, self.actions

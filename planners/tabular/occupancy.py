@@ -33,8 +33,7 @@ def occupancies(mdp: TabularMDP, policy: Tensor, *, entering: Tensor | None = No
     b = mdp.start if entering is None else torch.as_tensor(entering).to(policy)
     if b.shape[-1:] != (mdp.states,):
         raise ValueError(f"entering must have the shape (*batch, S) with S = {mdp.states}, got {tuple(b.shape)}")
-    A = torch.eye(mdp.states, dtype=policy.dtype, device=policy.device) - mdp.discount * mdp.chain(policy)
-    return policy * torch.linalg.solve(A.mT, b.unsqueeze(-1))
+    return policy * mdp.resolved(policy, b, adjoint=True).unsqueeze(-1)
 
 
 def occupancies_by_step(mdp: TabularMDP, policy: Tensor, *, entering: Tensor | None = None) -> Tensor:
