@@ -28,16 +28,16 @@ def draw(*shape, seed=0):
 
 def test_canonical_reward_is_the_definition():
     mdp, r = random_mdp(0, S=3, A=2), draw(3, 2, 3)
-    found, gamma = canonical_reward(mdp, r), mdp.discount
+    found, gamma, r = canonical_reward(mdp, r).tolist(), mdp.discount, r.tolist()
     for s in range(3):
         for a in range(2):
             for after in range(3):
-                expected = r[s, a, after]
+                expected = r[s][a][after]
                 for A in range(2):
                     for S2 in range(3):
-                        expected = expected + (gamma * r[after, A, S2] - r[s, A, S2]) / 6
-                        expected = expected - sum(gamma * r[S1, A, S2] for S1 in range(3)) / 18
-                torch.testing.assert_close(found[s, a, after], expected)
+                        expected = expected + (gamma * r[after][A][S2] - r[s][A][S2]) / 6
+                        expected = expected - sum(gamma * r[S1][A][S2] for S1 in range(3)) / 18
+                assert math.isclose(found[s][a][after], expected, rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 4)])

@@ -6,8 +6,8 @@ within :math:`\epsilon \|w\|`. From any policy on,
 
 1. :math:`w = \mu_E - \bar\mu`, with margin :math:`t = \|w\|`;
 2. the optimal policy of the reward :math:`w^\top \phi` is added, with expectations :math:`\mu`;
-3. :math:`\bar\mu` is the point nearest to :math:`\mu_E`, on the line from the last one to :math:`\mu` ("projection", section 3.1), or
-   of all mixtures of policies so far ("max-margin", equation 10, whose dual this is).
+3. :math:`\bar\mu` is the point nearest to :math:`\mu_E`, on the line from the last one to :math:`\mu` ("projection", section
+   3.1), or of all mixtures of policies so far ("max-margin", equation 10, whose dual this is).
 
 If the expert's expectations are those of some policy, then :math:`w^\top (\mu - \mu_E) \ge 0` and each projection gives
 :math:`t_{i+1}^{-2} \ge t_i^{-2} + R^{-2}`, where R bounds :math:`\|\mu - \mu_E\|`. So there are at most :math:`R^2 / \epsilon^2`
@@ -44,7 +44,8 @@ class Apprenticeship(RewardLearner):
     reward's own policy, is what has a guarantee.
 
     Attributes:
-        method: ``"max-margin"``, a quadratic program in each iteration, or ``"projection"``, which needs none and more iterations.
+        method: ``"max-margin"``, a quadratic program in each iteration, or ``"projection"``, which needs none and more
+            iterations.
         epsilon: margin at which learning ends, in units of discounted sums of features.
         max_iterations: policies.
 

@@ -1,6 +1,7 @@
 """What learners of rewards have in common: features and demonstrations in, a reward of every state out."""
 
 import abc
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,12 +22,10 @@ class FeatureReward(nn.Module):
         dtype: of the weights.
     """
 
-    def __init__(
-        self, features: int, hidden: Sequence[int] = (), *, seed: int = 0, dtype: torch.dtype = torch.float64
-    ):
+    def __init__(self, features: int, hidden: Sequence[int] = (), *, seed: int = 0, dtype: torch.dtype = torch.float64):
         super().__init__()
         widths, layers = [features, *hidden], []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after, dtype=dtype), nn.Tanh()]
         layers.append(nn.Linear(widths[-1], 1, bias=False, dtype=dtype))
         self.layers = nn.Sequential(*layers)

@@ -1,9 +1,9 @@
 r"""What no demonstration of a process can tell about a reward.
 
-Two rewards have the same (soft-)optimal policies for all temperatures, and the same relative values of all policies, if they differ by
-:math:`\delta(s, a) = \Phi(s) - \gamma \sum_{s'} P_{s a s'} \Phi(s')`, potential shaping in expectation (Ng, Harada and Russell 1999;
-Cao, Cohen and Szpruch 2021; Skalse et al. 2023). A direction w of linear rewards is of this kind if all advantages that it gives
-vanish; with :math:`\phi_0 = \phi(\cdot, 0)` the features of one action,
+Two rewards have the same (soft-)optimal policies for all temperatures, and the same relative values of all policies, if they
+differ by :math:`\delta(s, a) = \Phi(s) - \gamma \sum_{s'} P_{s a s'} \Phi(s')`, potential shaping in expectation (Ng, Harada
+and Russell 1999; Cao, Cohen and Szpruch 2021; Skalse et al. 2023). A direction w of linear rewards is of this kind if all
+advantages that it gives vanish; with :math:`\phi_0 = \phi(\cdot, 0)` the features of one action,
 
 .. math:: \phi(s, a)^\top w + \gamma \sum_{s'} P_{s a s'} V(s')^\top w = V(s)^\top w, \qquad
     V = (I - \gamma P_0)^{-1} \phi_0
@@ -48,8 +48,8 @@ class Identifiability:
     def __str__(self) -> str:
         k = len(self.visibility)
         return (
-            f"{k - self.invisible} of {k} directions of the weights show in behavior, {self.invisible} do not (they are constant or "
-            "potential shaping); a positive factor shows only in how random the demonstrator is, and not at all if it is optimal"
+            f"{k - self.invisible} of {k} directions of the weights show in behavior, {self.invisible} do not (they are constant "
+            "or potential shaping); a positive factor shows only in how random a demonstrator is, not in an optimal one"
         )
 
 

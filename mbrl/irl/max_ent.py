@@ -12,12 +12,12 @@ demonstrated minus expected visits,
 .. math:: \tau \, \frac{\partial}{\partial r_{s a}} \sum_{i, t} \log \pi = \sum_t \bigl[ N_t(s, a) - D_t(s, a) \bigr], \qquad
     b_t(s') = N_t(s') - \gamma \sum_{s, a} P_{s a s'} N_{t-1}(s, a)
 
-where N counts the demonstrations and D are the occupancies of :math:`\pi` of what enters by b. Where the dynamics are deterministic,
-without discount, b is the demonstrations' first states alone and D what is expected from there, the familiar difference of feature
-counts. Where they are not, b takes account of where chance led the demonstrator: this is the derivative of the likelihood of actions
-given the states they were taken in, for demonstrations of any length, of which the familiar one is a noisy estimate with a bias at
-the end of short demonstrations. A hard-optimal policy in place of the soft one, as in some implementations, is no derivative of
-anything.
+where N counts the demonstrations and D are the occupancies of :math:`\pi` of what enters by b. Where the dynamics are
+deterministic, without discount, b is the demonstrations' first states alone and D what is expected from there, the familiar
+difference of feature counts. Where they are not, b takes account of where chance led the demonstrator: this is the derivative
+of the likelihood of actions given the states they were taken in, for demonstrations of any length, of which the familiar one is
+a noisy estimate with a bias at the end of short demonstrations. A hard-optimal policy in place of the soft one, as in some
+implementations, is no derivative of anything.
 """
 
 from dataclasses import dataclass
@@ -168,7 +168,10 @@ class _Objective:
     def gradient(self) -> np.ndarray:
         """All derivatives in a row."""
         return np.concatenate(
-            [np.zeros(p.numel()) if p.grad is None else p.grad.double().flatten().cpu().numpy() for p in self.parameters]
+            [
+                np.zeros(p.numel()) if p.grad is None else p.grad.double().flatten().cpu().numpy()
+                for p in self.parameters
+            ]
         )
 
     def place(self, numbers: np.ndarray) -> None:

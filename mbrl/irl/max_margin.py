@@ -3,11 +3,11 @@ r"""Maximum margin planning (Ratliff, Bagnell and Zinkevich 2006): a reward that
 .. math:: \min_w J(w) = \frac\lambda2 \|w\|^2 + \max_\pi \bigl[ w^\top f_\pi + \ell_\pi \bigr] - w^\top f_E, \qquad
     f_\pi = \sum_{s, a} D_\pi(s, a) \phi(s, a), \quad \ell_\pi = \sum_{s, a} D_\pi(s, a) \, \ell(s, a)
 
-with the occupancies D of a policy, the demonstrations' average features :math:`f_E`, and a loss :math:`\ell(s, a)` of one wherever
-nothing like it was demonstrated: the more a policy disagrees, the larger the margin it is beaten by. The maximum is planning with
-the reward :math:`w^\top \phi + \ell`, over as many steps as were demonstrated and from the same first states, so that demonstrations
-that stop early are not held against those that go on. The paper has one such term for each of many maps; here all demonstrations
-are of one process and make one.
+with the occupancies D of a policy, the demonstrations' average features :math:`f_E`, and a loss :math:`\ell(s, a)` of one
+wherever nothing like it was demonstrated: the more a policy disagrees, the larger the margin it is beaten by. The maximum is
+planning with the reward :math:`w^\top \phi + \ell`, over as many steps as were demonstrated and from the same first states, so
+that demonstrations that stop early are not held against those that go on. The paper has one such term for each of many maps;
+here all demonstrations are of one process and make one.
 
 J is strongly convex. Each plan is a cut, :math:`J(w) \ge \frac\lambda2 \|w\|^2 + w^\top (f_j - f_E) + \ell_j`:
 
@@ -109,12 +109,17 @@ class _Cuts:
         self.loss = settings.margin * (demonstrations.counts(mdp).sum(0) == 0).to(phi)
         self.excess: list[Tensor] = []  # f_j - f_E, (k,)
         self.losses: list[Tensor] = []
+        self.sum_of_excess, self.sum_of_losses = torch.zeros_like(self.expert), phi.new_zeros(())
 
     def add(self, w: Tensor) -> float:
         """Plan with the loss against weights; their objective."""
         D = occupancies(self.mdp, backward_induction(self.mdp, self.phi @ w + self.loss).policy)
         self.excess.append(torch.einsum("sa,sak->k", D, self.phi) - self.expert)
         self.losses.append((D * self.loss).sum())
+        self.sum_of_excess, self.sum_of_losses = (
+            self.sum_of_excess + self.excess[-1],
+            self.sum_of_losses + self.losses[-1],
+        )
         return float(0.5 * self.l2 * w @ w + w @ self.excess[-1] + self.losses[-1])
 
     def minimized(self) -> tuple[Tensor, float]:
@@ -128,13 +133,14 @@ class _Cuts:
         program = cp.Problem(cp.Maximize(loss.double().cpu().numpy() @ alpha - 0.5 * gap), [cp.sum(alpha) == 1])
         program.solve(solver=cp.CLARABEL)
         shares = torch.as_tensor(alpha.value).to(F).clamp_min(0)
-        return self._dual(shares / shares.sum())
+        shares = shares / shares.sum()
+        return self._dual(shares @ F, shares @ loss)
 
     def averaged(self) -> tuple[Tensor, float]:
         """The weights after a sub-gradient step, and the bound."""
-        return self._dual(self.losses[0].new_full((len(self.losses),), 1.0 / len(self.losses)))
+        return self._dual(self.sum_of_excess / len(self.losses), self.sum_of_losses / len(self.losses))
 
-    def _dual(self, shares: Tensor) -> tuple[Tensor, float]:
-        """Weights and bound of multipliers of the cuts."""
-        w = -(shares @ torch.stack(self.excess)) / self.l2
-        return w, float(shares @ torch.stack(self.losses) - 0.5 * self.l2 * w @ w)
+    def _dual(self, excess: Tensor, loss: Tensor) -> tuple[Tensor, float]:
+        """Weights and bound of an average of the cuts."""
+        w = -excess / self.l2
+        return w, float(loss - 0.5 * self.l2 * w @ w)

@@ -1,8 +1,8 @@
 r"""How good a learned reward is.
 
-What it is for: the value that is lost by acting on it (Levine, Popović and Koltun 2011). What it looks like: the correlation with the
-true one, and the EPIC distance (Gleave et al. 2021, definitions 4.1 and 4.6), which does not see what no optimal policy depends on, a
-positive factor and potential shaping :math:`\gamma \Phi(s') - \Phi(s)`:
+What it is for: the value that is lost by acting on it (Levine, Popović and Koltun 2011). What it looks like: the correlation
+with the true one, and the EPIC distance (Gleave et al. 2021, definitions 4.1 and 4.6), which does not see what no optimal
+policy depends on, a positive factor and potential shaping :math:`\gamma \Phi(s') - \Phi(s)`:
 
 .. math:: C(r)(s, a, s') = r(s, a, s') + \mathbb E \bigl[ \gamma r(s', A, S') - r(s, A, S') - \gamma r(S, A, S') \bigr], \qquad
     d(r_1, r_2) = \sqrt{\tfrac12 (1 - \rho(C(r_1), C(r_2)))}
@@ -36,7 +36,9 @@ def expected_value_difference(mdp: TabularMDP, policy: Tensor, *, relative: bool
     uniform = mdp.transitions.new_full((mdp.states, mdp.actions), 1.0 / mdp.actions)
     possible = best - float(policy_evaluation(mdp, uniform).value)
     if possible <= 1e-9 * max(1.0, abs(best)):
-        raise ValueError("the random policy is optimal for these rewards, so that nothing can be lost; use relative=False")
+        raise ValueError(
+            "the random policy is optimal for these rewards, so that nothing can be lost; use relative=False"
+        )
     return lost / possible
 
 

@@ -1,7 +1,7 @@
 """Worlds of cells to learn rewards in: a plain one, and Objectworld (Levine, Popović and Koltun 2011, section 5.1).
 
-An agent stays or moves to one of four neighbors, and with the probability of wind takes a random one of the five actions instead. It
-stays where a step would leave the world.
+An agent stays or moves to one of four neighbors, and with the probability of wind takes a random one of the five actions
+instead. It stays where a step would leave the world.
 """
 
 from dataclasses import dataclass
@@ -44,9 +44,7 @@ class GridWorld:
         return values.unflatten(-1, (self.size, self.size))
 
 
-def gridworld(
-    size: int = 8, *, rewards: Tensor | None = None, wind: float = 0.3, discount: float = 0.9
-) -> GridWorld:
+def gridworld(size: int = 8, *, rewards: Tensor | None = None, wind: float = 0.3, discount: float = 0.9) -> GridWorld:
     """A plain world, whose features tell each cell from all others.
 
     Args:
@@ -81,8 +79,8 @@ def objectworld(
 ) -> GridWorld:
     """Objectworld: objects with an inner and an outer color lie about, and what cells pay depends on the outer ones nearby.
 
-    A cell within 3 cells of the first outer color pays 1 if it is within 2 of the second as well, and -1 otherwise; all others pay
-    nothing. Inner colors and further outer ones distract. The reward is no linear function of the features.
+    A cell within 3 cells of the first outer color pays 1 if it is within 2 of the second as well, and -1 otherwise; all others
+    pay nothing. Inner colors and further outer ones distract. The reward is no linear function of the features.
 
     Args:
         size: of a side, in cells.
@@ -90,8 +88,8 @@ def objectworld(
         colors: number of inner and of outer colors.
         wind: probability of a random action.
         discount: of each step.
-        features: ``"near"``, for each inner and outer color whether its nearest object is no more than 1, 2, ..., size cells away, or
-            ``"distance"``, these distances over the size.
+        features: ``"near"``, for each inner and outer color whether its nearest object is no more than 1, 2, ..., size cells
+            away, or ``"distance"``, these distances over the size.
         seed: of places and colors.
 
     Raises:

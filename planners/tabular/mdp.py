@@ -160,7 +160,13 @@ class TabularMDP:
             adjoint: solve with the transpose.
         """
         attached = torch.is_grad_enabled() and any(x.requires_grad for x in (self.transitions, policy, b))
-        if self._successors is not None and policy.ndim == 2 and b.ndim == 1 and b.device.type == "cpu" and not attached:
+        if (
+            self._successors is not None
+            and policy.ndim == 2
+            and b.ndim == 1
+            and b.device.type == "cpu"
+            and not attached
+        ):
             return self._resolved_sparsely(policy, b, adjoint)
         A = torch.eye(self.states, dtype=b.dtype, device=b.device) - self.discount * self.chain(policy)
         return torch.linalg.solve(A.mT if adjoint else A, b.unsqueeze(-1)).squeeze(-1)
