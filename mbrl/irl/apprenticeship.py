@@ -17,7 +17,7 @@ fall, shows that it has been found.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -134,8 +134,9 @@ class Apprenticeship(RewardLearner):
         import cvxpy as cp
 
         share = cp.Variable(len(points), nonneg=True)
+        simplex: list[Any] = [cp.sum(share) == 1]
         gap = cp.sum_squares((points - target).T.double().cpu().numpy() @ share)
-        cp.Problem(cp.Minimize(gap), [cp.sum(share) == 1]).solve(solver=cp.CLARABEL)
+        cp.Problem(cp.Minimize(gap), simplex).solve(solver=cp.CLARABEL)
         found = torch.as_tensor(share.value).to(points).clamp_min(0)
         return found / found.sum()
 

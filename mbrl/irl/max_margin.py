@@ -24,7 +24,7 @@ and end where J is within the tolerance of it.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -129,8 +129,9 @@ class _Cuts:
         F, loss = torch.stack(self.excess), torch.stack(self.losses)
         scale = 1.0 / self.l2**0.5
         alpha = cp.Variable(len(F), nonneg=True)
+        simplex: list[Any] = [cp.sum(alpha) == 1]
         gap = cp.sum_squares((scale * F.T.double().cpu().numpy()) @ alpha)
-        program = cp.Problem(cp.Maximize(loss.double().cpu().numpy() @ alpha - 0.5 * gap), [cp.sum(alpha) == 1])
+        program = cp.Problem(cp.Maximize(loss.double().cpu().numpy() @ alpha - 0.5 * gap), simplex)
         program.solve(solver=cp.CLARABEL)
         shares = torch.as_tensor(alpha.value).to(F).clamp_min(0)
         shares = shares / shares.sum()

@@ -77,7 +77,7 @@ def epic_distance(mdp: TabularMDP, first: Tensor, second: Tensor, *, coverage: T
     for reward, shaped in zip((first, second), canonical, strict=True):
         if float(shaped.abs().max()) <= 1e-9 * float(torch.as_tensor(reward).detach().abs().max()):
             raise ValueError("a reward is constant but for potential shaping, so it has no direction to compare")
-    correlation = _pearson(*canonical, coverage.double())
+    correlation = _pearson(canonical[0], canonical[1], coverage.double())
     return max(0.0, 0.5 * (1.0 - correlation)) ** 0.5
 
 

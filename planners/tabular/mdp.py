@@ -201,14 +201,14 @@ class TabularMDP:
         return index, probabilities
 
     def _resolved_sparsely(self, policy: Tensor, b: Tensor, adjoint: bool) -> Tensor:
-        from scipy.sparse import coo_matrix, identity
+        from scipy.sparse import coo_matrix, eye_array
         from scipy.sparse.linalg import splu
 
         index, probabilities = (x.detach().numpy() for x in self._successors or ())
         flow = policy.detach().unsqueeze(-1).numpy() * probabilities
         rows = np.broadcast_to(np.arange(self.states)[:, None, None], flow.shape)
         P = coo_matrix((flow.ravel(), (rows.ravel(), index.ravel())), shape=(self.states, self.states))
-        A = (identity(self.states, dtype=flow.dtype) - self.discount * P).tocsc()
+        A = (eye_array(self.states, dtype=flow.dtype) - self.discount * P).tocsc()
         return torch.as_tensor(splu(A).solve(b.detach().numpy(), trans="T" if adjoint else "N"))
 
     def _check_rewards(self, rewards: Tensor) -> None:
