@@ -208,7 +208,7 @@ class TabularMDP:
         flow = policy.detach().unsqueeze(-1).numpy() * probabilities
         rows = np.broadcast_to(np.arange(self.states)[:, None, None], flow.shape)
         P = coo_matrix((flow.ravel(), (rows.ravel(), index.ravel())), shape=(self.states, self.states))
-        A = (eye_array(self.states, dtype=flow.dtype) - self.discount * P).tocsc()
+        A = (eye_array(self.states).astype(flow.dtype) - self.discount * P).tocsc()
         return torch.as_tensor(splu(A).solve(b.detach().numpy(), trans="T" if adjoint else "N"))
 
     def _check_rewards(self, rewards: Tensor) -> None:
