@@ -65,6 +65,19 @@ from planners.simulated_time import SimulatedTime
 from planners.solution import Solution, SolveError, Status
 from planners.solve import Planner, Unrolled, solve
 from planners.splines import ControlSpline
+from planners.tabular import (
+    TabularMDP,
+    TabularSolution,
+    TabularTrajectories,
+    backward_induction,
+    occupancies,
+    occupancies_by_step,
+    policy_evaluation,
+    policy_iteration,
+    sample_trajectories,
+    solve_mdp,
+    value_iteration,
+)
 
 __all__ = [
     "CEM",
@@ -130,12 +143,16 @@ __all__ = [
     "StateMarginals",
     "Status",
     "SumCost",
+    "TabularMDP",
+    "TabularSolution",
+    "TabularTrajectories",
     "TerminalExpansion",
     "TerminalState",
     "TransitionCost",
     "Unrolled",
     "WhiteNoise",
     "WorstCase",
+    "backward_induction",
     "certify",
     "expand_about",
     "expected_cost",
@@ -143,8 +160,15 @@ __all__ = [
     "kl_constrained_step",
     "maximum_entropy_controller",
     "multi_start",
+    "occupancies",
+    "occupancies_by_step",
+    "policy_evaluation",
+    "policy_iteration",
+    "sample_trajectories",
     "shortest_path",
     "solve",
+    "solve_mdp",
     "state_marginals",
+    "value_iteration",
     "with_kl_penalty",
 ]

@@ -1,0 +1,29 @@
+"""Inverse reinforcement learning: rewards from demonstrations, and how good these are."""
+
+from mbrl.irl.apprenticeship import Apprenticeship
+from mbrl.irl.base import FeatureReward, LearnedReward, Mixture, RewardLearner
+from mbrl.irl.identifiability import Identifiability, identifiability
+from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
+from mbrl.irl.max_margin import MaxMargin
+from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
+from mbrl.irl.worlds import GridWorld, gridworld, objectworld
+
+__all__ = [
+    "Apprenticeship",
+    "FeatureReward",
+    "GridWorld",
+    "Identifiability",
+    "LearnedReward",
+    "MaxEntIRL",
+    "MaxMargin",
+    "Mixture",
+    "RewardLearner",
+    "action_log_likelihood",
+    "canonical_reward",
+    "epic_distance",
+    "expected_value_difference",
+    "gridworld",
+    "identifiability",
+    "objectworld",
+    "reward_correlation",
+]

@@ -1,0 +1,147 @@
+r"""Maximum margin planning (Ratliff, Bagnell and Zinkevich 2006): a reward that prefers what was demonstrated by a margin.
+
+.. math:: \min_w J(w) = \frac\lambda2 \|w\|^2 + \max_\pi \bigl[ w^\top f_\pi + \ell_\pi \bigr] - w^\top f_E, \qquad
+    f_\pi = \sum_{s, a} D_\pi(s, a) \phi(s, a), \quad \ell_\pi = \sum_{s, a} D_\pi(s, a) \, \ell(s, a)
+
+with the occupancies D of a policy, the demonstrations' average features :math:`f_E`, and a loss :math:`\ell(s, a)` of one
+wherever nothing like it was demonstrated: the more a policy disagrees, the larger the margin it is beaten by. The maximum is
+planning with the reward :math:`w^\top \phi + \ell`, over as many steps as were demonstrated and from the same first states, so
+that demonstrations that stop early are not held against those that go on. The paper has one such term for each of many maps;
+here all demonstrations are of one process and make one.
+
+J is strongly convex. Each plan is a cut, :math:`J(w) \ge \frac\lambda2 \|w\|^2 + w^\top (f_j - f_E) + \ell_j`:
+
+- as a quadratic program, over all cuts so far, with the most violated one added until there is none;
+- by sub-gradient steps :math:`w \leftarrow w - \frac{1}{\lambda t} g_t`, after which :math:`w = \frac{1}{\lambda t} \sum_j (f_E -
+  f_j)`, so that t equal multipliers are a solution of the dual problem.
+
+Both have a lower bound of the minimum from that dual,
+
+.. math:: \max_{\alpha \ge 0, \; \mathbf 1^\top \alpha = 1} \; \alpha^\top \ell
+    - \frac{1}{2 \lambda} \Bigl\| f_E - \sum_j \alpha_j f_j \Bigr\|^2,
+
+and end where J is within the tolerance of it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mbrl.irl.base import (
+    LearnedReward,
+    RewardLearner,
+    by_action,
+    checked,
+    demonstrated_features,
+    linear_reward,
+    of_demonstrated_steps,
+    rewards_of,
+)
+from planners import TabularMDP, TabularTrajectories, backward_induction, occupancies, solve_mdp
+
+
+@dataclass(frozen=True)
+class MaxMargin(RewardLearner):
+    """Maximum margin planning, a linear reward.
+
+    Attributes:
+        l2: lambda, of the squared norm of the weights.
+        margin: the loss of a step of which nothing like it was demonstrated.
+        solver: ``"qp"``, quadratic programs with constraint generation, or ``"subgradient"``.
+        max_iterations: plans.
+        tolerance: distance of the objective from its lower bound at which learning ends, relative to the objective and 1.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    l2: float = 0.01
+    margin: float = 1.0
+    solver: Literal["qp", "subgradient"] = "qp"
+    max_iterations: int = 200
+    tolerance: float = 1e-6
+
+    def __post_init__(self):
+        if self.solver not in ("qp", "subgradient"):
+            raise ValueError(f"solver must be 'qp' or 'subgradient', got {self.solver!r}")
+        if not (self.l2 > 0 and self.margin > 0 and self.tolerance > 0):
+            raise ValueError(
+                f"l2, margin and tolerance must be positive, got {self.l2}, {self.margin} and {self.tolerance}"
+            )
+        if not (isinstance(self.max_iterations, int) and self.max_iterations >= 1):
+            raise ValueError(f"max_iterations must be an integer of at least 1, got {self.max_iterations!r}")
+
+    def learn(
+        self, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories, *, seed: int = 0
+    ) -> LearnedReward:
+        """Learn; see :meth:`RewardLearner.learn`. ``history`` has ``objective`` and ``bound`` at each iteration."""
+        phi, demonstrations = by_action(mdp, features), checked(mdp, demonstrations)
+        cuts = _Cuts(self, mdp, phi, demonstrations)
+        w = best = phi.new_zeros(phi.shape[-1])
+        history: dict[str, list[float]] = {"objective": [], "bound": []}
+        converged, lowest, highest = False, float("inf"), -float("inf")
+        for _ in range(self.max_iterations):
+            objective = cuts.add(w)
+            if objective < lowest:
+                lowest, best = objective, w
+            w, bound = cuts.minimized() if self.solver == "qp" else cuts.averaged()
+            highest = max(highest, bound)
+            history["objective"].append(lowest)
+            history["bound"].append(highest)
+            if lowest - highest <= self.tolerance * max(1.0, abs(lowest)):
+                converged = True
+                break
+        reward = linear_reward(best)
+        rewards = rewards_of(reward, mdp, features)
+        policy = solve_mdp(mdp, mdp.expected_rewards(rewards)).policy
+        return LearnedReward(reward, rewards, policy, converged, history)
+
+
+class _Cuts:
+    """The plans so far: their features less those of the demonstrations, and their losses."""
+
+    def __init__(self, settings: MaxMargin, mdp: TabularMDP, phi: Tensor, demonstrations: TabularTrajectories):
+        self.l2, self.phi = settings.l2, phi
+        self.mdp = of_demonstrated_steps(mdp, demonstrations)
+        self.expert = demonstrated_features(mdp, phi, demonstrations)
+        self.loss = settings.margin * (demonstrations.counts(mdp).sum(0) == 0).to(phi)
+        self.excess: list[Tensor] = []  # f_j - f_E, (k,)
+        self.losses: list[Tensor] = []
+        self.sum_of_excess, self.sum_of_losses = torch.zeros_like(self.expert), phi.new_zeros(())
+
+    def add(self, w: Tensor) -> float:
+        """Plan with the loss against weights; their objective."""
+        D = occupancies(self.mdp, backward_induction(self.mdp, self.phi @ w + self.loss).policy)
+        self.excess.append(torch.einsum("sa,sak->k", D, self.phi) - self.expert)
+        self.losses.append((D * self.loss).sum())
+        self.sum_of_excess, self.sum_of_losses = (
+            self.sum_of_excess + self.excess[-1],
+            self.sum_of_losses + self.losses[-1],
+        )
+        return float(0.5 * self.l2 * w @ w + w @ self.excess[-1] + self.losses[-1])
+
+    def minimized(self) -> tuple[Tensor, float]:
+        """The weights that are best for all cuts, and the bound."""
+        import cvxpy as cp
+
+        F, loss = torch.stack(self.excess), torch.stack(self.losses)
+        scale = 1.0 / self.l2**0.5
+        alpha = cp.Variable(len(F), nonneg=True)
+        simplex: list[Any] = [cp.sum(alpha) == 1]
+        gap = cp.sum_squares((scale * F.T.double().cpu().numpy()) @ alpha)
+        program = cp.Problem(cp.Maximize(loss.double().cpu().numpy() @ alpha - 0.5 * gap), simplex)
+        program.solve(solver=cp.CLARABEL)
+        shares = torch.as_tensor(alpha.value).to(F).clamp_min(0)
+        shares = shares / shares.sum()
+        return self._dual(shares @ F, shares @ loss)
+
+    def averaged(self) -> tuple[Tensor, float]:
+        """The weights after a sub-gradient step, and the bound."""
+        return self._dual(self.sum_of_excess / len(self.losses), self.sum_of_losses / len(self.losses))
+
+    def _dual(self, excess: Tensor, loss: Tensor) -> tuple[Tensor, float]:
+        """Weights and bound of an average of the cuts."""
+        w = -excess / self.l2
+        return w, float(loss - 0.5 * self.l2 * w @ w)
