@@ -30,12 +30,11 @@ from planners.costs import (
 from planners.ddp import DDP
 from planners.implicit import Implicit, InvalidGradientError
 from planners.kkt import Certificate, certify
-from planners.kl_constrained import (
-    KLStep,
+from planners.kl_constrained import KLStep, kl_constrained_step
+from planners.linear_gaussian import (
     StateMarginals,
     expected_cost,
     expected_kl,
-    kl_constrained_step,
     maximum_entropy_controller,
     state_marginals,
     with_kl_penalty,
