@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -329,6 +329,21 @@ class Dynamics(nn.Module, abc.ABC):
     def extra_repr(self) -> str:
         """The line that ``print(model)`` shows."""
         return f"state_dim={self.state_dim}, control_dim={self.control_dim}, dt={self.dt:g}"
+
+
+def arguments_like(dynamics: Dynamics) -> dict[str, Any]:
+    """What dynamics around others tell :class:`Dynamics`: the same dimensions, step, names and angles."""
+    names = (
+        "state_dim",
+        "control_dim",
+        "dt",
+        "observation_dim",
+        "tangent_dim",
+        "state_names",
+        "control_names",
+        "angles",
+    )
+    return {name: getattr(dynamics, name) for name in names}
 
 
 def rolled_out(step: Callable[[Tensor, Tensor, int], Tensor], x0: Tensor, us: Tensor, t0: int) -> Tensor:

@@ -9,7 +9,7 @@ import math
 
 from torch import Tensor
 
-from dynamics.base import Curvature, Dynamics, Linearization, TimeStep
+from dynamics.base import Curvature, Dynamics, Linearization, TimeStep, arguments_like
 
 
 class CountedDynamics(Dynamics):
@@ -36,16 +36,7 @@ class CountedDynamics(Dynamics):
     def __init__(self, dynamics: Dynamics):
         if not isinstance(dynamics, Dynamics):
             raise TypeError(f"dynamics must be a Dynamics, got {type(dynamics).__name__}")
-        super().__init__(
-            dynamics.state_dim,
-            dynamics.control_dim,
-            dynamics.dt,
-            observation_dim=dynamics.observation_dim,
-            tangent_dim=dynamics.tangent_dim,
-            state_names=dynamics.state_names,
-            control_names=dynamics.control_names,
-            angles=dynamics.angles,
-        )
+        super().__init__(**arguments_like(dynamics))
         self.derivatives = dynamics.derivatives
         self.counted = dynamics
         self.calls = 0

@@ -9,7 +9,7 @@ batch, shows what depends on which of them is right.
 import torch
 from torch import Tensor
 
-from dynamics.base import Dynamics, TimeStep
+from dynamics.base import Dynamics, TimeStep, arguments_like
 from dynamics.stochastic import StochasticDynamics
 
 
@@ -30,16 +30,7 @@ class MemberDynamics(Dynamics):
     def __init__(self, model: StochasticDynamics, member: int | Tensor):
         if not isinstance(model, StochasticDynamics):
             raise TypeError(f"model must be StochasticDynamics such as an Ensemble, got {type(model).__name__}")
-        super().__init__(
-            model.state_dim,
-            model.control_dim,
-            model.dt,
-            observation_dim=model.observation_dim,
-            tangent_dim=model.tangent_dim,
-            state_names=model.state_names,
-            control_names=model.control_names,
-            angles=model.angles,
-        )
+        super().__init__(**arguments_like(model))
         index = torch.as_tensor(member)
         if index.ndim > 1 or index.is_floating_point() or not bool(((index >= 0) & (index < model.num_members)).all()):
             raise ValueError(

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dynamics.base import Dynamics, TimeStep, nan_after_divergence
+from dynamics.base import Dynamics, TimeStep, arguments_like, nan_after_divergence
 from dynamics.stochastic import Prediction, Resample, StochasticDynamics, check_sampling
 
 
@@ -53,16 +53,7 @@ class RandomizedWorlds(StochasticDynamics):
                 "need values of at least one physical parameter, each one for the same number of worlds, got "
                 f"{counts or 'none'}"
             )
-        super().__init__(
-            dynamics.state_dim,
-            dynamics.control_dim,
-            dynamics.dt,
-            observation_dim=dynamics.observation_dim,
-            tangent_dim=dynamics.tangent_dim,
-            state_names=dynamics.state_names,
-            control_names=dynamics.control_names,
-            angles=dynamics.angles,
-        )
+        super().__init__(**arguments_like(dynamics))
         self.derivatives = dynamics.derivatives
         self.num_members = next(iter(counts.values()))
         self.worlds = worlds
