@@ -365,7 +365,7 @@ def test_a_fitted_teacher_moves_the_plant_until_it_has_taken_its_lessons():
     assert learner.steps == learner.seen.steps == 21 * 6  # planning takes none
     us = learner.space.controls(learner.seen.actions)
     assert all(not torch.equal(us[i], us[j]) for i, j in itertools.combinations(range(21), 2))
-    lesson = learner.settings.teacher.lesson(3, task, learner.plant, learner.seen, learner.generator)
+    lesson = learner.settings.teacher.lesson(3, learner.evidence())
     assert lesson is None
 
 

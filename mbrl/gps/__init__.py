@@ -9,7 +9,7 @@ from mbrl.gps.isgps import ISGPS
 from mbrl.gps.local_teacher import LocalTeacher
 from mbrl.gps.mdgps import MDGPS
 from mbrl.gps.supervised import SupervisedStep
-from mbrl.gps.teacher import ModelTeacher, Teacher
+from mbrl.gps.teacher import Evidence, ModelTeacher, Teacher
 from mbrl.gps.trajectory_dp import TrajectoryDP
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "MDGPS",
     "ConstrainedGPS",
     "Distillation",
+    "Evidence",
     "FittedTeacher",
     "GuidedPolicySearch",
     "LocalTeacher",

@@ -140,7 +140,7 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
 
     def _situation(self, rollouts: Rollouts) -> Situation:
         """The expansion about the way that goes what ran: models that were fitted to its rollouts hold there."""
-        model = self.settings.teacher.model(self.task, self.plant, self.seen, rollouts, self.generator)
+        model = self.settings.teacher.model(self.evidence(rollouts))
         if self._policy_runs:
             choose = policy_actions(self.policy, self.task, deterministic=True)
         else:

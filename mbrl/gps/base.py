@@ -26,7 +26,7 @@ from mbrl.gps.rollouts import (
     roll_out,
 )
 from mbrl.gps.supervised import SupervisedStep
-from mbrl.gps.teacher import ModelTeacher, Teacher
+from mbrl.gps.teacher import Evidence, ModelTeacher, Teacher
 from mbrl.imitation.behavior_cloning import task_policy
 from mbrl.policies.actor import Actor
 from mbrl.policies.policy import NetworkSettings, Policy
@@ -200,17 +200,21 @@ class TaughtLearner(Learner, abc.ABC):
         if self.iterations == 0 and self.plans is None:
             self._take_lessons()
         with self.timed("plan"):
-            model = teacher.model(self.task, self.plant, self.seen, None, self.generator)
+            model = teacher.model(self.evidence())
             self.plans = teacher.plan(
                 self.task, self.x0, model, extra_cost=cost, init=self.plans, ahead=ahead, generator=self.generator
             )
             return teacher.controller(self.task, self.plans)
 
+    def evidence(self, latest: Rollouts | None = None) -> Evidence:
+        """What the teacher makes its model of."""
+        return Evidence(self.task, self.plant, self.generator, self.seen, latest)
+
     def _take_lessons(self) -> None:
         """Let the teacher move the plant until it knows it."""
         for number in itertools.count():
             with self.timed("plan"):
-                lesson = self.settings.teacher.lesson(number, self.task, self.plant, self.seen, self.generator)
+                lesson = self.settings.teacher.lesson(number, self.evidence())
             if lesson is None:
                 return
             x0, choose = lesson

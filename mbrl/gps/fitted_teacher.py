@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from dynamics import Dynamics, Ensemble, Training, fit
-from mbrl.gps.rollouts import Choose, Rollouts, actions_of_task, actor_actions, trajectories
-from mbrl.gps.teacher import Teacher
+from mbrl.gps.rollouts import Choose, actions_of_task, actor_actions, trajectories
+from mbrl.gps.teacher import Evidence, Teacher
 from mbrl.policies.spline_noise import SplineNoise
-from mbrl.tasks import Task
 from mbrl.training.checking import check_numbers
 from planners import DDP, ICEM, MPC, Planner
 
@@ -50,38 +49,25 @@ class FittedTeacher(Teacher):
         """All rollouts."""
         return None
 
-    def lesson(
-        self,
-        number: int,
-        task: Task,
-        plant: Dynamics,
-        seen: Rollouts | None,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Choose] | None:
+    def lesson(self, number: int, evidence: Evidence) -> tuple[Tensor, Choose] | None:
         """First smooth random controls, then receding horizon on what is known."""
+        task = evidence.task
         if number > self.lessons:
             return None
-        if seen is None:
-            actor: Any = SplineNoise(actions_of_task(task).bounds(), plant.control_dim)
+        if evidence.seen is None:
+            actor: Any = SplineNoise(actions_of_task(task).bounds(), evidence.plant.control_dim)
         else:
-            model = self.model(task, plant, seen, None, generator)
-            actor = MPC(task.with_dynamics(model).problem(), self.planner if self.scout is None else self.scout)
-        x0 = task.initial_state(self.episodes, generator)
-        return x0, actor_actions(actor, task, x0, generator)
+            planner = self.planner if self.scout is None else self.scout
+            actor = MPC(task.with_dynamics(self.model(evidence)).problem(), planner)
+        x0 = task.initial_state(self.episodes, evidence.generator)
+        return x0, actor_actions(actor, task, x0, evidence.generator)
 
-    def model(
-        self,
-        task: Task,
-        plant: Dynamics,
-        seen: Rollouts | None,
-        latest: Rollouts | None,
-        generator: torch.Generator,
-    ) -> Dynamics:
+    def model(self, evidence: Evidence) -> Dynamics:
         """An ensemble fitted to all rollouts."""
-        if seen is None:
+        if evidence.seen is None:
             raise ValueError("a model is fitted to rollouts, and there are none")
-        logs = trajectories(task, seen)
-        model = Ensemble.for_trajectories(logs, angles=list(plant.angles), members=self.members, hidden=self.hidden)
-        seed = int(torch.randint(2**31, (), generator=generator))
+        logs, angles = trajectories(evidence.task, evidence.seen), list(evidence.plant.angles)
+        model = Ensemble.for_trajectories(logs, angles=angles, members=self.members, hidden=self.hidden)
+        seed = int(torch.randint(2**31, (), generator=evidence.generator))
         fit(model, logs, training=self.training, seed=seed, test_fraction=0.05, progress=False)
         return model

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dynamics import Dynamics, fit_local_linear, fit_mixture_prior, transition_points
-from mbrl.gps.rollouts import Rollouts, actions_of_task
-from mbrl.gps.teacher import Teacher
+from mbrl.gps.rollouts import actions_of_task
+from mbrl.gps.teacher import Evidence, Teacher
 from mbrl.tasks import Task
 from mbrl.training.checking import check_numbers
 from planners import LinearGaussianController
@@ -58,27 +58,21 @@ class LocalTeacher(Teacher):
         xs = x0.unsqueeze(-2).expand(C, T + 1, n).clone()
         return LinearGaussianController(task.dynamics, xs, us, K, torch.diag(std.square()).expand(C, T, m, m).clone())
 
-    def model(
-        self,
-        task: Task,
-        plant: Dynamics,
-        seen: Rollouts | None,
-        latest: Rollouts | None,
-        generator: torch.Generator,
-    ) -> Dynamics:
+    def model(self, evidence: Evidence) -> Dynamics:
         """Linear-Gaussian dynamics for each initial state and step, about the latest rollouts."""
+        seen, latest = evidence.seen, evidence.latest
         if seen is None or latest is None:
             raise ValueError(
                 "local models hold near rollouts alone, and this algorithm plans before there are any; use MDGPS, ConstrainedGPS "
                 "or BADMM, or a teacher that knows the whole plant"
             )
-        space = actions_of_task(task)
+        space = actions_of_task(evidence.task)
         prior = None
         if self.prior:
             points = transition_points(seen.states, space.controls(seen.actions))[seen.valid]
-            prior = fit_mixture_prior(points.flatten(0, -2), generator=generator)
+            prior = fit_mixture_prior(points.flatten(0, -2), generator=evidence.generator)
         xs, us = latest.states.transpose(0, 1).clone(), space.controls(latest.actions).transpose(0, 1)
         xs[~latest.valid.T] = torch.nan
         return fit_local_linear(
-            xs, us, dt=plant.dt, prior=prior, regularization=self.regularization, angles=plant.angles
+            xs, us, dt=evidence.plant.dt, prior=prior, regularization=self.regularization, angles=evidence.plant.angles
         )

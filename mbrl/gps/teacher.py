@@ -20,6 +20,25 @@ from mbrl.tasks import Task
 from planners import DDP, MPC, Cost, LinearGaussianController, Planner, Problem, Solution, solve
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a teacher makes its model of.
+
+    Attributes:
+        task: what is to be done.
+        plant: the task's plant, which counts its steps.
+        generator: source of randomness.
+        seen: the rollouts on the plant that :attr:`Teacher.memory` asks for, ``(N,)`` of them; None before there are any.
+        latest: those of this iteration, ``(S, C)`` of them; None where planning comes first.
+    """
+
+    task: Task
+    plant: Dynamics
+    generator: torch.Generator
+    seen: Rollouts | None = None
+    latest: Rollouts | None = None
+
+
 @dataclass(frozen=True)
 class Teacher(abc.ABC):
     """Turns initial states into plans to the end of an episode, and plans into linear-Gaussian controllers.
@@ -51,22 +70,11 @@ class Teacher(abc.ABC):
             )
 
     @abc.abstractmethod
-    def model(
-        self,
-        task: Task,
-        plant: Dynamics,
-        seen: Rollouts | None,
-        latest: Rollouts | None,
-        generator: torch.Generator,
-    ) -> Dynamics:
+    def model(self, evidence: Evidence) -> Dynamics:
         """What is planned on.
 
-        Args:
-            task: what is to be done.
-            plant: the task's plant, which counts its steps.
-            seen: the rollouts on it that :attr:`memory` asks for, ``(N,)`` of them.
-            latest: those of this iteration.
-            generator: source of randomness.
+        Raises:
+            ValueError: the teacher needs rollouts that there are none of.
         """
 
     @property
@@ -80,22 +88,12 @@ class Teacher(abc.ABC):
         """How many of the latest samples of each initial state it learns from; None for all."""
         return 0
 
-    def lesson(
-        self,
-        number: int,
-        task: Task,
-        plant: Dynamics,
-        seen: Rollouts | None,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Choose] | None:
+    def lesson(self, number: int, evidence: Evidence) -> tuple[Tensor, Choose] | None:
         """What shows the teacher the plant before its first plan; None where it knows enough.
 
         Args:
             number: of lessons before this one.
-            task: what is to be done.
-            plant: the task's plant, which counts its steps.
-            seen: the rollouts so far, ``(N,)`` of them.
-            generator: source of randomness.
+            evidence: what has been seen so far.
 
         Returns:
             States ``(E, n)`` to begin in, and what moves the plant from there.
@@ -162,16 +160,9 @@ class Teacher(abc.ABC):
 class ModelTeacher(Teacher):
     """Plans on the plant itself; every step of it that a planner takes is counted."""
 
-    def model(
-        self,
-        task: Task,
-        plant: Dynamics,
-        seen: Rollouts | None,
-        latest: Rollouts | None,
-        generator: torch.Generator,
-    ) -> Dynamics:
+    def model(self, evidence: Evidence) -> Dynamics:
         """The plant."""
-        return plant
+        return evidence.plant
 
 
 def _gone_ahead(task: Task, actor: Actor, x0: Tensor, problem: Problem, generator: torch.Generator | None) -> Solution:
