@@ -311,7 +311,7 @@ def test_a_network_as_a_cost_raises_the_likelihood():
     assert result.report.standard_errors is None
     assert len(result.history["log_likelihood"]) == 3
     before = laplace_log_likelihood(Problem(Pendulum(), cost, 4), Pendulum().rollout(x0, us), us, temperature=0.1)
-    assert result.report.log_likelihood > float(before.sum()) + 0.1
+    assert result.report.log_likelihood > float(before.detach().sum()) + 0.1
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------

@@ -252,8 +252,8 @@ class _Objective:
         if unused:
             raise ValueError(
                 f"the cost does not depend on its parameters {', '.join(unused)}: a function that closes over a module sees "
-                "the one that was handed in, not the copy that learns; make the function an nn.Module itself, or freeze parameters "
-                "with requires_grad_(False)"
+                "the one that was handed in, not the copy that learns; make the function an nn.Module itself, or freeze "
+                "parameters with requires_grad_(False)"
             )
 
     def place(self, numbers: np.ndarray) -> None:
