@@ -214,7 +214,7 @@ def _without(lq: LinearQuadratic, lost: Tensor) -> LinearQuadratic:
     axes = {"A": 3, "B": 3, "b": 2, "Q": 3, "N": 3, "R": 3, "q": 2, "r": 2, "P_T": 2, "p_T": 1}
     safe = {name: zeroed(getattr(lq, name), count) for name, count in axes.items()}
     safe["R"] = where_batch(lost, eye.expand_as(lq.R), lq.R)
-    return LinearQuadratic(**safe)
+    return replace(lq, **safe)
 
 
 def _check_inside(problem: Problem, us: Tensor) -> None:

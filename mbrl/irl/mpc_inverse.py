@@ -4,10 +4,10 @@ With the plan :math:`u^*(x_0; w)` of a cost :math:`\ell_0 + \sum_k w_k \phi_k` a
 
 .. math:: \min_{\theta} \; \frac1N \sum_i \bigl\| S \, (u^*(x_{0, i}; e^\theta) - u_i) \bigr\|^2 ,
 
-S the inverse sizes of the controls, by Levenberg-Marquardt steps on the logarithms of the weights (Nocedal and Wright 2006, section
-10.3). The Jacobian of plans comes from their optimality conditions, :class:`planners.Implicit`, exact with the second derivatives
-of the dynamics and with active limits, as in Amos et al. (2018) and Jin et al. (2020), who descend by gradients instead. All
-demonstrations, and all rows of the Jacobian, are one batch.
+S the inverse sizes of the controls, by Levenberg-Marquardt steps on the logarithms of the weights (Nocedal and Wright 2006,
+section 10.3). The Jacobian of plans comes from their optimality conditions, :class:`planners.Implicit`, exact with the second
+derivatives of the dynamics and with active limits, as in Amos et al. (2018) and Jin et al. (2020), who descend by gradients
+instead. All demonstrations, and all rows of the Jacobian, are one batch.
 
 Each search for a plan begins with the demonstrated controls, so that it ends in the minimum that was demonstrated if that is one.
 """
@@ -35,8 +35,8 @@ class MPCInverseReport:
 
     Attributes:
         loss: mean square of the error of the plans' controls, beside the mean square of each demonstrated control.
-        identifiable: which directions of the logarithms of weights show in plans, at the end; the visibility is the root mean square
-            change of the controls, relative to their size, for a unit change.
+        identifiable: which directions of the logarithms of weights show in plans, at the end; the visibility is the root mean
+            square change of the controls, relative to their size, for a unit change.
         invalid_plans: number of plans that are no strict minimum at the end, which have no derivatives.
         prediction_error: largest error of the dynamics for one step of the demonstrations, beside the largest state.
     """
@@ -49,8 +49,8 @@ class MPCInverseReport:
     def __str__(self) -> str:
         k = len(self.identifiable.visibility)
         return (
-            f"imitation loss {self.loss:.2g}, {k - self.identifiable.invisible} of {k} directions of the logarithms of weights show in "
-            f"plans, {self.invalid_plans} plans have no derivatives"
+            f"imitation loss {self.loss:.2g}, {k - self.identifiable.invisible} of {k} directions of the logarithms of weights "
+            f"show in plans, {self.invalid_plans} plans have no derivatives"
         )
 
 
@@ -62,8 +62,8 @@ class MPCInverse(CostLearner):
         planner: what plans; it has to offer ``Implicit`` derivatives, and decides which constraints there may be.
         curvature: second derivatives of the dynamics, see :class:`planners.Implicit`.
         max_iterations: steps at most.
-        tolerance: loss at which demonstrations count as reproduced, and relative fall of the loss in a step at which a search ends
-            that cannot reproduce them.
+        tolerance: loss at which demonstrations count as reproduced, and relative fall of the loss in a step at which a search
+            that cannot reproduce them ends.
         max_change: largest change of the logarithm of a weight in a step.
         rank_tolerance: visibility of a direction, beside the largest, below which the report counts it as invisible.
 
@@ -151,7 +151,9 @@ class _Plans:
         which, entry = rows // R, rows % R
         each = theta.expand(len(rows), -1).clone().requires_grad_()
         problem = replace(self.given.problem, cost=self.cost.with_weights(each.exp()))
-        multipliers = None if plan.multipliers is None else tuple(y[which] for y in plan.multipliers)
+        multipliers = plan.multipliers
+        if multipliers is not None:
+            multipliers = multipliers[0][which], multipliers[1][which]
         plans = Solution(
             problem, plan.xs[which], plan.us[which], plan.cost[which], plan.status[which], multipliers=multipliers
         )
@@ -172,7 +174,8 @@ def _minimized(settings: MPCInverse, plans: _Plans, theta: Tensor) -> tuple[Tens
     losses = [float(r.square().mean())]
     if not math.isfinite(losses[0]):
         raise ValueError(
-            "there is no plan for some demonstration with the weights that the search begins with; look at solve(problem, planner, x0)"
+            "there is no plan for some demonstration with the weights that the search begins with; look at "
+            "solve(problem, planner, x0)"
         )
     J, mu, converged = plans.jacobian(theta).flatten(0, 1), 1e-3, False
     for _ in range(settings.max_iterations):
