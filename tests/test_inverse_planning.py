@@ -1,6 +1,7 @@
 """Weights from optimality conditions and from derivatives of plans: known weights of linear-quadratic problems, and pendulums."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from scipy.optimize import lsq_linear
 
 from dynamics import CartPole, LinearDynamics, Pendulum, PlanarQuadrotor, Quadrotor, Trajectory
-from mbrl import KKTInverse, LaplaceIRL, MPCInverse
+from mbrl import KKTInverse, LaplaceIRL, MPCInverse, pendulum_swing_up
 from mbrl.irl.kkt_inverse import control_gradients
 from planners import (
     DDP,
@@ -326,6 +327,17 @@ def test_what_learners_cannot_take_account_of_is_refused(learner):
         constrained = Problem(problem.dynamics, problem.cost, 3, constraints=[StateLimits(-1e3, 1e3)])
         with pytest.raises(ValueError, match="constraints; MPCInverse plans with constraints"):
             learner().learn(constrained, guess(problem), demonstrations)
+
+
+@pytest.mark.parametrize("learner", [*LEARNERS, LaplaceIRL])
+def test_a_task_has_the_horizon_of_the_demonstrations(learner):
+    task = pendulum_swing_up(backend="torch")
+    truth = LinearFeatureCost(pendulum_features, [1.0, 0.3, 0.1])
+    problem = replace(task.problem(horizon=4), cost=truth, control_limits=None)
+    demonstrations = demonstrated(problem, 0.5 * STARTS, DDP(tolerance=1e-10))
+    result = learner().learn(task, LinearFeatureCost(pendulum_features, [0.9, 0.4, 0.2]), demonstrations)
+    ratios = (result.weights / result.weights[0]).tolist()
+    assert ratios == pytest.approx([1.0, 0.3, 0.1], rel=1e-4)
 
 
 def test_weights_of_plans_are_positive():

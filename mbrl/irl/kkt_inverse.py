@@ -109,7 +109,7 @@ class KKTInverse(CostLearner):
         at_lower, at_upper = given.us <= lower + room, given.us >= upper - room
         known = start.known is not None or given.problem.terminal_value is not None
         G, g, at_lower, at_upper = G.flatten(0, 2), g.flatten(), at_lower.flatten(), at_upper.flatten()
-        w, left = _nonnegative(G, g, at_lower, at_upper, None if known else total)
+        w, left = nonnegative_weights(G, g, at_lower, at_upper, None if known else total)
         terms = torch.cat([(G * w).square().sum(0), g.square().sum().unsqueeze(0)]).sum().sqrt()
         report = KKTReport(
             left / max(float(terms), 1e-300),
@@ -155,8 +155,21 @@ def control_gradients(problem: Problem, cost: WeightedCost, xs: Tensor, us: Tens
     return torch.stack(found[::-1], dim=-3), control_gradient(e, costates(e))
 
 
-def _nonnegative(G: Tensor, g: Tensor, at_lower: Tensor, at_upper: Tensor, total: float | None) -> tuple[Tensor, float]:
-    """Weights ``(k,)``, with a given sum if there is one, and the norm of what is left of the gradient."""
+def nonnegative_weights(
+    G: Tensor, g: Tensor, at_lower: Tensor, at_upper: Tensor, total: float | None
+) -> tuple[Tensor, float]:
+    """Weights under which gradients vanish best.
+
+    Args:
+        G: gradients of the features ``(rows, k)``.
+        g: of what is known ``(rows,)``.
+        at_lower: which rows are of controls at their lower limits, ``(rows,)`` of bool.
+        at_upper: which are of controls at their upper ones.
+        total: the sum of the weights; None leaves it free.
+
+    Returns:
+        Weights ``(k,)``, and the norm of what is left of the gradient.
+    """
     from scipy.optimize import nnls
 
     k = G.shape[1]

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from dynamics import Trajectory
-from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, copied
+from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, copied, of_weights
+from mbrl.irl.kkt_inverse import control_gradients, nonnegative_weights
 from mbrl.tasks import Task
 from planners import Cost, Problem, WeightedCost
 from planners.batches import where_batch
@@ -49,7 +50,7 @@ class LaplaceReport:
             parameters that do not show; None for more than 50 parameters, and where the scale is unbounded.
         deviation: root mean square of demonstrated controls minus those that the cost would have, beside demonstrated controls.
         scale_unbounded: whether the demonstrations are optimal to within ``noise_floor``: the larger the cost, the likelier they
-            are, without end. The factor of the cost is then that of the first guess.
+            are, without end. The weights then sum to what they did at first.
         prediction_error: largest error of the dynamics for one step of the demonstrations, beside the largest state.
     """
 
@@ -130,10 +131,16 @@ class LaplaceIRL(CostLearner):
         if not np.isfinite(start).all():
             raise ValueError("parameters must be finite; a weight of zero stays zero, so begin with positive ones")
         objective.check_parameters()
-        numbers, converged, unbounded = _maximized(self, objective)
-        objective.place(numbers)
-        if unbounded:
-            objective.rescale(start)
+        weights = _without_noise(self, given)
+        if weights is not None:
+            objective.cost = of_weights(given.problem.cost, weights)
+            objective.problem = replace(given.problem, cost=objective.cost)
+            numbers, converged, unbounded = start, False, True
+        else:
+            numbers, converged, unbounded = _maximized(self, objective)
+            objective.place(numbers)
+            if unbounded:
+                objective.rescale()
         with torch.no_grad():
             values, deviation, _ = _expanded(objective.problem, given.xs, given.us, self.temperature)
         errors = None
@@ -285,35 +292,29 @@ class _Objective:
         return float(loss.detach()), self._gradient(loss).numpy()
 
     def hessian(self, numbers: np.ndarray) -> np.ndarray:
-        """The Hessian ``(k, k)``."""
-        gradient = self._attached_gradient(numbers)
-        if not gradient.requires_grad:
-            return np.zeros((len(numbers), len(numbers)))
-        rows = torch.eye(len(numbers), dtype=gradient.dtype)
+        """The Hessian ``(k, k)``; zero where there is no value, which SciPy asks for and does not use."""
+        loss, k = self.loss(numbers), len(numbers)
+        gradient = None if loss is None else self._gradient(loss, create=True)
+        if gradient is None or not gradient.requires_grad:
+            return np.zeros((k, k))
+        rows = torch.eye(k, dtype=gradient.dtype)
         parts = torch.autograd.grad(gradient, self.parameters, rows, is_grads_batched=True, materialize_grads=True)
-        H = torch.cat([part.reshape(len(numbers), -1) for part in parts], dim=1).numpy()
+        H = torch.cat([part.reshape(k, -1) for part in parts], dim=1).numpy()
         return 0.5 * (H + H.T)
 
     def times_hessian(self, numbers: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """Its product with a vector."""
-        return self._gradient(self._attached_gradient(numbers) @ torch.as_tensor(vector)).numpy()
-
-    def rescale(self, start: np.ndarray) -> None:
-        """Give the weights the factor that they had at the start."""
-        if not isinstance(self.cost, WeightedCost):
-            return
-        with torch.no_grad():
-            free, first = self.cost.free, torch.as_tensor(start).view_as(self.cost.free)
-            if self.cost.positive:
-                free.add_((first - free).mean())
-            else:
-                free.mul_(first.norm() / free.norm())
-
-    def _attached_gradient(self, numbers: np.ndarray) -> Tensor:
         loss = self.loss(numbers)
         if loss is None:
-            raise RuntimeError("there is no likelihood here")  # searches ask where they stand only
-        return self._gradient(loss, create=True)
+            return np.zeros_like(numbers)
+        return self._gradient(self._gradient(loss, create=True) @ torch.as_tensor(vector)).numpy()
+
+    def rescale(self) -> None:
+        """Give the weights the sum that they had at the start, if there are any."""
+        if isinstance(self.cost, WeightedCost):
+            factor = self.given.problem.cost.weights.sum() / self.cost.weights.sum()
+            self.cost = of_weights(self.cost, (factor * self.cost.weights).detach())
+            self.problem = replace(self.problem, cost=self.cost)
 
     def _gradient(self, value: Tensor, *, create: bool = False) -> Tensor:
         if not value.requires_grad:
@@ -326,9 +327,7 @@ def _maximized(settings: LaplaceIRL, objective: _Objective) -> tuple[np.ndarray,
     """The parameters found, whether they are a maximum, and whether the likelihood has none because nothing is random."""
     from scipy.optimize import minimize
 
-    cost = objective.cost
-    fixed_scale = isinstance(cost, WeightedCost) and cost.known is not None
-    unbounded = False
+    fixed_scale, unbounded = _scale_is_fixed(objective.problem), False
     controls = objective.given.us[0].numel()
 
     def watch(intermediate_result: Any) -> None:
@@ -352,6 +351,26 @@ def _maximized(settings: LaplaceIRL, objective: _Objective) -> tuple[np.ndarray,
     )
     flat = float(np.linalg.norm(found.jac)) <= 1e2 * settings.tolerance  # the arithmetic may resolve no more
     return found.x, bool(found.success or flat) and not unbounded, unbounded
+
+
+def _scale_is_fixed(problem: Problem) -> bool:
+    """Whether a part of the cost does not scale with its weights."""
+    known = isinstance(problem.cost, WeightedCost) and problem.cost.known is not None
+    return known or problem.terminal_value is not None
+
+
+def _without_noise(settings: LaplaceIRL, given: Demonstrated) -> Tensor | None:
+    """Weights ``(k,)`` of which all demonstrations are optimal, if there are any; the search would take long to reach them."""
+    problem, cost = given.problem, given.problem.cost
+    if not isinstance(cost, WeightedCost) or _scale_is_fixed(problem) or not float(cost.weights.detach().sum()) > 0:
+        return None
+    with torch.no_grad():
+        G, g = (v.flatten(0, 2) for v in control_gradients(problem, cost, given.xs, given.us))
+        nowhere = torch.zeros(len(G), dtype=torch.bool)
+        weights, _ = nonnegative_weights(G, g, nowhere, nowhere, float(cost.weights.sum()))
+        optimal = replace(problem, cost=cost.with_weights(weights))
+        _, deviation, convex = _expanded(optimal, given.xs, given.us, settings.temperature)
+    return weights if bool(convex.all()) and deviation <= settings.noise_floor else None
 
 
 def _standard_errors(information: np.ndarray) -> Tensor:
