@@ -131,10 +131,9 @@ class LaplaceIRL(CostLearner):
         if not np.isfinite(start).all():
             raise ValueError("parameters must be finite; a weight of zero stays zero, so begin with positive ones")
         objective.check_parameters()
-        weights = _without_noise(self, given)
-        if weights is not None:
-            objective.cost = of_weights(given.problem.cost, weights)
-            objective.problem = replace(given.problem, cost=objective.cost)
+        optimal = _without_noise(self, given)
+        if optimal is not None:
+            objective.cost, objective.problem = optimal, replace(given.problem, cost=optimal)
             numbers, converged, unbounded = start, False, True
         else:
             numbers, converged, unbounded = _maximized(self, objective)
@@ -311,9 +310,10 @@ class _Objective:
 
     def rescale(self) -> None:
         """Give the weights the sum that they had at the start, if there are any."""
-        if isinstance(self.cost, WeightedCost):
-            factor = self.given.problem.cost.weights.sum() / self.cost.weights.sum()
-            self.cost = of_weights(self.cost, (factor * self.cost.weights).detach())
+        first, now = self.given.problem.cost, self.cost
+        if isinstance(first, WeightedCost) and isinstance(now, WeightedCost):
+            factor = first.weights.sum() / now.weights.sum()
+            self.cost = of_weights(now, (factor * now.weights).detach())
             self.problem = replace(self.problem, cost=self.cost)
 
     def _gradient(self, value: Tensor, *, create: bool = False) -> Tensor:
@@ -359,8 +359,8 @@ def _scale_is_fixed(problem: Problem) -> bool:
     return known or problem.terminal_value is not None
 
 
-def _without_noise(settings: LaplaceIRL, given: Demonstrated) -> Tensor | None:
-    """Weights ``(k,)`` of which all demonstrations are optimal, if there are any; the search would take long to reach them."""
+def _without_noise(settings: LaplaceIRL, given: Demonstrated) -> Cost | None:
+    """The cost with weights of which all demonstrations are optimal, if there are any; a search would take long to find them."""
     problem, cost = given.problem, given.problem.cost
     if not isinstance(cost, WeightedCost) or _scale_is_fixed(problem) or not float(cost.weights.detach().sum()) > 0:
         return None
@@ -370,7 +370,7 @@ def _without_noise(settings: LaplaceIRL, given: Demonstrated) -> Tensor | None:
         weights, _ = nonnegative_weights(G, g, nowhere, nowhere, float(cost.weights.sum()))
         optimal = replace(problem, cost=cost.with_weights(weights))
         _, deviation, convex = _expanded(optimal, given.xs, given.us, settings.temperature)
-    return weights if bool(convex.all()) and deviation <= settings.noise_floor else None
+    return of_weights(cost, weights) if bool(convex.all()) and deviation <= settings.noise_floor else None
 
 
 def _standard_errors(information: np.ndarray) -> Tensor:
