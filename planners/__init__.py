@@ -17,8 +17,10 @@ from planners.controllers import LinearGaussianController, expand_about
 from planners.convex import ConvexProgram, OptimalityCertificate, SequentialConvex
 from planners.costs import (
     Cost,
+    DiagonalQuadraticCost,
     FunctionCost,
     GoalCost,
+    LinearFeatureCost,
     QuadraticCost,
     ResidualCost,
     SmoothAbsCost,
@@ -26,6 +28,7 @@ from planners.costs import (
     SumCost,
     TerminalExpansion,
     TransitionCost,
+    WeightedCost,
 )
 from planners.ddp import DDP
 from planners.implicit import Implicit, InvalidGradientError
@@ -97,6 +100,7 @@ __all__ = [
     "ControlSpline",
     "ConvexProgram",
     "Cost",
+    "DiagonalQuadraticCost",
     "EpistemicPenalty",
     "Equality",
     "Expectation",
@@ -111,6 +115,7 @@ __all__ = [
     "KLStep",
     "KnotNoise",
     "LinearEquality",
+    "LinearFeatureCost",
     "LinearGaussianController",
     "LinearInequality",
     "LinearQuadratic",
@@ -149,6 +154,7 @@ __all__ = [
     "TerminalState",
     "TransitionCost",
     "Unrolled",
+    "WeightedCost",
     "WhiteNoise",
     "WorstCase",
     "backward_induction",

@@ -8,8 +8,24 @@ import pytest
 import torch
 from torch import nn
 
+from dynamics import LinearDynamics
 from dynamics.derivatives import finite_difference_jacobian
-from planners import Cost, FunctionCost, GoalCost, QuadraticCost, SmoothAbsCost, SumCost, TransitionCost
+from planners import (
+    DDP,
+    LQR,
+    Cost,
+    DiagonalQuadraticCost,
+    FunctionCost,
+    GoalCost,
+    LinearFeatureCost,
+    Problem,
+    QuadraticCost,
+    SmoothAbsCost,
+    SumCost,
+    TransitionCost,
+    WeightedCost,
+    solve,
+)
 
 N, M, L = 3, 2, 4
 
@@ -35,6 +51,18 @@ def quadratic(steps=(), goal=None):
     )
 
 
+def features(x, u, t):
+    return torch.stack([x[..., 0] ** 2 * u[..., 1], (x[..., 1] + torch.as_tensor(t)).sin(), u.square().sum(-1)], dim=-1)
+
+
+def terminal_features(x):
+    return torch.stack([x[..., 2] ** 3, 0.0 * x[..., 0], x.prod(-1)], dim=-1)
+
+
+def diagonal(known=None, terminal=(0.5, 0.1, 0.2)):
+    return DiagonalQuadraticCost([1.0, 2.0, 3.0], [0.5, 0.2], terminal, goal=[0.1, -0.2, 0.3], known=known)
+
+
 COSTS = {
     "quadratic": lambda: quadratic(),
     "quadratic by step": lambda: quadratic((L,)),
@@ -50,6 +78,12 @@ COSTS = {
         lambda x: x.prod(-1),
     ),
     "linear": lambda: FunctionCost(lambda x, u, t: x.sum(-1) - u.sum(-1)),
+    "diagonal quadratic": lambda: diagonal(),
+    "diagonal quadratic and a known part": lambda: diagonal(quadratic((L,)), None),
+    "features": lambda: LinearFeatureCost(features, [0.3, 1.0, 2.0], terminal_features),
+    "features and a known part": lambda: LinearFeatureCost(
+        features, [0.3, -1.0, 2.0], known=quadratic(), positive=False
+    ),
     "sum": lambda: quadratic((L,)) + 0.5 * GoalCost(draw(2, L, N, seed=8), 1.0, 0.3, 2.0, angles=[0]),
 }
 
@@ -459,3 +493,118 @@ def test_references_come_as_lists_and_arrays_too():
 def test_a_weight_may_stand_on_either_side():
     cost, x, u = GoalCost(), torch.ones(3), torch.zeros(1)
     assert float((cost * 2).stage(x, u, 0)) == float((2 * cost).stage(x, u, 0)) == 6.0
+
+
+# Weights that are learned
+
+
+def test_weighted_costs_are_their_formulas():
+    x, u, w = draw(5, N), draw(5, M, seed=1), torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
+    cost = LinearFeatureCost(features, w, terminal_features, known=quadratic())
+    torch.testing.assert_close(cost.stage(x, u, 2), features(x, u, 2) @ w + quadratic().stage(x, u, 2))
+    torch.testing.assert_close(cost.terminal(x), terminal_features(x) @ w + quadratic().terminal(x))
+    torch.testing.assert_close(cost.without_known().stage(x, u, 2), features(x, u, 2) @ w)
+
+    other = QuadraticCost(
+        torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)),
+        torch.diag(torch.tensor([0.5, 0.2], dtype=torch.float64)),
+        Q_terminal=torch.diag(torch.tensor([0.5, 0.1, 0.2], dtype=torch.float64)),
+        goal=[0.1, -0.2, 0.3],
+    )
+    torch.testing.assert_close(diagonal().stage(x, u, 0), other.stage(x, u, 0))
+    torch.testing.assert_close(diagonal().terminal(x), other.terminal(x))
+    torch.testing.assert_close(diagonal().features(x, u, 0) @ diagonal().weights, other.stage(x, u, 0))
+    torch.testing.assert_close(diagonal().terminal_features(x) @ diagonal().weights, other.terminal(x))
+    assert [v.tolist() for v in (diagonal().Q, diagonal().R)] == [pytest.approx([1, 2, 3]), pytest.approx([0.5, 0.2])]
+    assert diagonal(terminal=None).Q_terminal is None
+
+
+def test_weights_are_a_parameter_as_logarithms():
+    cost = diagonal()
+    assert [name for name, _ in cost.named_parameters()] == ["free"]
+    cost.stage(torch.ones(N).double(), torch.ones(M).double(), 0).backward()
+    e = torch.ones(N).double() - cost.goal
+    torch.testing.assert_close(cost.free.grad[:N], 0.5 * cost.Q.detach() * e**2)
+    signed = LinearFeatureCost(features, [1.0, -2.0, 0.0], positive=False)
+    assert signed.free.tolist() == signed.weights.tolist() == [1.0, -2.0, 0.0]
+    assert "weights=[1.0, -2.0, 0.0]" in repr(signed)
+
+
+def test_other_weights_leave_the_cost_as_it_was():
+    cost, w = LinearFeatureCost(features, [0.3, 1.0, 2.0], terminal_features), torch.zeros(3).double().requires_grad_()
+    other = cost.with_weights(w)
+    x, u = draw(N), draw(M)
+    (other.stage(x, u, 1) + other.terminal(x)).backward()
+    torch.testing.assert_close(w.grad, features(x, u, 1) + terminal_features(x))
+    assert list(other.parameters()) == []
+    assert cost.weights.tolist() == pytest.approx([0.3, 1.0, 2.0])
+    assert isinstance(cost, WeightedCost)
+    with pytest.raises(ValueError, match=r"weights must have shape \(3,\) or \(\*batch, 3\), got \(2,\)"):
+        cost.with_weights(torch.zeros(2))
+
+
+@pytest.mark.parametrize("make", [diagonal, lambda: LinearFeatureCost(features, [0.3, 1.0, 2.0], terminal_features)])
+def test_weights_of_each_element_of_a_batch(make):
+    cost, x, u, t = make(), draw(2, 4, N), draw(2, 4, M), torch.arange(4)
+    w = cost.weights.detach() * torch.tensor([[1.0], [3.0]]).double()
+    e, last = cost.with_weights(w).expand(x, u, t), cost.with_weights(w).expand_terminal(x[:, -1])
+    for i in range(2):
+        alone = cost.with_weights(w[i]).expand(x[i], u[i], t)
+        for name, value in vars(alone).items():
+            torch.testing.assert_close(getattr(e, name)[i], value)
+        torch.testing.assert_close(last.xx[i], cost.with_weights(w[i]).expand_terminal(x[i, -1]).xx)
+
+
+def test_the_known_part_keeps_its_reference_and_its_next_state():
+    tracked = diagonal(GoalCost(draw(6, N), 1.0, 0.1))
+    x, u = draw(N), draw(M)
+    assert tracked.has_reference
+    assert tracked.time_varying
+    torch.testing.assert_close(tracked.window(3, 2).stage(x, u, 3), tracked.stage(x, u, 3))
+    moved = tracked.with_reference(torch.zeros(N).double())
+    torch.testing.assert_close(moved.stage(x, u, 3), diagonal(GoalCost([0.0] * N, 1.0, 0.1)).stage(x, u, 3))
+    with pytest.raises(TypeError, match="has no reference"):
+        diagonal().with_reference(x)
+    step = diagonal(TransitionCost(lambda x, u, x_next, t: x_next.square().sum(-1)))
+    assert step.needs_next_state
+    torch.testing.assert_close(step.transition(x, u, 2 * x, 0), diagonal().stage(x, u, 0) + 4 * x.square().sum())
+
+
+def test_planners_take_weighted_costs():
+    f = LinearDynamics(torch.eye(N).double(), draw(N, M))
+    x0, known = draw(2, N), quadratic()
+    exact = solve(Problem(f, diagonal(known), 5), LQR(), x0)
+    found = solve(
+        Problem(
+            f,
+            LinearFeatureCost(
+                lambda x, u, t: diagonal().features(x, u, t),
+                diagonal().weights,
+                diagonal().terminal_features,
+                known=known,
+            ),
+            5,
+        ),
+        DDP(),
+        x0,
+    )
+    torch.testing.assert_close(exact.us, found.us, rtol=1e-6, atol=1e-8)
+
+
+def test_weighted_costs_say_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"weights must be positive.*positive=False"):
+        LinearFeatureCost(features, [1.0, 0.0, 1.0])
+    with pytest.raises(ValueError, match=r"weights must have shape \(k,\), got \(1, 1\)"):
+        LinearFeatureCost(features, [[1.0]])
+    with pytest.raises(TypeError, match="known must be a Cost, got function"):
+        LinearFeatureCost(features, [1.0, 1.0, 1.0], known=features)
+    with pytest.raises(ValueError, match=r"there are 2 weights, features must be \(\*batch, 2\), got \(3,\)"):
+        LinearFeatureCost(features, [1.0, 1.0]).stage(draw(N), draw(M), 0)
+    with pytest.raises(ValueError, match=r"Q and Q_terminal must be diagonals"):
+        DiagonalQuadraticCost(torch.eye(2), [1.0])
+    with pytest.raises(ValueError, match=r"Q and Q_terminal must be diagonals"):
+        DiagonalQuadraticCost([1.0, 1.0], [1.0], [1.0])
+    with pytest.raises(ValueError, match=r"goal must have shape \(2,\)"):
+        DiagonalQuadraticCost([1.0, 1.0], [1.0], goal=[0.0])
+    with pytest.raises(ValueError, match="vectors of size 2, the problem's have size 3"):
+        diagonal().stage(draw(N), draw(3), 0)

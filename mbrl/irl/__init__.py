@@ -2,18 +2,31 @@
 
 from mbrl.irl.apprenticeship import Apprenticeship
 from mbrl.irl.base import FeatureReward, LearnedReward, Mixture, RewardLearner
+from mbrl.irl.cost_learner import CostLearner, IdentifiableWeights, LearnedCost
 from mbrl.irl.identifiability import Identifiability, identifiability
+from mbrl.irl.kkt_inverse import KKTInverse, KKTReport
+from mbrl.irl.laplace import LaplaceIRL, LaplaceReport, laplace_log_likelihood
 from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
+from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
 from mbrl.irl.worlds import GridWorld, gridworld, objectworld
 
 __all__ = [
     "Apprenticeship",
+    "CostLearner",
     "FeatureReward",
     "GridWorld",
     "Identifiability",
+    "IdentifiableWeights",
+    "KKTInverse",
+    "KKTReport",
+    "LaplaceIRL",
+    "LaplaceReport",
+    "LearnedCost",
     "LearnedReward",
+    "MPCInverse",
+    "MPCInverseReport",
     "MaxEntIRL",
     "MaxMargin",
     "Mixture",
@@ -24,6 +37,7 @@ __all__ = [
     "expected_value_difference",
     "gridworld",
     "identifiability",
+    "laplace_log_likelihood",
     "objectworld",
     "reward_correlation",
 ]

@@ -1,0 +1,364 @@
+"""Weights from optimality conditions and from derivatives of plans: known weights of linear-quadratic problems, and pendulums."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import lsq_linear
+
+from dynamics import CartPole, LinearDynamics, Pendulum, PlanarQuadrotor, Quadrotor, Trajectory
+from mbrl import KKTInverse, LaplaceIRL, MPCInverse, pendulum_swing_up
+from mbrl.irl.kkt_inverse import control_gradients
+from planners import (
+    DDP,
+    LQR,
+    DiagonalQuadraticCost,
+    FunctionCost,
+    GoalCost,
+    LinearFeatureCost,
+    Problem,
+    QuadraticCost,
+    StateLimits,
+    solve,
+)
+
+DOUBLE = torch.float64
+LEARNERS = [KKTInverse, MPCInverse]
+
+
+def random_problem(seed, *, n=4, m=2, horizon=20, number=10, terminal=True):
+    """A slow random system with random weights, and what is known of the cost: that of the last state, if anything."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=DOUBLE)
+
+    f = LinearDynamics(torch.eye(n, dtype=DOUBLE) + 0.1 * draw(n, n), 0.3 * draw(n, m))
+    Q, R = draw(n).exp(), draw(m).exp()
+    known = last_state(torch.eye(n, dtype=DOUBLE), m) if terminal else None
+    return Problem(f, DiagonalQuadraticCost(Q, R, known=known), horizon), draw(number, n)
+
+
+def last_state(Q_terminal, m):
+    n = len(Q_terminal)
+    zero = torch.zeros(n, n, dtype=DOUBLE), torch.zeros(m, m, dtype=DOUBLE)
+    return QuadraticCost(*zero, Q_terminal=Q_terminal)
+
+
+def demonstrated(problem, x0, planner=None):
+    with torch.no_grad():
+        plan = solve(problem, planner or LQR(), x0)
+    return [
+        Trajectory(x, u, states=x, dt=problem.dynamics.dt)
+        for x, u in zip(plan.xs.numpy(), plan.us.numpy(), strict=True)
+    ]
+
+
+def guess(problem):
+    """The same cost with other weights."""
+    cost = problem.cost
+    n, m = cost.state_dim, cost.control_dim
+    return DiagonalQuadraticCost([1.0] * n, [1.0] * m, known=cost.known)
+
+
+def pendulum(weights=(1.0, 0.3, 0.1), limit=math.inf, horizon=10):
+    cost = LinearFeatureCost(pendulum_features, weights, known=FunctionCost(no_cost, last_angle))
+    limits = None if limit == math.inf else (-limit, limit)
+    return Problem(Pendulum(), cost, horizon, control_limits=limits)
+
+
+def pendulum_features(x, u, t):
+    return torch.stack([1.0 - x[..., 0].cos(), x[..., 1].square(), u[..., 0].square()], dim=-1)
+
+
+def no_cost(x, u, t):
+    return x.new_zeros(x.shape[:-1])
+
+
+def last_angle(x):
+    return 2.0 * (1.0 - x[..., 0].cos())
+
+
+STARTS = torch.tensor([[0.4, 0.5], [-0.3, 0.2], [0.6, -0.5]], dtype=DOUBLE)
+
+
+# --- both, where the truth is known ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_weights_are_those_of_a_linear_quadratic_problem_with_a_known_terminal_cost(learner):
+    problem, x0 = random_problem(0, n=2, m=1, horizon=10, number=3)
+    result = learner().learn(problem, guess(problem), demonstrated(problem, x0))
+    assert result.converged
+    torch.testing.assert_close(result.weights, problem.cost.weights.detach(), rtol=1e-4, atol=0.0)
+    assert result.report.identifiable.invisible == 0
+    assert "3 of 3 directions" in str(result.report)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_without_a_known_part_ratios_are_found_and_the_report_says_that_the_factor_is_not(learner):
+    problem, x0 = random_problem(1, n=2, m=1, horizon=10, number=3, terminal=False)
+    result = learner().learn(problem, guess(problem), demonstrated(problem, x0))
+    truth = problem.cost.weights.detach()
+    torch.testing.assert_close(result.weights / result.weights.sum(), truth / truth.sum(), rtol=1e-4, atol=0.0)
+    found = result.report.identifiable
+    assert found.invisible == 1
+    factor = result.weights if learner is KKTInverse else torch.ones(3, dtype=DOUBLE)  # weights, or their logarithms
+    torch.testing.assert_close(
+        (found.null_directions[:, 0] @ (factor / factor.norm())).abs(), torch.ones((), dtype=DOUBLE)
+    )
+    if learner is MPCInverse:
+        assert float(found.identified(result.weights.log() - truth.log()).abs().max()) < 1e-4
+
+
+@pytest.mark.slow  # MPCInverse 15 s
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_weights_of_random_linear_quadratic_problems(learner, terminal):
+    for seed in range(4):
+        problem, x0 = random_problem(seed, terminal=terminal)
+        result = learner().learn(problem, guess(problem), demonstrated(problem, x0))
+        error = result.weights.log() - problem.cost.weights.detach().log()
+        assert float((error if terminal else error - error.mean()).abs().max()) < 1e-4
+        assert result.report.identifiable.invisible == (0 if terminal else 1)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_two_names_for_the_same_feature_are_one_direction_that_does_not_show(learner):
+    problem = pendulum(horizon=5)
+    double = LinearFeatureCost(
+        lambda x, u, t: torch.cat([pendulum_features(x, u, t), pendulum_features(x, u, t)[..., 2:]], -1),
+        [0.9, 0.4, 0.05, 0.05],
+        known=problem.cost.known,
+    )
+    result = learner().learn(problem, double, demonstrated(problem, STARTS, DDP(tolerance=1e-10)))
+    assert result.report.identifiable.invisible == 1
+    first, second, *same = result.weights.tolist()
+    assert [first, second, sum(same)] == pytest.approx([1.0, 0.3, 0.1], rel=1e-4)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_controls_at_limits_are_explained_by_the_limits(learner):
+    problem = pendulum(limit=1.2, horizon=8)
+    demonstrations = demonstrated(problem, STARTS, DDP(tolerance=1e-10))
+    held = sum(int((abs(d.controls) == 1.2).sum()) for d in demonstrations)
+    assert 3 <= held <= 18
+    cost = LinearFeatureCost(pendulum_features, [0.8, 0.4, 0.15], known=problem.cost.known)
+    result = learner().learn(problem, cost, demonstrations)
+    assert result.weights.tolist() == pytest.approx([1.0, 0.3, 0.1], rel=1e-4)
+    if learner is KKTInverse:
+        assert result.report.at_limits == held
+        assert result.report.residual < 1e-6
+        free = KKTInverse().learn(pendulum(horizon=8), cost, demonstrations)  # the limits are not known
+        assert free.report.residual > 1e-2
+
+
+# --- optimality conditions -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.8])
+@pytest.mark.parametrize("kind", ["linear", "quadrotor"])
+def test_gradients_of_terms_are_those_of_autograd_through_rollouts(kind, discount):
+    generator = torch.Generator().manual_seed(0)
+    if kind == "linear":
+        problem, x0 = random_problem(0, horizon=4, number=2)
+        us = torch.randn(2, 4, 2, generator=generator, dtype=DOUBLE)
+    else:
+        f = Quadrotor()
+        cost = LinearFeatureCost(
+            lambda x, u, t: torch.stack([x.square().sum(-1), u.square().sum(-1)], -1),
+            [1.0, 2.0],
+            lambda x: torch.stack([x[..., 3] * x[..., 4], 0.0 * x[..., 0]], -1),
+        )
+        problem = Problem(f, cost, 3)
+        x0 = torch.zeros(1, f.state_dim, dtype=DOUBLE)
+        x0[:, 3] = 1.0
+        us = 2.0 + 0.1 * torch.randn(1, 3, f.control_dim, generator=generator, dtype=DOUBLE)
+    problem = Problem(problem.dynamics, problem.cost, problem.horizon, discount=discount)
+    G, g = control_gradients(problem, problem.cost, problem.dynamics.rollout(x0, us), us)
+    w = torch.rand(problem.cost.weights.shape, generator=generator, dtype=DOUBLE)
+
+    us = us.requires_grad_()
+    weighted = Problem(problem.dynamics, problem.cost.with_weights(w), problem.horizon, discount=discount)
+    total = weighted.trajectory_cost(problem.dynamics.rollout(x0, us), us).sum()
+    (gradient,) = torch.autograd.grad(total, us)
+    torch.testing.assert_close(G @ w + g, gradient, rtol=1e-10, atol=1e-10)
+
+
+def test_noisy_demonstrations_have_the_least_residual_of_all_weights_of_that_sum():
+    """Against SciPy's bounded least squares, in which the sum is a row of a large weight."""
+    problem, x0 = random_problem(2, n=3, m=1, horizon=6, number=4, terminal=False)
+    noise = np.random.default_rng(0)
+    noisy = []
+    for d in demonstrated(problem, x0):
+        us = torch.as_tensor(d.controls + 0.3 * noise.standard_normal(d.controls.shape))
+        xs = problem.dynamics.rollout(torch.as_tensor(d.states[0].copy()), us).numpy()
+        noisy.append(Trajectory(xs, us.numpy(), states=xs, dt=1.0))
+    result = KKTInverse().learn(problem, guess(problem), noisy)
+    xs, us = (torch.as_tensor(np.stack([getattr(d, name) for d in noisy])) for name in ("states", "controls"))
+    G = control_gradients(problem, problem.cost, xs, us)[0].detach().flatten(0, 2).numpy()
+    stacked = np.vstack([G, 1e6 * np.ones((1, 4))])
+    other = lsq_linear(stacked, np.r_[np.zeros(len(G)), 4e6], bounds=(0.0, np.inf), tol=1e-14, method="bvls")
+    np.testing.assert_allclose(result.weights.numpy(), other.x, rtol=1e-5, atol=1e-8)
+    assert result.weights.sum().item() == pytest.approx(4.0)
+    assert result.report.residual > 1e-3
+
+
+def test_a_feature_that_nobody_avoids_gets_no_weight_and_the_cost_plans():
+    problem = pendulum(horizon=6)
+
+    def features(x, u, t):
+        return torch.cat([pendulum_features(x, u, t), (x[..., :1] - 3.0).square()], dim=-1)
+
+    cost = LinearFeatureCost(features, [1.0, 1.0, 1.0, 1.0], known=problem.cost.known)
+    demonstrations = demonstrated(problem, STARTS, DDP(tolerance=1e-10))
+    result = KKTInverse().learn(problem, cost, demonstrations)
+    assert result.weights.tolist() == pytest.approx([1.0, 0.3, 0.1, 0.0], rel=1e-4, abs=1e-5)
+    plan = solve(Problem(Pendulum(), result.cost, 6), DDP(tolerance=1e-10), STARTS)
+    expected = torch.as_tensor(np.stack([d.controls for d in demonstrations]))
+    torch.testing.assert_close(plan.us, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_conditions_need_a_sum_of_weights():
+    problem, x0 = random_problem(0, n=2, m=1, horizon=3, number=1, terminal=False)
+    cost = LinearFeatureCost(lambda x, u, t: torch.cat([x, u], -1), [1.0, -1.0, 0.0], positive=False)
+    with pytest.raises(ValueError, match=r"positive sum, which sets their factor, got 0\.0"):
+        KKTInverse().learn(problem, cost, demonstrated(problem, x0))
+
+
+# --- through plans ---------------------------------------------------------------------------------------------------
+
+
+def test_the_jacobian_is_that_of_finite_differences():
+    from mbrl.irl.cost_learner import Demonstrated
+    from mbrl.irl.mpc_inverse import _Plans
+
+    problem = pendulum(limit=1.2, horizon=6)
+    demonstrations = demonstrated(problem, STARTS, DDP(tolerance=1e-10))
+    given = Demonstrated.of(
+        problem, problem.cost, demonstrations, accepted=DDP.supports, learner="MPCInverse", other=""
+    )
+    plans = _Plans(MPCInverse(), given, problem.cost)
+    theta, h = problem.cost.weights.detach().log() + 0.1, 1e-4
+    plans.errors(theta)
+    J = plans.jacobian(theta)
+    for k in range(3):
+        step = torch.zeros(3, dtype=DOUBLE)
+        step[k] = h
+        difference = (plans.errors(theta + step) - plans.errors(theta - step)) / (2 * h)
+        torch.testing.assert_close(J[..., k], difference, rtol=1e-4, atol=1e-6)
+
+
+def test_demonstrations_that_no_weights_explain_end_the_search_at_a_minimum():
+    problem = pendulum(horizon=5)
+    demonstrations = demonstrated(problem, STARTS[:2], DDP(tolerance=1e-10))
+    shifted = [d.replace(controls=d.controls + 0.05 * np.cos(np.arange(5.0))[:, None]) for d in demonstrations]
+    result = MPCInverse(tolerance=1e-7).learn(problem, problem.cost, shifted)
+    losses = result.history["loss"]
+    assert result.converged
+    assert losses == sorted(losses, reverse=True)
+    assert result.report.loss > 1e-5
+    assert result.report.prediction_error > 1e-3  # the states are those without the shift
+
+
+@pytest.mark.slow  # 5 s each
+@pytest.mark.parametrize("system", ["cart-pole", "planar quadrotor"])
+def test_nonlinear_systems_are_imitated(system):
+    generator = torch.Generator().manual_seed(0)
+    if system == "cart-pole":
+        f, limits, rest = CartPole(0.05), (-6.0, 6.0), torch.zeros(1, dtype=DOUBLE)
+        truth, last = [2.0, 4.0, 0.2, 0.2, 0.2], [2.0, 4.0, 0.2, 0.2]
+        x0 = 0.3 * torch.randn(3, 4, generator=generator, dtype=DOUBLE)
+    else:
+        f, limits = PlanarQuadrotor(0.05), (0.0, 6.0)
+        rest = f.hover_control.double()
+        truth, last = [2.0, 3.0, 0.5, 0.2, 0.3, 0.1, 0.2, 0.4], [2.0, 2.0, 0.2, 0.2, 0.2, 0.2]
+        x0 = 0.3 * torch.randn(3, 6, generator=generator, dtype=DOUBLE)
+
+    def features(x, u, t):
+        return 0.5 * torch.cat([x, u - rest], dim=-1).square()
+
+    known = last_state(torch.diag(torch.tensor(last, dtype=DOUBLE)), len(rest))
+    problem = Problem(f, LinearFeatureCost(features, truth, known=known), 15, control_limits=limits)
+    demonstrations = demonstrated(problem, x0, DDP(tolerance=1e-9))
+    cost = LinearFeatureCost(features, [1.0] * len(truth), known=known)
+    result = MPCInverse().learn(problem, cost, demonstrations)
+    assert result.report.loss < 1e-4
+    assert result.report.invalid_plans == 0
+    assert result.weights.tolist() == pytest.approx(truth, rel=1e-3)
+
+
+def test_a_first_guess_without_a_plan_is_refused():
+    problem = pendulum(horizon=4)
+    demonstrations = demonstrated(problem, STARTS, DDP())
+    cost = LinearFeatureCost(lambda x, u, t: (-1.0 - x[..., :1].square()).sqrt(), [1.0])
+    with pytest.raises(ValueError, match="there is no plan for some demonstration"):
+        MPCInverse().learn(problem, cost, demonstrations)
+
+
+def test_plans_need_a_planner_with_derivatives():
+    problem, x0 = random_problem(0, n=2, m=1, horizon=3, number=1)
+    with pytest.raises(ValueError, match=r"LQR offers Unrolled\(\)"):
+        MPCInverse(planner=LQR()).learn(problem, guess(problem), demonstrated(problem, x0))
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_costs_that_are_not_linear_in_weights_are_refused(learner):
+    problem, x0 = random_problem(0, n=2, m=1, horizon=3, number=1)
+    with pytest.raises(TypeError, match=r"linear in weights.*got GoalCost; LaplaceIRL learns any parameters"):
+        learner().learn(problem, GoalCost(0.0, 1.0, 1.0), demonstrated(problem, x0))
+
+
+@pytest.mark.parametrize("learner", [*LEARNERS, LaplaceIRL])
+def test_what_learners_cannot_take_account_of_is_refused(learner):
+    problem, x0 = random_problem(0, n=2, m=1, horizon=3, number=1)
+    demonstrations = demonstrated(problem, x0)
+    with pytest.raises(ValueError, match="horizon of the problem is 5: set horizon=3"):
+        learner().learn(Problem(problem.dynamics, problem.cost, 5), guess(problem), demonstrations)
+    ended = Problem(problem.dynamics, problem.cost, 3, termination=lambda x: x[..., 0] > 1e3)
+    with pytest.raises(ValueError, match="cannot take account of termination"):
+        learner().learn(ended, guess(problem), demonstrations)
+    if learner is KKTInverse:
+        constrained = Problem(problem.dynamics, problem.cost, 3, constraints=[StateLimits(-1e3, 1e3)])
+        with pytest.raises(ValueError, match="constraints; MPCInverse plans with constraints"):
+            learner().learn(constrained, guess(problem), demonstrations)
+
+
+@pytest.mark.parametrize("learner", [*LEARNERS, LaplaceIRL])
+def test_a_task_has_the_horizon_of_the_demonstrations(learner):
+    task = pendulum_swing_up(backend="torch")
+    truth = LinearFeatureCost(pendulum_features, [1.0, 0.3, 0.1])
+    problem = replace(task.problem(horizon=4), cost=truth, control_limits=None)
+    demonstrations = demonstrated(problem, 0.5 * STARTS, DDP(tolerance=1e-10))
+    result = learner().learn(task, LinearFeatureCost(pendulum_features, [0.9, 0.4, 0.2]), demonstrations)
+    ratios = (result.weights / result.weights[0]).tolist()
+    assert ratios == pytest.approx([1.0, 0.3, 0.1], rel=1e-4)
+
+
+def test_weights_of_plans_are_positive():
+    problem, x0 = random_problem(0, n=2, m=1, horizon=3, number=1)
+    cost = LinearFeatureCost(lambda x, u, t: torch.cat([x, u], -1), [1.0, -1.0, 0.0], positive=False)
+    with pytest.raises(ValueError, match="must be positive, got"):
+        MPCInverse().learn(problem, cost, demonstrated(problem, x0))
+
+
+@pytest.mark.parametrize(
+    ("learner", "settings"),
+    [
+        (MPCInverse, {"max_iterations": 0}),
+        (MPCInverse, {"tolerance": 0.0}),
+        (MPCInverse, {"max_change": -1.0}),
+        (MPCInverse, {"rank_tolerance": math.inf}),
+        (MPCInverse, {"curvature": "none"}),
+        (KKTInverse, {"limit_tolerance": -1.0}),
+        (KKTInverse, {"rank_tolerance": 0.0}),
+    ],
+)
+def test_settings_are_checked(learner, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        learner(**settings)
