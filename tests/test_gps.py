@@ -369,6 +369,23 @@ def test_a_fitted_teacher_moves_the_plant_until_it_has_taken_its_lessons():
     assert lesson is None
 
 
+@pytest.mark.parametrize(("remembered", "kept"), [(None, 3), (2, 2), (1, 1)])
+def test_distillation_is_fitted_to_the_iterations_that_it_remembers(remembered, kept):
+    task = regulator(steps=4)
+    algorithm = Distillation(**{**FAST, "supervised": SupervisedStep(steps=1)}, iterations=3, remembered=remembered)
+    learner = algorithm.learner(mbrl.Assignment(task, None))
+    seen = []
+    while not learner.finished:
+        learner.iterate()
+        seen.append(task.observe(learner.x0))
+    targets = learner.state_dict()["targets"]
+    assert len(targets) == kept
+    first = [one["observations"].unflatten(0, (5, 4, 4))[0, :, 0] for one in targets]
+    assert all(torch.equal(found, wanted) for found, wanted in zip(first, seen[-kept:], strict=True))
+    with pytest.raises(ValueError, match="remembered"):
+        Distillation(remembered=0)
+
+
 def test_plans_begin_with_the_way_of_what_goes_ahead():
     task = regulator(steps=5)
     x0 = task.initial_state(3, torch.Generator().manual_seed(0))
