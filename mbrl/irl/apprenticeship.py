@@ -33,6 +33,7 @@ from mbrl.irl.base import (
     of_demonstrated_steps,
     rewards_of,
 )
+from mbrl.training.checking import check_numbers
 from planners import TabularMDP, TabularTrajectories, occupancies, occupancies_by_step, solve_mdp
 
 
@@ -60,10 +61,7 @@ class Apprenticeship(RewardLearner):
     def __post_init__(self):
         if self.method not in ("max-margin", "projection"):
             raise ValueError(f"method must be 'max-margin' or 'projection', got {self.method!r}")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
-        if not (isinstance(self.max_iterations, int) and self.max_iterations >= 1):
-            raise ValueError(f"max_iterations must be an integer of at least 1, got {self.max_iterations!r}")
+        check_numbers(self, counts=("max_iterations",), rates=("epsilon",))
 
     def learn(
         self, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories, *, seed: int = 0

@@ -23,6 +23,7 @@ from dynamics import Trajectory
 from dynamics.derivatives import jacobian
 from mbrl.irl.cost_learner import CostLearner, Demonstrated, IdentifiableWeights, LearnedCost, of_weights, weighted
 from mbrl.tasks import Task
+from mbrl.training.checking import check_numbers
 from planners import Cost, Problem, WeightedCost
 from planners.expansion import control_gradient, costates, expand_problem
 
@@ -71,11 +72,7 @@ class KKTInverse(CostLearner):
     rank_tolerance: float = 1e-6
 
     def __post_init__(self):
-        if not (self.limit_tolerance >= 0 and self.rank_tolerance > 0):
-            raise ValueError(
-                "need limit_tolerance >= 0 and rank_tolerance > 0, got "
-                f"{self.limit_tolerance} and {self.rank_tolerance}"
-            )
+        check_numbers(self, rates=("rank_tolerance",), weights=("limit_tolerance",))
 
     def learn(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> LearnedCost:
         """Learn; see :meth:`CostLearner.learn`.

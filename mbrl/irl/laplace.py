@@ -31,6 +31,7 @@ from dynamics import Trajectory
 from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, copied, of_weights
 from mbrl.irl.kkt_inverse import control_gradients, nonnegative_weights
 from mbrl.tasks import Task
+from mbrl.training.checking import check_numbers
 from planners import Cost, Problem, WeightedCost
 from planners.batches import where_batch
 from planners.expansion import costates, dynamics_curvature, expand_problem
@@ -95,13 +96,9 @@ class LaplaceIRL(CostLearner):
     noise_floor: float = 1e-6
 
     def __post_init__(self):
-        if not (self.l2 >= 0 and self.temperature > 0 and self.tolerance > 0 and self.noise_floor > 0):
-            raise ValueError(
-                "need l2 >= 0 and temperature, tolerance and noise_floor > 0, got "
-                f"{self.l2}, {self.temperature}, {self.tolerance} and {self.noise_floor}"
-            )
-        if not (isinstance(self.max_iterations, int) and self.max_iterations >= 1):
-            raise ValueError(f"max_iterations must be an integer of at least 1, got {self.max_iterations!r}")
+        check_numbers(
+            self, counts=("max_iterations",), rates=("temperature", "tolerance", "noise_floor"), weights=("l2",)
+        )
 
     def learn(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> LearnedCost:
         """Learn; see :meth:`CostLearner.learn`.

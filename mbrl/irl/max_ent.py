@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from mbrl.irl.base import FeatureReward, LearnedReward, RewardLearner, by_action, checked, rewards_of
+from mbrl.training.checking import check_numbers
 from planners import TabularMDP, TabularSolution, TabularTrajectories, occupancies, solve_mdp
 
 
@@ -62,13 +63,9 @@ class MaxEntIRL(RewardLearner):
             raise ValueError(f"hidden must be widths of at least 1, got {self.hidden}")
         if self.optimizer not in ("lbfgs", "adam"):
             raise ValueError(f"optimizer must be 'lbfgs' or 'adam', got {self.optimizer!r}")
-        if not (self.l2 >= 0 and self.temperature > 0 and self.learning_rate > 0 and self.tolerance > 0):
-            raise ValueError(
-                "need l2 >= 0 and temperature, learning_rate and tolerance > 0, got "
-                f"{self.l2}, {self.temperature}, {self.learning_rate} and {self.tolerance}"
-            )
-        if not (isinstance(self.max_iterations, int) and self.max_iterations >= 1):
-            raise ValueError(f"max_iterations must be an integer of at least 1, got {self.max_iterations!r}")
+        check_numbers(
+            self, counts=("max_iterations",), rates=("temperature", "learning_rate", "tolerance"), weights=("l2",)
+        )
 
     def learn(
         self, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories, *, seed: int = 0

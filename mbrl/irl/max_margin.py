@@ -39,6 +39,7 @@ from mbrl.irl.base import (
     of_demonstrated_steps,
     rewards_of,
 )
+from mbrl.training.checking import check_numbers
 from planners import TabularMDP, TabularTrajectories, backward_induction, occupancies, solve_mdp
 
 
@@ -66,12 +67,7 @@ class MaxMargin(RewardLearner):
     def __post_init__(self):
         if self.solver not in ("qp", "subgradient"):
             raise ValueError(f"solver must be 'qp' or 'subgradient', got {self.solver!r}")
-        if not (self.l2 > 0 and self.margin > 0 and self.tolerance > 0):
-            raise ValueError(
-                f"l2, margin and tolerance must be positive, got {self.l2}, {self.margin} and {self.tolerance}"
-            )
-        if not (isinstance(self.max_iterations, int) and self.max_iterations >= 1):
-            raise ValueError(f"max_iterations must be an integer of at least 1, got {self.max_iterations!r}")
+        check_numbers(self, counts=("max_iterations",), rates=("l2", "margin", "tolerance"))
 
     def learn(
         self, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories, *, seed: int = 0

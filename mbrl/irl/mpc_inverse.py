@@ -23,6 +23,7 @@ from torch import Tensor
 from dynamics import Trajectory
 from mbrl.irl.cost_learner import CostLearner, Demonstrated, IdentifiableWeights, LearnedCost, of_weights, weighted
 from mbrl.tasks import Task
+from mbrl.training.checking import check_numbers
 from planners import DDP, Cost, Implicit, Planner, Problem, Solution, WeightedCost, solve
 from planners.solve import Request
 
@@ -79,11 +80,7 @@ class MPCInverse(CostLearner):
     rank_tolerance: float = 1e-6
 
     def __post_init__(self):
-        if not (isinstance(self.max_iterations, int) and self.max_iterations >= 1):
-            raise ValueError(f"max_iterations must be an integer of at least 1, got {self.max_iterations!r}")
-        for name in ("tolerance", "max_change", "rank_tolerance"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_numbers(self, counts=("max_iterations",), rates=("tolerance", "max_change", "rank_tolerance"))
         Implicit(curvature=self.curvature)  # raises
 
     def learn(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> LearnedCost:
