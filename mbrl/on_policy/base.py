@@ -167,21 +167,28 @@ class OnPolicyLearner(Learner):
 
     def iterate(self) -> dict[str, float]:
         """Collect, update, and count in what was seen."""
-        settings = self.algorithm
-        rollout, hidden = collect(self.policy, self.worlds, settings.steps_in_each, self._hidden, self.generator)
-        begun = time.perf_counter()
+        return self.learn(self.collect())
+
+    def collect(self) -> Rollout:
+        """The steps of an iteration under the present policy; :meth:`learn` is to follow, with rewards of the caller's choice."""
+        steps = self.algorithm.steps_in_each
+        rollout, self._hidden = collect(self.policy, self.worlds, steps, self._hidden, self.generator)
+        return rollout
+
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """Update policy and value function on what was collected, and count in what was seen."""
+        settings, begun = self.algorithm, time.perf_counter()
         episodes = self._episodes(rollout)
         if rollout.costs is None and self.worlds.named_costs:
             rollout = replace(rollout, costs=torch.zeros_like(rollout.rewards))
         if self.constraint is not None and "rollout/cost" in episodes:
             self.constraint.ascend(episodes["rollout/cost"])
-        samples, value_hidden = self.samples(rollout)
+        samples, self._value_hidden = self.samples(rollout)
         metrics = settings.update(self, samples)
         if self.constraint is not None:
             metrics = {**metrics, **self.constraint.fit(samples, self.generator)}
         if self.policy.normalizer is not None:
             count_in(self.policy.normalizer, rollout.observations[rollout.valid], self.processes)
-        self._hidden, self._value_hidden = hidden, value_hidden
         self.steps += rollout.rewards.numel() * self.processes.number
         self.iterations += 1
         environment, inference = rollout.seconds
