@@ -185,17 +185,18 @@ def registry(first: type | None = None) -> ConstructorRegistry:
     """Tyro's rules and one more: a configuration of planners and algorithms with its abstract fields as choices.
 
     Args:
-        first: the algorithm that is the first word; the others have no options then, among which tyro would search for seconds
-            after a mistake.
+        first: the algorithm that is the first word; the others, but for those that it has as parts, have no options then, among
+            which tyro would search for seconds after a mistake.
     """
     rules = ConstructorRegistry()
+    below = {kind for found in choices_of("", [first]).values() for kind in found.values()} if first else set()
 
     @rules.struct_rule
     def configuration_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         kind = info.type
         if not _is_configuration(kind):
             return None
-        if first is not None and kind is not first and issubclass(kind, mbrl.Algorithm):
+        if first is not None and kind not in below and issubclass(kind, mbrl.Algorithm):
             return StructConstructorSpec(kind, ())
         fields, hints = [], _configured(kind)
         for field in dataclasses.fields(kind):

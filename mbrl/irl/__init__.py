@@ -1,20 +1,33 @@
 """Inverse reinforcement learning: rewards from demonstrations, and how good these are."""
 
+from mbrl.irl.adversarial import Adversarial, AdversarialLearner
+from mbrl.irl.airl import AIRL
 from mbrl.irl.apprenticeship import Apprenticeship
 from mbrl.irl.base import FeatureReward, LearnedReward, Mixture, RewardLearner
 from mbrl.irl.cost_learner import CostLearner, IdentifiableWeights, LearnedCost
+from mbrl.irl.discriminator import DiscriminatorSettings
+from mbrl.irl.gail import GAIL
 from mbrl.irl.identifiability import Identifiability, identifiability
 from mbrl.irl.kkt_inverse import KKTInverse, KKTReport
 from mbrl.irl.laplace import LaplaceIRL, LaplaceReport, laplace_log_likelihood
 from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
+from mbrl.irl.reward_files import load_reward, save_reward
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
+from mbrl.irl.reward_network import DiscriminatorReward, RewardModel, RewardNetwork, ShapedReward
+from mbrl.irl.reward_task import RewardCost, reward_env, reward_task
 from mbrl.irl.worlds import GridWorld, gridworld, objectworld
 
 __all__ = [
+    "AIRL",
+    "GAIL",
+    "Adversarial",
+    "AdversarialLearner",
     "Apprenticeship",
     "CostLearner",
+    "DiscriminatorReward",
+    "DiscriminatorSettings",
     "FeatureReward",
     "GridWorld",
     "Identifiability",
@@ -30,7 +43,11 @@ __all__ = [
     "MaxEntIRL",
     "MaxMargin",
     "Mixture",
+    "RewardCost",
     "RewardLearner",
+    "RewardModel",
+    "RewardNetwork",
+    "ShapedReward",
     "action_log_likelihood",
     "canonical_reward",
     "epic_distance",
@@ -38,6 +55,10 @@ __all__ = [
     "gridworld",
     "identifiability",
     "laplace_log_likelihood",
+    "load_reward",
     "objectworld",
     "reward_correlation",
+    "reward_env",
+    "reward_task",
+    "save_reward",
 ]
