@@ -163,6 +163,7 @@ class AdversarialLearner(Learner):
         self.discriminator = Discriminator(algorithm.discriminator, model, generator, self.processes)
         self.reward = algorithm.reward(model)
         self.horizon_steps = self._horizon_steps()
+        torch.nn.init.zeros_(self.on_policy.value.head.weight)  # as all rewards are at first, and no noise is learned from
         self._elapsed = torch.zeros(algorithm.policy.num_envs, dtype=torch.int64)
         if algorithm.horizon == "absorbing":
             # the end is worth what all that comes after it pays: that is no outlier
@@ -340,7 +341,7 @@ def episode_limit(env: Any) -> int | None:
     """Steps after which an environment, one or many, ends an episode; None where it does not say."""
     plain = env.envs[0] if getattr(env, "envs", None) else env
     task = getattr(plain.unwrapped, "task", None)
-    found = getattr(task, "episode_steps", None)
-    if found is None:
-        found = getattr(plain.spec, "max_episode_steps", None) or getattr(plain.unwrapped, "max_episode_steps", None)
+    found = getattr(task, "episode_steps", None) or getattr(plain.spec, "max_episode_steps", None)
+    if found is None and hasattr(plain, "has_wrapper_attr") and plain.has_wrapper_attr("_max_episode_steps"):
+        found = plain.get_wrapper_attr("_max_episode_steps")  # of gymnasium's TimeLimit around what has no id
     return found if isinstance(found, int) and found > 0 else None
