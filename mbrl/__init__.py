@@ -4,6 +4,8 @@ from mbrl.control_loop import ControlLoopError, ControlLoopResult, Plant, Safety
 from mbrl.envs import (
     FrameStack,
     MujocoVectorEnv,
+    TabularEnv,
+    TabularVectorEnv,
     TaskEnv,
     TaskVectorEnv,
     make_env,
@@ -33,7 +35,6 @@ from mbrl.irl import (
     Apprenticeship,
     CostLearner,
     FeatureReward,
-    GridWorld,
     Identifiability,
     IdentifiableWeights,
     KKTInverse,
@@ -52,10 +53,8 @@ from mbrl.irl import (
     canonical_reward,
     epic_distance,
     expected_value_difference,
-    gridworld,
     identifiability,
     laplace_log_likelihood,
-    objectworld,
     reward_correlation,
 )
 from mbrl.on_policy import (
@@ -128,13 +127,16 @@ from mbrl.runs import (
 )
 from mbrl.simulated_plant import SimulatedPlant
 from mbrl.tasks import (
+    GridWorld,
     Task,
     acrobot_swing_up,
     car_parking,
     cart_pole_swing_up,
     discretized,
+    gridworld,
     half_cheetah,
     hopper,
+    objectworld,
     peg_insertion,
     peg_insertion_starts,
     pendulum_swing_up,
@@ -251,6 +253,8 @@ __all__ = [
     "SquashedGaussian",
     "SquashedGaussianHead",
     "SupervisedStep",
+    "TabularEnv",
+    "TabularVectorEnv",
     "Task",
     "TaskEnv",
     "TaskVectorEnv",

@@ -10,13 +10,11 @@ from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
-from mbrl.irl.worlds import GridWorld, gridworld, objectworld
 
 __all__ = [
     "Apprenticeship",
     "CostLearner",
     "FeatureReward",
-    "GridWorld",
     "Identifiability",
     "IdentifiableWeights",
     "KKTInverse",
@@ -35,9 +33,7 @@ __all__ = [
     "canonical_reward",
     "epic_distance",
     "expected_value_difference",
-    "gridworld",
     "identifiability",
     "laplace_log_likelihood",
-    "objectworld",
     "reward_correlation",
 ]
