@@ -152,8 +152,8 @@ def test_resumed_it_is_the_same(tmp_path):
 
     with pytest.raises(KilledError):
         mbrl.train(PPO, world, steps=192, evaluation_episodes=3, run=tmp_path / "run", on_iteration=kill)
+    other = mbrl.objectworld(3, 2, discount=0.6, seed=1)
     with pytest.raises(mbrl.RunError, match="process"):
-        other = mbrl.objectworld(3, 2, discount=0.6, seed=1)
         mbrl.train(PPO, other, steps=192, evaluation_episodes=3, run=tmp_path / "run")
     resumed = mbrl.train(PPO, world, steps=192, evaluation_episodes=3, run=tmp_path / "run", resume="must")
     for name, tensor in whole.policy.state_dict().items():

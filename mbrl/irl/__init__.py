@@ -1,7 +1,7 @@
 """Inverse reinforcement learning: rewards from demonstrations, and how good these are."""
 
 from mbrl.irl.apprenticeship import Apprenticeship
-from mbrl.irl.base import FeatureReward, LearnedReward, Mixture, RewardLearner
+from mbrl.irl.base import FeatureReward, LearnedReward, Mixture
 from mbrl.irl.cost_learner import CostLearner, IdentifiableWeights, LearnedCost
 from mbrl.irl.identifiability import Identifiability, identifiability
 from mbrl.irl.kkt_inverse import KKTInverse, KKTReport
@@ -9,6 +9,8 @@ from mbrl.irl.laplace import LaplaceIRL, LaplaceReport, laplace_log_likelihood
 from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
+from mbrl.irl.reward_files import load_reward, save_reward
+from mbrl.irl.reward_learner import RewardLearner
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
 
 __all__ = [
@@ -35,5 +37,7 @@ __all__ = [
     "expected_value_difference",
     "identifiability",
     "laplace_log_likelihood",
+    "load_reward",
     "reward_correlation",
+    "save_reward",
 ]

@@ -4,6 +4,7 @@ import abc
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -120,6 +121,9 @@ class Learner(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called."""
+
+    def leave(self, folder: Path) -> None:  # noqa: B027
+        """Write what was learned beside the policy to the folder of a run that is finished."""
 
     def close(self) -> None:  # noqa: B027
         """Let go of environments; what was learned stays, and there are no iterations any more."""

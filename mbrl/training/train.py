@@ -445,6 +445,7 @@ class _Keeper:
         from mbrl.plots import plot_training, save_figure
 
         save_policy(result.policy, self.run.path("policy.safetensors"))
+        result.learner.leave(self.run.folder)
         if len(result.metrics) > 1:
             save_figure(plot_training(read_run(self.run.folder)), self.run.path("figures/learning_curve.png"))
         summary: dict[str, Any] = {"steps": result.steps, "seconds": result.seconds}
