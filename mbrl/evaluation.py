@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from dynamics import Trajectory
-from mbrl.envs.making import EnvFactory, checked_id, vector_env
+from mbrl.envs.making import AnyTask, EnvFactory, checked_id, vector_env
 from mbrl.envs.recording import record_env, step_duration
 from mbrl.envs.replay import drawing_env, replayed_frames
 from mbrl.envs.task_vector_env import TaskVectorEnv
 from mbrl.policies.actor import Actor, require_actor
 from mbrl.recording import record
 from mbrl.tasks.base import Task
+from mbrl.tasks.worlds import TabularWorld
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Evaluation:
 
 def evaluate(
     actor: Actor,
-    task: Task | str | EnvFactory,
+    task: AnyTask,
     *,
     episodes: int = 10,
     generator: torch.Generator | None = None,
@@ -54,9 +55,9 @@ def evaluate(
 
     Args:
         actor: anything that acts: a policy, a controller, MPC.
-        task: what to run it on: a task, a gymnasium id, whose worlds are native where the library has them, or a function
-            without arguments that makes a ``gymnasium.Env``. An environment that does not say how long a step takes
-            (gymnasium's ``CartPole-v1``) is recorded with steps of 1 s.
+        task: what to run it on: a task, a world or process in tables, a gymnasium id, whose worlds are native where the library
+            has them, or a function without arguments that makes a ``gymnasium.Env``. An environment that does not say how long
+            a step takes (gymnasium's ``CartPole-v1``) is recorded with steps of 1 s.
         episodes: number of episodes, run as one batch.
         generator: source of initial states and of the actor's randomness; seeded with 0 by default.
         video: file to write the first episode to (mp4), of a gymnasium id as gymnasium draws it.
@@ -69,6 +70,10 @@ def evaluate(
     """
     require_actor(actor)
     generator = generator or torch.Generator().manual_seed(0)
+    if isinstance(task, TabularWorld):
+        if video is not None:
+            raise ValueError(f"worlds in tables draw no pictures, so there is no video {video}")
+        return _summary(record(task, actor, episodes, generator=generator, progress=progress), None)
     if isinstance(task, Task):
         trajectories = record(task, actor, episodes, generator=generator, progress=progress)
         if video is not None:

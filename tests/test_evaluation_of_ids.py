@@ -116,7 +116,7 @@ def test_names_that_are_none(call):
         call("mbrl/PendulumSwingup-v0")
     with pytest.raises(ValueError, match=r"no environment '\?'; gymnasium.pprint_registry\(\) lists all"):
         call("?")
-    with pytest.raises(TypeError, match=r"expected a Task, a gymnasium id, or a function .* got 3"):
+    with pytest.raises(TypeError, match=r"expected a Task, a world, a gymnasium id, or a function .* got 3"):
         call(3)
 
 

@@ -12,12 +12,16 @@ from mbrl.envs.episodes import checked_worlds
 from mbrl.envs.mujoco import RULES, make_mujoco_vec_env
 from mbrl.envs.task_vector_env import make_vec_env
 from mbrl.tasks import Task
+from mbrl.tasks.worlds import TabularWorld
 
 EnvFactory = Callable[[], gymnasium.Env]
 
+AnyTask = Task | TabularWorld | str | EnvFactory
+"""What there is to learn on: a task, a world or a process in tables, a gymnasium id, or what makes an environment."""
+
 
 def vector_env(
-    task_or_id: Task | str | EnvFactory,
+    task_or_id: AnyTask,
     num_envs: int,
     *,
     autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
@@ -26,9 +30,9 @@ def vector_env(
     """Many worlds of a task or of a gymnasium id.
 
     Args:
-        task_or_id: a task, or an id. Those of the library's tasks, ``mbrl/...``, and of gymnasium's MuJoCo environments, v5,
-            become native vector environments, others gymnasium's ``SyncVectorEnv``; or a function without arguments that makes a
-            ``gymnasium.Env``.
+        task_or_id: a task, a world or process in tables, or an id. Those of the library's tasks, ``mbrl/...``, and of gymnasium's
+            MuJoCo environments, v5, become native vector environments, others gymnasium's ``SyncVectorEnv``; or a function
+            without arguments that makes a ``gymnasium.Env``.
         num_envs: number of worlds.
         autoreset_mode: when a world whose episode has ended begins the next one; by default the caller resets it.
         **options: of :func:`mbrl.make_vec_env`, the task's constructor, :func:`mbrl.make_mujoco_vec_env`, ``gymnasium.make`` or
@@ -36,9 +40,9 @@ def vector_env(
 
     Raises:
         ValueError: there is no such id, mode or option.
-        TypeError: it is neither a task nor a text nor a function that makes an environment.
+        TypeError: it is neither a task nor a world nor a text nor a function that makes an environment.
     """
-    if isinstance(task_or_id, Task):
+    if isinstance(task_or_id, Task | TabularWorld):
         return make_vec_env(task_or_id, num_envs, autoreset_mode=autoreset_mode, **options)
     if callable(task_or_id):
         mode = AutoresetMode(autoreset_mode)
@@ -73,7 +77,8 @@ def checked_id(env_id: str) -> str:
     """
     if not isinstance(env_id, str):
         raise TypeError(
-            f"expected a Task, a gymnasium id, or a function without arguments that makes a gymnasium.Env, got {env_id!r}"
+            "expected a Task, a world, a gymnasium id, or a function without arguments that makes a gymnasium.Env, got "
+            f"{env_id!r}"
         )
     if ":" not in env_id and env_id not in gymnasium.registry:
         near = difflib.get_close_matches(env_id, gymnasium.registry, n=4)

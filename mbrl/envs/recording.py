@@ -272,8 +272,8 @@ class _BoxActions(_Actions):
         return np.clip(actions, self._space.low, self._space.high)
 
 
-class _NumberedActions(_Actions):
-    """Numbers from the start of a space on."""
+class NumberedActions(_Actions):
+    """Numbers from the start of a space on, actions ``(batch,)`` and controls ``(batch, 1)``."""
 
     width = 1
 
@@ -281,6 +281,7 @@ class _NumberedActions(_Actions):
         self._space = space
 
     def nearest(self, controls: np.ndarray) -> np.ndarray:
+        """The actions that come nearest to finite controls; ValueError where one is no number of an action."""
         first, last = int(self._space.start), int(self._space.start + self._space.n - 1)
         numbers = np.rint(controls)
         fits = (np.abs(controls - numbers) <= 1e-6) & (numbers >= first) & (numbers <= last)
@@ -289,6 +290,7 @@ class _NumberedActions(_Actions):
         return numbers[:, 0].astype(self._space.dtype)
 
     def controls(self, actions: np.ndarray) -> np.ndarray:
+        """The controls that actions are."""
         return actions[:, None]
 
 
@@ -316,7 +318,7 @@ def _actions(env: Any, space: Any) -> _Actions:
     task = listed_task(env)
     if task is not None and task.control_values is not None:
         return _ListedActions(task, task.control_values)
-    return _NumberedActions(space)
+    return NumberedActions(space)
 
 
 def step_duration(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> float | None:

@@ -1,13 +1,15 @@
 """A task as a gymnasium environment."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import gymnasium
 import numpy as np
 import torch
 
 from mbrl.envs.stepping import TaskStepper
+from mbrl.envs.tabular import TabularEnv
 from mbrl.tasks import Task
+from mbrl.tasks.worlds import TabularWorld
 
 if TYPE_CHECKING:
     from mbrl.plots.tasks import TaskRenderer
@@ -99,11 +101,17 @@ def check_render_mode(render_mode: str | None) -> str | None:
     return render_mode
 
 
-def make_env(task: Task, *, render_mode: str | None = None) -> TaskEnv:
+@overload
+def make_env(task: Task, *, render_mode: str | None = None) -> TaskEnv: ...
+@overload
+def make_env(task: TabularWorld, *, render_mode: str | None = None) -> TabularEnv: ...
+def make_env(task: Task | TabularWorld, *, render_mode: str | None = None) -> TaskEnv | TabularEnv:
     """The gymnasium environment of a task; ``gymnasium.make("mbrl/<name>-v0")`` makes those of the library's own tasks.
 
     Args:
-        task: the task.
-        render_mode: ``"rgb_array"`` or None.
+        task: the task, or a world or process in tables.
+        render_mode: ``"rgb_array"`` or None; None for tables.
     """
+    if isinstance(task, TabularWorld):
+        return TabularEnv(task, render_mode=render_mode)
     return TaskEnv(task, render_mode=render_mode)

@@ -1,7 +1,7 @@
 """A task as many environments that are stepped as one batch."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -9,8 +9,10 @@ from gymnasium.vector import AutoresetMode
 
 from mbrl.envs.episodes import EpisodesVectorEnv, Info, Transition, Worlds, checked_worlds
 from mbrl.envs.stepping import TaskStepper
+from mbrl.envs.tabular import TabularVectorEnv
 from mbrl.envs.task_env import TaskEnv, check_render_mode
 from mbrl.tasks import Task
+from mbrl.tasks.worlds import TabularWorld
 
 if TYPE_CHECKING:
     from mbrl.plots.tasks import TaskRenderer
@@ -147,21 +149,31 @@ def _check_parameters(task: Task, worlds: int) -> None:
             raise ValueError(f"parameter {name!r} has one value for each of {shape[0]} worlds, num_envs is {worlds}")
 
 
+@overload
 def make_vec_env(
-    task: Task,
+    task: Task, num_envs: int, *, autoreset_mode: AutoresetMode | str = ..., render_mode: str | None = None
+) -> TaskVectorEnv: ...
+@overload
+def make_vec_env(
+    task: TabularWorld, num_envs: int, *, autoreset_mode: AutoresetMode | str = ..., render_mode: str | None = None
+) -> TabularVectorEnv: ...
+def make_vec_env(
+    task: Task | TabularWorld,
     num_envs: int,
     *,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     render_mode: str | None = None,
-) -> TaskVectorEnv:
+) -> TaskVectorEnv | TabularVectorEnv:
     """Many worlds of a task as one gymnasium vector environment, stepped as one batch.
 
     ``gymnasium.make_vec("mbrl/<name>-v0", num_envs=8, autoreset_mode="Disabled")`` makes those of the library's own tasks.
 
     Args:
-        task: the task.
+        task: the task, or a world or process in tables.
         num_envs: number of worlds.
         autoreset_mode: see :class:`TaskVectorEnv`; to collect data for models take ``"Disabled"``.
-        render_mode: ``"rgb_array"`` or None.
+        render_mode: ``"rgb_array"`` or None; None for tables.
     """
+    if isinstance(task, TabularWorld):
+        return TabularVectorEnv(task, num_envs, autoreset_mode=autoreset_mode, render_mode=render_mode)
     return TaskVectorEnv(task, num_envs, autoreset_mode=autoreset_mode, render_mode=render_mode)

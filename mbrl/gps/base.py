@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dynamics import CountedDynamics
-from mbrl.envs.making import EnvFactory
+from mbrl.envs.making import AnyTask
 from mbrl.gps.policy_cost import PolicyCost
 from mbrl.gps.rollouts import (
     Choose,
@@ -75,7 +75,7 @@ class TaughtAlgorithm(Algorithm, abc.ABC):
         """The iterations."""
         return self.iterations
 
-    def announcement(self, task: Task | str | EnvFactory) -> str:
+    def announcement(self, task: AnyTask) -> str:
         """What an iteration takes: plans may take minutes."""
         if not isinstance(task, Task):
             return ""

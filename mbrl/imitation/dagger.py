@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mbrl.envs.making import EnvFactory
+from mbrl.envs.making import AnyTask
 from mbrl.imitation.behavior_cloning import BC, Cloning
 from mbrl.imitation.labels import Labels, actions_of, read_demonstrations
 from mbrl.policies.action_space import ActionSpace, DiscreteActions
@@ -86,7 +86,7 @@ class DAgger(Algorithm):
         """A learner at its first step."""
         return DAggerLearner(self, assignment)
 
-    def announcement(self, task: Task | str | EnvFactory) -> str:
+    def announcement(self, task: AnyTask) -> str:
         """What the expert is asked in an iteration: it may plan for minutes."""
         name, limit = type(self.expert).__name__, self.max_steps
         if isinstance(self.expert, MPC):

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynamics import Trajectory
 from dynamics.base import is_numbered
 from dynamics.trajectories import check_compatible
-from mbrl.envs.making import EnvFactory
+from mbrl.envs.making import AnyTask
 from mbrl.policies.action_space import DiscreteActions
 from mbrl.policies.policy import Policy
 from mbrl.tasks import Task
@@ -137,7 +137,7 @@ def log_likelihood(policy: Policy, batch: Batch, hidden: Tensor) -> tuple[Tensor
     return torch.where(batch.weights > 0, distribution.log_prob(batch.actions), 0.0), hiddens[-1]
 
 
-def read_demonstrations(trajectories: Sequence[Trajectory], policy: Policy, task: Task | str | EnvFactory) -> Labels:
+def read_demonstrations(trajectories: Sequence[Trajectory], policy: Policy, task: AnyTask) -> Labels:
     """The labels of an expert's episodes.
 
     Raises:

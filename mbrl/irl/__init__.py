@@ -3,7 +3,7 @@
 from mbrl.irl.adversarial import Adversarial, AdversarialLearner
 from mbrl.irl.airl import AIRL
 from mbrl.irl.apprenticeship import Apprenticeship
-from mbrl.irl.base import FeatureReward, LearnedReward, Mixture, RewardLearner
+from mbrl.irl.base import FeatureReward, LearnedReward, Mixture
 from mbrl.irl.cost_learner import CostLearner, IdentifiableWeights, LearnedCost
 from mbrl.irl.discriminator import DiscriminatorSettings
 from mbrl.irl.gail import GAIL
@@ -14,10 +14,10 @@ from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
 from mbrl.irl.reward_files import load_reward, save_reward
+from mbrl.irl.reward_learner import RewardLearner
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
 from mbrl.irl.reward_network import DiscriminatorReward, RewardModel, RewardNetwork, ShapedReward
 from mbrl.irl.reward_task import RewardCost, reward_env, reward_task
-from mbrl.irl.worlds import GridWorld, gridworld, objectworld
 
 __all__ = [
     "AIRL",
@@ -29,7 +29,6 @@ __all__ = [
     "DiscriminatorReward",
     "DiscriminatorSettings",
     "FeatureReward",
-    "GridWorld",
     "Identifiability",
     "IdentifiableWeights",
     "KKTInverse",
@@ -52,11 +51,9 @@ __all__ = [
     "canonical_reward",
     "epic_distance",
     "expected_value_difference",
-    "gridworld",
     "identifiability",
     "laplace_log_likelihood",
     "load_reward",
-    "objectworld",
     "reward_correlation",
     "reward_env",
     "reward_task",

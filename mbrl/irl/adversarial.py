@@ -163,7 +163,9 @@ class AdversarialLearner(Learner):
         self.discriminator = Discriminator(algorithm.discriminator, model, generator, self.processes)
         self.reward = algorithm.reward(model)
         self.horizon_steps = self._horizon_steps()
-        torch.nn.init.zeros_(self.on_policy.value.head.weight)  # as all rewards are at first, and no noise is learned from
+        torch.nn.init.zeros_(
+            self.on_policy.value.head.weight
+        )  # as all rewards are at first, and no noise is learned from
         self._elapsed = torch.zeros(algorithm.policy.num_envs, dtype=torch.int64)
         if algorithm.horizon == "absorbing":
             # the end is worth what all that comes after it pays: that is no outlier

@@ -16,23 +16,23 @@ of the nearest mixture: learning ends, too, where the gap :math:`w^\top (\mu - \
 fall, shows that it has been found.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mbrl.irl.base import (
+    FeatureReward,
     LearnedReward,
     Mixture,
-    RewardLearner,
     by_action,
-    checked,
     demonstrated_features,
     linear_reward,
     of_demonstrated_steps,
     rewards_of,
 )
+from mbrl.irl.reward_learner import RewardLearner, RewardSearch, searched
 from mbrl.training.checking import check_numbers
 from planners import TabularMDP, TabularTrajectories, occupancies, occupancies_by_step, solve_mdp
 
@@ -48,37 +48,36 @@ class Apprenticeship(RewardLearner):
         method: ``"max-margin"``, a quadratic program in each iteration, or ``"projection"``, which needs none and more
             iterations.
         epsilon: margin at which learning ends, in units of discounted sums of features.
-        max_iterations: policies.
 
     Raises:
         ValueError: a field is out of range.
     """
 
+    shows: ClassVar[str] = (
+        "how far the mixture's features are from the expert's, and by how much the last policy comes nearer"
+    )
+
+    _: KW_ONLY
     method: Literal["max-margin", "projection"] = "max-margin"
     epsilon: float = 0.01
-    max_iterations: int = 200
 
     def __post_init__(self):
         if self.method not in ("max-margin", "projection"):
             raise ValueError(f"method must be 'max-margin' or 'projection', got {self.method!r}")
         check_numbers(self, counts=("max_iterations",), rates=("epsilon",))
 
-    def learn(
+    def search(
         self, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories, *, seed: int = 0
-    ) -> LearnedReward:
-        """Learn; see :meth:`RewardLearner.learn`. ``history`` has ``margin`` and ``gap`` at each iteration.
+    ) -> "ApprenticeshipSearch":
+        """A search at its start; its ``history`` has ``margin`` and ``gap`` of each iteration.
 
         Expectations are matched over the steps that were demonstrated, from the states in which demonstrations begin. Where these
         are all steps of the process, the policy is one with the occupancies of the mixture; otherwise it is the optimal one of
         the reward, and the mixture's policies are of the demonstrated steps.
         """
-        phi, demonstrations = by_action(mdp, features), checked(mdp, demonstrations)
         part = of_demonstrated_steps(mdp, demonstrations)
-        found = self.match(part, features, demonstrated_features(mdp, phi, demonstrations))
-        if mdp.horizon == part.horizon:
-            return found
-        policy = solve_mdp(mdp, mdp.expected_rewards(found.rewards)).policy
-        return LearnedReward(found.reward, found.rewards, policy, found.converged, found.history, found.mixture)
+        target = demonstrated_features(mdp, by_action(mdp, features), demonstrations)
+        return ApprenticeshipSearch(self, part, features, target, whole=None if mdp.horizon == part.horizon else mdp)
 
     def match(self, mdp: TabularMDP, features: Tensor, target: Tensor) -> LearnedReward:
         """Match feature expectations that are known, ``(k,)``, from the process's own initial distribution.
@@ -90,39 +89,9 @@ class Apprenticeship(RewardLearner):
         target = torch.as_tensor(target).to(phi)
         if target.shape != phi.shape[-1:]:
             raise ValueError(f"target must have the shape (k,) = {tuple(phi.shape[-1:])}, got {tuple(target.shape)}")
-        visited, policies, points = [], [], []
+        return searched(ApprenticeshipSearch(self, mdp, features, target))
 
-        def add(policy: Tensor) -> None:
-            policies.append(policy)
-            visited.append((occupancies_by_step if mdp.finite else occupancies)(mdp, policy))
-            points.append(torch.einsum("...sa,sak->k", visited[-1], phi))
-
-        shape = (mdp.steps, mdp.states, mdp.actions) if mdp.finite else (mdp.states, mdp.actions)
-        add(phi.new_full(shape, 1.0 / mdp.actions))
-        shares = phi.new_ones(1)
-        history: dict[str, list[float]] = {"margin": [], "gap": []}
-        while True:
-            mean = shares @ torch.stack(points)
-            w = target - mean
-            margin = float(w.norm())
-            history["margin"].append(margin)
-            if margin <= self.epsilon or len(points) > self.max_iterations:
-                break
-            add(solve_mdp(mdp, phi @ (w / margin)).policy)
-            gap = float(w @ (points[-1] - mean))
-            history["gap"].append(gap)
-            if gap <= 1e-2 * self.epsilon * margin:  # no mixture is closer by more than a hundredth of epsilon
-                for found in (policies, visited, points):
-                    found.pop()
-                break
-            shares = self._nearest(shares, torch.stack(points), target)
-        converged = margin <= self.epsilon or (len(history["gap"]) == len(history["margin"]))
-        reward = linear_reward(w / margin if margin > 0 else w)
-        mixture = Mixture(shares, torch.stack(policies), torch.stack(points))
-        policy = _conditional(torch.einsum("n,n...->...", shares, torch.stack(visited)))
-        return LearnedReward(reward, rewards_of(reward, mdp, features), policy, converged, history, mixture)
-
-    def _nearest(self, shares: Tensor, points: Tensor, target: Tensor) -> Tensor:
+    def nearest(self, shares: Tensor, points: Tensor, target: Tensor) -> Tensor:
         """Shares of the mixture nearest to a target, of those so far and one more point."""
         mean = shares @ points[:-1]
         if self.method == "projection":
@@ -137,6 +106,97 @@ class Apprenticeship(RewardLearner):
         cp.Problem(cp.Minimize(gap), simplex).solve(solver=cp.CLARABEL)
         found = torch.as_tensor(share.value).to(points).clamp_min(0)
         return found / found.sum()
+
+
+class ApprenticeshipSearch(RewardSearch):
+    """The state of apprenticeship learning: the policies so far and their shares.
+
+    Args:
+        settings: of the learner.
+        mdp: in which expectations are matched.
+        features: as they were handed in.
+        target: expectations ``(k,)``.
+        whole: the process for which a policy is wanted, where it is another one.
+    """
+
+    def __init__(
+        self,
+        settings: Apprenticeship,
+        mdp: TabularMDP,
+        features: Tensor,
+        target: Tensor,
+        whole: TabularMDP | None = None,
+    ):
+        super().__init__()
+        self.settings, self.mdp, self.features, self.target, self.whole = settings, mdp, features, target, whole
+        self.phi = by_action(mdp, features)
+        self.visited: list[Tensor] = []
+        self.policies: list[Tensor] = []
+        self.points: list[Tensor] = []
+        shape = (mdp.steps, mdp.states, mdp.actions) if mdp.finite else (mdp.states, mdp.actions)
+        self._add(self.phi.new_full(shape, 1.0 / mdp.actions))
+        self.shares = self.phi.new_ones(1)
+
+    def _add(self, policy: Tensor) -> None:
+        self.policies.append(policy)
+        self.visited.append((occupancies_by_step if self.mdp.finite else occupancies)(self.mdp, policy))
+        self.points.append(torch.einsum("...sa,sak->k", self.visited[-1], self.phi))
+
+    @property
+    def _mean(self) -> Tensor:
+        return self.shares @ torch.stack(self.points)
+
+    @property
+    def reward(self) -> FeatureReward:
+        """The reward of the weights of norm one in whose direction the mixture lacks most."""
+        w = self.target - self._mean
+        margin = float(w.norm())
+        return linear_reward(w / margin if margin > 0 else w)
+
+    def advance(self) -> None:
+        """Add the best policy in the direction in which the mixture lacks most."""
+        settings, mean = self.settings, self._mean
+        w = self.target - mean
+        margin = float(w.norm())
+        self.log(margin=margin)
+        self.iterations += 1
+        if margin <= settings.epsilon or len(self.points) > settings.max_iterations:
+            self.end(converged=margin <= settings.epsilon)
+            return
+        self._add(solve_mdp(self.mdp, self.phi @ (w / margin)).policy)
+        gap = float(w @ (self.points[-1] - mean))
+        self.log(gap=gap)
+        if gap <= 1e-2 * settings.epsilon * margin:  # no mixture is closer by more than a hundredth of epsilon
+            for found in (self.policies, self.visited, self.points):
+                found.pop()
+            self.end(converged=True)
+        else:
+            self.shares = settings.nearest(self.shares, torch.stack(self.points), self.target)
+
+    def learned(self) -> LearnedReward:
+        """What there is now."""
+        reward, mdp = self.reward, self.mdp if self.whole is None else self.whole
+        mixture = Mixture(self.shares, torch.stack(self.policies), torch.stack(self.points))
+        rewards = rewards_of(reward, mdp, self.features)
+        if self.whole is None:
+            policy = _conditional(torch.einsum("n,n...->...", self.shares, torch.stack(self.visited)))
+        else:
+            policy = solve_mdp(mdp, mdp.expected_rewards(rewards)).policy
+        return LearnedReward(reward, rewards, policy, self.converged, self.history, mixture)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes; all policies but the first are deterministic, so that choices are enough."""
+        choices = [policy.argmax(-1) for policy in self.policies[1:]]
+        return {**super().state_dict(), "choices": choices, "shares": self.shares}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        super().load_state_dict(state)
+        for found in (self.policies, self.visited, self.points):
+            del found[1:]
+        for choice in state["choices"]:
+            self._add(torch.nn.functional.one_hot(choice, self.mdp.actions).to(self.phi))
+        self.shares = state["shares"]
 
 
 def _conditional(visits: Tensor) -> Tensor:

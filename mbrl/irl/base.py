@@ -1,10 +1,9 @@
 """What learners of rewards have in common: features and demonstrations in, a reward of every state out."""
 
-import abc
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ class FeatureReward(nn.Module):
 
     def __init__(self, features: int, hidden: Sequence[int] = (), *, seed: int = 0, dtype: torch.dtype = torch.float64):
         super().__init__()
+        self.hidden = tuple(hidden)
         widths, layers = [features, *hidden], []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after, dtype=dtype), nn.Tanh()]
@@ -46,6 +46,17 @@ class FeatureReward(nn.Module):
         """Of a linear reward, ``(k,)``; None for a network."""
         only = self.layers[0]
         return only.weight.detach()[0] if isinstance(only, nn.Linear) and len(self.layers) == 1 else None
+
+    def config(self) -> dict[str, Any]:
+        """JSON values from which :func:`mbrl.load_reward` makes the reward again, without its weights."""
+        weight = next(self.parameters())
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return {"features": weight.shape[1], "hidden": list(self.hidden), "dtype": dtype}
+
+    @classmethod
+    def made(cls, config: Mapping[str, Any]) -> Self:
+        """The reward of a :meth:`config`, with weights of seed 0."""
+        return cls(config["features"], config["hidden"], dtype=getattr(torch, config["dtype"]))
 
 
 def linear_reward(weights: Tensor) -> FeatureReward:
@@ -100,27 +111,6 @@ class LearnedReward:
     def weights(self) -> Tensor | None:
         """Of a linear reward, ``(k,)``; None for a network."""
         return self.reward.weights
-
-
-@dataclass(frozen=True)
-class RewardLearner(abc.ABC):
-    """The settings of a learner of rewards from demonstrations in a tabular process."""
-
-    @abc.abstractmethod
-    def learn(
-        self, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories, *, seed: int = 0
-    ) -> LearnedReward:
-        """Learn.
-
-        Args:
-            mdp: the process; its own rewards are not looked at.
-            features: of states ``(S, k)``, or of states and actions ``(S, A, k)``.
-            demonstrations: of an expert, all of one length.
-            seed: of what is drawn.
-
-        Raises:
-            ValueError: features have another shape, or demonstrations do not fit the process.
-        """
 
 
 def by_action(mdp: TabularMDP, features: Any) -> Tensor:

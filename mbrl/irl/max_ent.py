@@ -20,14 +20,14 @@ a noisy estimate with a bias at the end of short demonstrations. A hard-optimal 
 implementations, is no derivative of anything.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mbrl.irl.base import FeatureReward, LearnedReward, RewardLearner, by_action, checked, rewards_of
+from mbrl.irl.base import FeatureReward, LearnedReward, by_action, checked, rewards_of
+from mbrl.irl.reward_learner import RewardLearner, RewardSearch
 from mbrl.training.checking import check_numbers
 from planners import TabularMDP, TabularSolution, TabularTrajectories, occupancies, solve_mdp
 
@@ -43,19 +43,20 @@ class MaxEntIRL(RewardLearner):
         temperature: tau, of the demonstrator; it sets the scale of the reward.
         optimizer: ``"lbfgs"``, or ``"adam"`` for networks whose minima L-BFGS finds too soon.
         learning_rate: of Adam.
-        max_iterations: of the optimizer.
         tolerance: largest derivative by a weight at which L-BFGS, and Adam, end.
 
     Raises:
         ValueError: a field is out of range.
     """
 
+    shows: ClassVar[str] = "the penalized log-likelihood of the demonstrated actions"
+
+    _: KW_ONLY
     hidden: tuple[int, ...] = ()
     l2: float = 0.01
     temperature: float = 1.0
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
     learning_rate: float = 0.01
-    max_iterations: int = 200
     tolerance: float = 1e-6
 
     def __post_init__(self):
@@ -67,17 +68,75 @@ class MaxEntIRL(RewardLearner):
             self, counts=("max_iterations",), rates=("temperature", "learning_rate", "tolerance"), weights=("l2",)
         )
 
-    def learn(
+    def search(
         self, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories, *, seed: int = 0
-    ) -> LearnedReward:
-        """Learn; see :meth:`RewardLearner.learn`. ``history`` has the objective, to be maximized, at each evaluation."""
-        phi, demonstrations = by_action(mdp, features), checked(mdp, demonstrations)
-        reward = FeatureReward(phi.shape[-1], self.hidden, seed=seed, dtype=phi.dtype).to(phi.device)
-        objective = _Objective(self, mdp, phi, demonstrations, reward)
-        converged = (_minimized_by_lbfgs if self.optimizer == "lbfgs" else _minimized_by_adam)(self, objective)
-        rewards = rewards_of(reward, mdp, features)
-        policy = solve_mdp(mdp, mdp.expected_rewards(rewards), temperature=self.temperature).policy
-        return LearnedReward(reward, rewards, policy, converged, {"objective": objective.history})
+    ) -> "MaxEntSearch":
+        """A search at its start; its ``history`` has the objective, to be maximized, after each iteration."""
+        return MaxEntSearch(self, mdp, features, demonstrations, seed)
+
+
+class MaxEntSearch(RewardSearch):
+    """The state of maximum-entropy inverse reinforcement learning."""
+
+    def __init__(
+        self, settings: MaxEntIRL, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories, seed: int
+    ):
+        super().__init__()
+        phi = by_action(mdp, features)
+        self.settings, self.mdp, self.features = settings, mdp, features
+        self._reward = FeatureReward(phi.shape[-1], settings.hidden, seed=seed, dtype=phi.dtype).to(phi.device)
+        self.objective = _Objective(settings, mdp, phi, demonstrations, self._reward)
+        parameters = self.objective.parameters
+        self.optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adam":
+            self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
+        else:
+            options = {"max_iter": 1, "max_eval": 10**6, "tolerance_grad": 0.0, "tolerance_change": 0.0}
+            self.optimizer = torch.optim.LBFGS(parameters, history_size=10, line_search_fn="strong_wolfe", **options)
+
+    @property
+    def reward(self) -> FeatureReward:
+        """The reward as it is now."""
+        return self._reward
+
+    def advance(self) -> None:
+        """A step of the optimizer."""
+        loss, tolerance = self.objective(), self.settings.tolerance
+        if self.settings.optimizer == "adam":
+            self.log(objective=-loss)
+            if self.objective.slope() <= tolerance:
+                self.end(converged=True)
+            else:
+                self.optimizer.step()
+        else:
+            self.optimizer.step(self.objective)  # type: ignore[arg-type]
+            found = self.objective()
+            self.log(objective=-found)
+            rounding = max(1e-14, torch.finfo(self.objective.phi.dtype).eps) * max(abs(found), abs(loss), 1.0)
+            if self.objective.slope() <= tolerance or loss - found <= rounding:
+                self.end(converged=True)
+        self.objective.forget()
+        self.iterations += 1
+        if self.iterations == self.settings.max_iterations:
+            self.finished = True
+
+    def learned(self) -> LearnedReward:
+        """What there is now."""
+        rewards = rewards_of(self._reward, self.mdp, self.features)
+        policy = solve_mdp(self.mdp, self.mdp.expected_rewards(rewards), temperature=self.settings.temperature).policy
+        return LearnedReward(self._reward, rewards, policy, self.converged, self.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+        own = {"reward": self._reward.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**super().state_dict(), **own, "objective": self.objective.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        super().load_state_dict(state)
+        self._reward.load_state_dict(state["reward"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state_dict(state["objective"])
 
 
 def action_log_likelihood(
@@ -131,7 +190,10 @@ def _likelihood(
 
 
 class _Objective:
-    """The negative penalized log-likelihood of a reward, per demonstration; remembers values as a first guess of the next."""
+    """The negative penalized log-likelihood of a reward, per demonstration; remembers values as a first guess of the next.
+
+    What it was at the parameters that an optimizer tries in one step is remembered, too.
+    """
 
     def __init__(
         self,
@@ -145,59 +207,49 @@ class _Objective:
         self.number, self.counts = demonstrations.number, demonstrations.counts(mdp)
         self.parameters = list(reward.parameters())
         self.values: Tensor | None = None
-        self.history: list[float] = []
+        self.known: list[tuple[Tensor, float, Tensor]] = []  # parameters, objective and derivatives
 
     def __call__(self) -> float:
         """Its value; derivatives are left in the parameters."""
+        here = self._flat([p.detach() for p in self.parameters])
+        for place, loss, gradient in self.known:
+            if torch.equal(place, here):
+                parts = gradient.split([p.numel() for p in self.parameters])
+                for p, part in zip(self.parameters, parts, strict=True):
+                    p.grad = part.view_as(p).clone()
+                return loss
         for p in self.parameters:
             p.grad = None
-        likelihood, solution = _likelihood(
-            self.mdp, self.reward(self.phi), self.counts, self.settings.temperature, self.values
-        )
+        with torch.enable_grad():
+            likelihood, solution = _likelihood(
+                self.mdp, self.reward(self.phi), self.counts, self.settings.temperature, self.values
+            )
+            squares = sum(((p**2).sum() for p in self.parameters), start=likelihood.new_zeros(()))
+            loss = 0.5 * self.settings.l2 * squares - likelihood / self.number
+            loss.backward()
         if not self.mdp.finite:
             self.values = solution.values
-        penalty = 0.5 * self.settings.l2 * sum(((p**2).sum() for p in self.parameters), start=likelihood.new_zeros(()))
-        loss = penalty - likelihood / self.number
-        loss.backward()
-        self.history.append(-float(loss.detach()))
-        return float(loss.detach())
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        self.known.append((here, float(loss.detach()), self._flat(found)))
+        return self.known[-1][1]
 
-    def gradient(self) -> np.ndarray:
-        """All derivatives in a row."""
-        return np.concatenate(
-            [
-                np.zeros(p.numel()) if p.grad is None else p.grad.double().flatten().cpu().numpy()
-                for p in self.parameters
-            ]
-        )
+    def slope(self) -> float:
+        """Largest derivative at the parameters of the last call."""
+        return max(float(p.grad.abs().max()) for p in self.parameters if p.grad is not None)
 
-    def place(self, numbers: np.ndarray) -> None:
-        """Set all parameters."""
-        parts = torch.as_tensor(numbers).split([p.numel() for p in self.parameters])
-        with torch.no_grad():
-            for p, part in zip(self.parameters, parts, strict=True):
-                p.copy_(part.view_as(p))
+    def forget(self) -> None:
+        """All but what it is at the present parameters, which comes first in the next step."""
+        here = self._flat([p.detach() for p in self.parameters])
+        self.known = [one for one in self.known if torch.equal(one[0], here)]
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered."""
+        return {"values": self.values, "known": list(self.known)}
 
-def _minimized_by_lbfgs(settings: MaxEntIRL, objective: _Objective) -> bool:
-    from scipy.optimize import minimize
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember."""
+        self.values, self.known = state["values"], [tuple(one) for one in state["known"]]
 
-    def evaluated(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-        objective.place(numbers)
-        return objective(), objective.gradient()
-
-    start = np.concatenate([p.detach().double().flatten().cpu().numpy() for p in objective.parameters])
-    options = {"maxiter": settings.max_iterations, "gtol": settings.tolerance, "ftol": 1e-14, "maxfun": 10**6}
-    found = minimize(evaluated, start, jac=True, method="L-BFGS-B", options=options)
-    objective.place(found.x)
-    return bool(found.success)
-
-
-def _minimized_by_adam(settings: MaxEntIRL, objective: _Objective) -> bool:
-    optimizer = torch.optim.Adam(objective.parameters, lr=settings.learning_rate)
-    for _ in range(settings.max_iterations):
-        objective()
-        if np.abs(objective.gradient()).max() <= settings.tolerance:
-            return True
-        optimizer.step()
-    return False
+    @staticmethod
+    def _flat(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])

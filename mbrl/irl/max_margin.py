@@ -23,22 +23,22 @@ Both have a lower bound of the minimum from that dual,
 and end where J is within the tolerance of it.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mbrl.irl.base import (
+    FeatureReward,
     LearnedReward,
-    RewardLearner,
     by_action,
-    checked,
     demonstrated_features,
     linear_reward,
     of_demonstrated_steps,
     rewards_of,
 )
+from mbrl.irl.reward_learner import RewardLearner, RewardSearch
 from mbrl.training.checking import check_numbers
 from planners import TabularMDP, TabularTrajectories, backward_induction, occupancies, solve_mdp
 
@@ -51,17 +51,18 @@ class MaxMargin(RewardLearner):
         l2: lambda, of the squared norm of the weights.
         margin: the loss of a step of which nothing like it was demonstrated.
         solver: ``"qp"``, quadratic programs with constraint generation, or ``"subgradient"``.
-        max_iterations: plans.
         tolerance: distance of the objective from its lower bound at which learning ends, relative to the objective and 1.
 
     Raises:
         ValueError: a field is out of range.
     """
 
+    shows: ClassVar[str] = "the objective of the margin and its lower bound"
+
+    _: KW_ONLY
     l2: float = 0.01
     margin: float = 1.0
     solver: Literal["qp", "subgradient"] = "qp"
-    max_iterations: int = 200
     tolerance: float = 1e-6
 
     def __post_init__(self):
@@ -69,30 +70,61 @@ class MaxMargin(RewardLearner):
             raise ValueError(f"solver must be 'qp' or 'subgradient', got {self.solver!r}")
         check_numbers(self, counts=("max_iterations",), rates=("l2", "margin", "tolerance"))
 
-    def learn(
+    def search(
         self, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories, *, seed: int = 0
-    ) -> LearnedReward:
-        """Learn; see :meth:`RewardLearner.learn`. ``history`` has ``objective`` and ``bound`` at each iteration."""
-        phi, demonstrations = by_action(mdp, features), checked(mdp, demonstrations)
-        cuts = _Cuts(self, mdp, phi, demonstrations)
-        w = best = phi.new_zeros(phi.shape[-1])
-        history: dict[str, list[float]] = {"objective": [], "bound": []}
-        converged, lowest, highest = False, float("inf"), -float("inf")
-        for _ in range(self.max_iterations):
-            objective = cuts.add(w)
-            if objective < lowest:
-                lowest, best = objective, w
-            w, bound = cuts.minimized() if self.solver == "qp" else cuts.averaged()
-            highest = max(highest, bound)
-            history["objective"].append(lowest)
-            history["bound"].append(highest)
-            if lowest - highest <= self.tolerance * max(1.0, abs(lowest)):
-                converged = True
-                break
-        reward = linear_reward(best)
-        rewards = rewards_of(reward, mdp, features)
-        policy = solve_mdp(mdp, mdp.expected_rewards(rewards)).policy
-        return LearnedReward(reward, rewards, policy, converged, history)
+    ) -> "MaxMarginSearch":
+        """A search at its start; its ``history`` has ``objective`` and ``bound`` after each iteration."""
+        return MaxMarginSearch(self, mdp, features, demonstrations)
+
+
+class MaxMarginSearch(RewardSearch):
+    """The state of maximum margin planning."""
+
+    def __init__(self, settings: MaxMargin, mdp: TabularMDP, features: Tensor, demonstrations: TabularTrajectories):
+        super().__init__()
+        phi = by_action(mdp, features)
+        self.settings, self.mdp, self.features = settings, mdp, features
+        self.cuts = _Cuts(settings, mdp, phi, demonstrations)
+        self.tried = self.best = phi.new_zeros(phi.shape[-1])
+        self.lowest, self.highest = float("inf"), -float("inf")
+
+    @property
+    def reward(self) -> FeatureReward:
+        """The reward of the best weights."""
+        return linear_reward(self.best)
+
+    def advance(self) -> None:
+        """Plan against the latest weights, and choose the next."""
+        objective = self.cuts.add(self.tried)
+        if objective < self.lowest:
+            self.lowest, self.best = objective, self.tried
+        solver = self.cuts.minimized if self.settings.solver == "qp" else self.cuts.averaged
+        self.tried, bound = solver()
+        self.highest = max(self.highest, bound)
+        self.log(objective=self.lowest, bound=self.highest)
+        self.iterations += 1
+        if self.lowest - self.highest <= self.settings.tolerance * max(1.0, abs(self.lowest)):
+            self.end(converged=True)
+        elif self.iterations == self.settings.max_iterations:
+            self.end(converged=False)
+
+    def learned(self) -> LearnedReward:
+        """What there is now."""
+        rewards = rewards_of(self.reward, self.mdp, self.features)
+        policy = solve_mdp(self.mdp, self.mdp.expected_rewards(rewards)).policy
+        return LearnedReward(self.reward, rewards, policy, self.converged, self.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+        own = {"tried": self.tried, "best": self.best, "lowest": self.lowest, "highest": self.highest}
+        return {**super().state_dict(), **own, "cuts": self.cuts.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        super().load_state_dict(state)
+        self.tried, self.best = state["tried"], state["best"]
+        self.lowest, self.highest = state["lowest"], state["highest"]
+        self.cuts.load_state_dict(state["cuts"])
 
 
 class _Cuts:
@@ -136,6 +168,16 @@ class _Cuts:
     def averaged(self) -> tuple[Tensor, float]:
         """The weights after a sub-gradient step, and the bound."""
         return self._dual(self.sum_of_excess / len(self.losses), self.sum_of_losses / len(self.losses))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plans."""
+        sums = {"sum_of_excess": self.sum_of_excess, "sum_of_losses": self.sum_of_losses}
+        return {"excess": list(self.excess), "losses": list(self.losses), **sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over plans."""
+        self.excess, self.losses = list(state["excess"]), list(state["losses"])
+        self.sum_of_excess, self.sum_of_losses = state["sum_of_excess"], state["sum_of_losses"]
 
     def _dual(self, excess: Tensor, loss: Tensor) -> tuple[Tensor, float]:
         """Weights and bound of an average of the cuts."""

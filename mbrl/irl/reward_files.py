@@ -2,18 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from dynamics.serialization import read_tensors, write_tensors
-from mbrl.irl.reward_network import RewardModel, made_reward, reward_config
+from mbrl.irl.base import FeatureReward
+from mbrl.irl.reward_network import REWARDS
 
 FORMAT = "mbrl-control reward 1"
+KINDS: dict[str, Any] = {"FeatureReward": FeatureReward, **REWARDS}
+"""What can be written: modules with ``config()`` and ``made(config)``."""
 
 
-def save_reward(reward: RewardModel, path: str | Path) -> Path:
-    """Write a reward with its statistics to one file, whole or not at all.
+def save_reward(reward: nn.Module, path: str | Path) -> Path:
+    """Write a reward to one file, whole or not at all.
 
     Args:
-        reward: a :class:`mbrl.RewardNetwork`, a :class:`mbrl.ShapedReward` or a :class:`mbrl.DiscriminatorReward`.
+        reward: a :class:`mbrl.FeatureReward`, or a :class:`mbrl.RewardModel` of this library.
         path: the file, by convention ``reward.safetensors``; an existing file is replaced.
 
     Returns:
@@ -22,15 +28,18 @@ def save_reward(reward: RewardModel, path: str | Path) -> Path:
     Raises:
         TypeError: it is no such reward.
     """
-    config = reward_config(reward)
+    name = type(reward).__name__
+    if KINDS.get(name) is not type(reward):
+        raise TypeError(f"save_reward takes a {' or a '.join(f'mbrl.{known}' for known in KINDS)}, got {name}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in reward.state_dict().items()}
+    config = {"class": name, "config": reward.config()}  # type: ignore[operator]
     write_tensors(path, tensors, {"format": FORMAT, "reward": json.dumps(config, sort_keys=True)})
     return path
 
 
-def load_reward(path: str | Path) -> RewardModel:
+def load_reward(path: str | Path) -> nn.Module:
     """Read a reward written by :func:`save_reward`; it gives what the saved one gave, bit for bit.
 
     Args:
@@ -46,7 +55,10 @@ def load_reward(path: str | Path) -> RewardModel:
         raise FileNotFoundError(f"no reward at {path}; rewards are written by mbrl.save_reward(reward, path)")
     tensors, metadata = read_tensors(path, FORMAT, "rewards with mbrl.save_reward")
     try:
-        reward = made_reward(json.loads(metadata["reward"]))
+        config = json.loads(metadata["reward"])
+        if config["class"] not in KINDS:
+            raise ValueError(f"there is no reward {config['class']!r} in this version, only {', '.join(KINDS)}")
+        reward = KINDS[config["class"]].made(config["config"])
         reward.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} does not describe a reward of this version: {error}") from error

@@ -27,6 +27,7 @@ from mbrl.policies.normalizer import RunningNormalizer
 from mbrl.policies.policy import NetworkSettings, Policy, PolicyMemory
 from mbrl.policies.saving import load_policy, save_policy
 from mbrl.policies.spline_noise import SplineNoise
+from mbrl.policies.tabular_policy import TabularPolicy
 from mbrl.policies.trajectory_library import TrajectoryLibrary
 from mbrl.policies.uniform_noise import UniformNoise
 from mbrl.policies.value_function import ValueFunction
@@ -60,6 +61,7 @@ __all__ = [
     "SplineNoise",
     "SquashedGaussian",
     "SquashedGaussianHead",
+    "TabularPolicy",
     "TrajectoryLibrary",
     "UniformNoise",
     "ValueFunction",

@@ -80,7 +80,9 @@ def fingerprint(value: Any) -> Any:
             "weights": digest(t.cpu() for t in value.state_dict().values()),  # all, of a child called weights too
         }
     if isinstance(value, torch.Tensor | np.ndarray):
-        return json_values("value", value) if np.size(value) <= 64 else digest([torch.as_tensor(value).cpu()])
+        if math.prod(value.shape) <= 64:
+            return json_values("value", value)
+        return digest([value.detach().cpu() if isinstance(value, torch.Tensor) else value])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: fingerprint(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": type(value).__name__, **fields}

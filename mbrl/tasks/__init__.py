@@ -14,6 +14,7 @@ from mbrl.tasks.point_navigation import point_navigation
 from mbrl.tasks.reacher import reacher
 from mbrl.tasks.shaping import shaped
 from mbrl.tasks.swimmer import swimmer
+from mbrl.tasks.worlds import GridWorld, gridworld, objectworld
 
 # The library's own tasks by name; mbrl.envs registers mbrl/<name>-v0 for each.
 CONSTRUCTORS = {
@@ -30,15 +31,22 @@ CONSTRUCTORS = {
     "Swimmer": swimmer,
 }
 
+# The worlds in tables by name, registered likewise.
+WORLDS = {"Gridworld": gridworld, "Objectworld": objectworld}
+
 __all__ = [
     "CONSTRUCTORS",
+    "WORLDS",
+    "GridWorld",
     "Task",
     "acrobot_swing_up",
     "car_parking",
     "cart_pole_swing_up",
     "discretized",
+    "gridworld",
     "half_cheetah",
     "hopper",
+    "objectworld",
     "peg_insertion",
     "peg_insertion_starts",
     "pendulum_swing_up",

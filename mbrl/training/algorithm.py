@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from dynamics import Trajectory
-from mbrl.envs.making import EnvFactory, vector_env
+from mbrl.envs.making import AnyTask, vector_env
 from mbrl.policies.action_space import ActionSpace
 from mbrl.policies.learned_actor import LearnedActor
 from mbrl.policies.policy import NetworkSettings, Policy, head_name
 from mbrl.runs.records import json_values
-from mbrl.tasks import Task
 from mbrl.training.processes import Processes
 from mbrl.training.worlds import Worlds
 
@@ -38,7 +37,7 @@ class Assignment:
         processes: that train together.
     """
 
-    task: Task | str | EnvFactory
+    task: AnyTask
     steps: int | None
     seed: int = 0
     demonstrations: Sequence[Trajectory] | None = None
@@ -176,7 +175,7 @@ class Algorithm(abc.ABC):
         """Iterations after which training ends even where there are steps left; None where the steps decide."""
         return None
 
-    def announcement(self, task: Task | str | EnvFactory) -> str:
+    def announcement(self, task: AnyTask) -> str:
         """What an iteration takes, where it may take minutes before it says anything; empty otherwise."""
         return ""
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from dynamics import Trajectory
 from dynamics.progress import progress_bar
-from mbrl.envs.making import EnvFactory
+from mbrl.envs.making import AnyTask
 from mbrl.evaluation import Evaluation, evaluate
 from mbrl.policies.learned_actor import LearnedActor
 from mbrl.policies.saving import save_policy
@@ -26,7 +26,8 @@ from mbrl.runs.metrics import read as read_metrics
 from mbrl.runs.reading import read_run
 from mbrl.runs.records import differences, digest, fingerprint, json_values, qualified_name
 from mbrl.runs.run import Resume, Run, open_run
-from mbrl.tasks import Task
+from mbrl.tasks import GridWorld, Task
+from mbrl.tasks.worlds import TabularWorld, episode_steps, process, world_name
 from mbrl.training.algorithm import Algorithm, Assignment, Learner, spread_seed
 from mbrl.training.errors import ResumeWarning, TrainingError
 from mbrl.training.processes import Processes, together
@@ -88,7 +89,7 @@ class TrainingResult:
 @together
 def train(
     algorithm: Algorithm,
-    task: Task | str | EnvFactory,
+    task: AnyTask,
     *,
     steps: int | None = None,
     seed: int = 0,
@@ -117,7 +118,8 @@ def train(
 
     Args:
         algorithm: for instance ``mbrl.PPO()``.
-        task: a task, the id of a gymnasium environment, or a function without arguments that makes a ``gymnasium.Env``.
+        task: a task, a world or process in tables, the id of a gymnasium environment, or a function without arguments that makes
+            a ``gymnasium.Env``.
         steps: in all, of the algorithm's ``step_unit``: environment steps, whose last iteration is a whole one, or gradient
             steps for one that takes none in an environment, such as :class:`mbrl.BC`. A training may end before, where its
             algorithm has a reason to; for one that says itself when it ends, such as :class:`mbrl.MDGPS` by its iterations, None
@@ -215,10 +217,10 @@ def _check(
 ) -> None:
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm must be one such as mbrl.PPO(), got {algorithm!r}")
-    if not (isinstance(task, Task | str) or callable(task)):
+    if not (isinstance(task, Task | TabularWorld | str) or callable(task)):
         raise TypeError(
-            "task must be a Task, the id of a gymnasium environment, or a function without arguments that makes one, got "
-            f"{task!r}"
+            "task must be a Task, a world or process in tables, the id of a gymnasium environment, or a function without "
+            f"arguments that makes one, got {task!r}"
         )
     for name, number in (
         ("steps", steps),
@@ -244,9 +246,11 @@ def _check(
         raise ValueError("evaluate_every needs evaluation_episodes >= 1, got 0")
 
 
-def _task_name(task: Task | str | EnvFactory) -> str:
+def _task_name(task: AnyTask) -> str:
     if isinstance(task, Task):
         return task.name
+    if isinstance(task, TabularWorld):
+        return world_name(task)
     if isinstance(task, str):
         return task
     while isinstance(task, functools.partial):
@@ -254,10 +258,17 @@ def _task_name(task: Task | str | EnvFactory) -> str:
     return qualified_name(task if hasattr(task, "__qualname__") else type(task))
 
 
-def _task_config(task: Task | str | EnvFactory) -> dict[str, Any]:
+def _task_config(task: AnyTask) -> dict[str, Any]:
     """The name, and what may differ under the same one, as far as :func:`fingerprint` can tell."""
     if isinstance(task, str):
         return {"task": task}
+    if isinstance(task, TabularWorld):
+        return {
+            "task": world_name(task),
+            "process": fingerprint(process(task)),
+            "features": fingerprint(task.features) if isinstance(task, GridWorld) else None,
+            "episode_steps": episode_steps(task),
+        }
     if not isinstance(task, Task):
         return {"task": fingerprint(task)}
     plant = task.dynamics
@@ -312,13 +323,15 @@ def training_config(
         **{name: digest(arrays) for name, arrays in given.items()},
     }
     more = more or {}
-    taken = sorted(more.keys() & {*own, "demonstrations", "init", "plant", "rules"})
+    taken = sorted(
+        more.keys() & {*own, "demonstrations", "init", "plant", "rules", "process", "features", "episode_steps"}
+    )
     if taken:
         raise ValueError(f"config has {', '.join(taken)}, which the training itself records; choose other names")
     return {**own, **more}
 
 
-def _evaluated(learner: Learner, task: Task | str | EnvFactory, seed: int, episodes: int) -> Evaluation:
+def _evaluated(learner: Learner, task: AnyTask, seed: int, episodes: int) -> Evaluation:
     """The same episodes at every evaluation of a run."""
     generator = torch.Generator().manual_seed(spread_seed(seed, "evaluation"))
     return evaluate(learner.policy, task, episodes=episodes, generator=generator)

@@ -82,17 +82,21 @@ class TabularTrajectories:
 
     @classmethod
     def from_trajectories(cls, trajectories: Sequence[Trajectory]) -> Self:
-        """From trajectories whose observation and control are one column each, the indices of state and action.
+        """From trajectories whose control is one column, the index of the action.
+
+        The states are their column of states where they have one, or observations that are one column of indices or one-hot rows.
 
         Raises:
-            ValueError: there are more columns, numbers that are no indices, or different lengths.
+            ValueError: there are other columns, numbers that are no indices, or different lengths.
         """
         lengths = sorted({t.num_steps for t in trajectories})
         if len(lengths) > 1:
             raise ValueError(f"got lengths from {lengths[0]} to {lengths[-1]} steps; {ONE_LENGTH}")
+        states = [t.observations if t.states is None or t.states.shape[1] != 1 else t.states for t in trajectories]
+        if states and all(_are_one_hot(y) for y in states):
+            states = [y.argmax(1)[:, None].astype(np.float64) for y in states]
         found = []
-        for name in ("observations", "controls"):
-            columns = [getattr(t, name) for t in trajectories]
+        for name, columns in (("observations", states), ("controls", [t.controls for t in trajectories])):
             if any(c.shape[1] != 1 for c in columns):
                 raise ValueError(
                     f"{name} must be one column, the index of the {'state' if name == 'observations' else 'action'}, got "
@@ -155,6 +159,11 @@ def sample_trajectories(
 def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
     """An index for each row ``(N, K)``."""
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+
+
+def _are_one_hot(rows: np.ndarray) -> bool:
+    """Whether rows are zero but for a single one; a single column is one of indices."""
+    return rows.shape[1] > 1 and bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all())
 
 
 def _indices(name: str, given: Any) -> Tensor:

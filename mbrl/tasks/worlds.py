@@ -2,10 +2,14 @@
 
 An agent stays or moves to one of four neighbors, and with the probability of wind takes a random one of the five actions
 instead. It stays where a step would leave the world.
+
+Worlds and processes are things to learn on, as tasks are: their environments show the state as a one-hot vector, take the number
+of an action and end after a fixed number of steps.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,12 +31,16 @@ class GridWorld:
         features: of states ``(S, k)``.
         names: of the features.
         size: of a side, in cells.
+        name: of the world.
+        episode_steps: after which an episode of its environment is truncated; see :func:`episode_steps` for None.
     """
 
     mdp: TabularMDP
     features: Tensor
     names: tuple[str, ...]
     size: int
+    name: str = "GridWorld"
+    episode_steps: int | None = None
 
     @property
     def rewards(self) -> Tensor:
@@ -42,6 +50,36 @@ class GridWorld:
     def image(self, values: Tensor) -> Tensor:
         """Numbers of states ``(*batch, S)`` as rows and columns, ``(*batch, size, size)``."""
         return values.unflatten(-1, (self.size, self.size))
+
+
+TabularWorld = TabularMDP | GridWorld
+"""What there is to learn on in tables."""
+
+REMAINDER = 0.01
+"""Discount of the step after the last one of an episode, where the horizon is infinite."""
+
+
+def process(world: TabularWorld) -> TabularMDP:
+    """The process of a world, or the process itself."""
+    return world.mdp if isinstance(world, GridWorld) else world
+
+
+def world_name(world: TabularWorld) -> str:
+    """What a world or a process is called."""
+    return world.name if isinstance(world, GridWorld) else type(world).__name__
+
+
+def episode_steps(world: TabularWorld) -> int:
+    """Steps of an episode: the world's own, those of a finite horizon, or as many as make the discount fall to 0.01."""
+    if isinstance(world, GridWorld) and world.episode_steps is not None:
+        return world.episode_steps
+    mdp = process(world)
+    return mdp.steps if mdp.finite else max(math.ceil(math.log(REMAINDER) / math.log(mdp.discount)), 1)
+
+
+def is_world(task: Any) -> bool:
+    """Whether something is a world or a process."""
+    return isinstance(task, TabularWorld)
 
 
 def gridworld(size: int = 8, *, rewards: Tensor | None = None, wind: float = 0.3, discount: float = 0.9) -> GridWorld:
@@ -64,7 +102,9 @@ def gridworld(size: int = 8, *, rewards: Tensor | None = None, wind: float = 0.3
         raise ValueError(f"rewards must have the shape (size, size) = {(size, size)}, got {tuple(rewards.shape)}")
     mdp = TabularMDP(transitions, rewards.flatten(), discount=discount)
     features = torch.eye(size * size, dtype=torch.float64)
-    return GridWorld(mdp, features, tuple(f"cell {i}, {j}" for i in range(size) for j in range(size)), size)
+    return GridWorld(
+        mdp, features, tuple(f"cell {i}, {j}" for i in range(size) for j in range(size)), size, "Gridworld"
+    )
 
 
 def objectworld(
@@ -120,7 +160,8 @@ def objectworld(
     else:
         phi = (distances.unsqueeze(-1) <= torch.arange(1, size + 1)).flatten(1).double()
         names = [f"{name} within {d}" for name in names for d in range(1, size + 1)]
-    return GridWorld(TabularMDP(_transitions(size, wind), rewards, discount=discount), phi, tuple(names), size)
+    mdp = TabularMDP(_transitions(size, wind), rewards, discount=discount)
+    return GridWorld(mdp, phi, tuple(names), size, "Objectworld")
 
 
 def _transitions(size: int, wind: float) -> Tensor:
