@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dynamics import Trajectory
-from mbrl.envs.making import EnvFactory
+from mbrl.envs.making import AnyTask
 from mbrl.imitation.labels import Labels, read_demonstrations
 from mbrl.irl.applied_actions import applied_log_prob
 from mbrl.policies.policy import Policy
-from mbrl.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +30,7 @@ class DemonstratedSteps:
     terminated: Tensor
 
     @staticmethod
-    def of(trajectories: Sequence[Trajectory], policy: Policy, task: Task | str | EnvFactory) -> "DemonstratedSteps":
+    def of(trajectories: Sequence[Trajectory], policy: Policy, task: AnyTask) -> "DemonstratedSteps":
         """The steps of trajectories, checked against a task and what a policy can do.
 
         Raises:

@@ -119,6 +119,7 @@ class Discriminator:
 
     Attributes:
         model: f.
+        optimizer: Adam.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Discriminator:
         self._flat = FlatParameters(model)
         decays = [torch.full_like(p, settings.weight_decay * (p.ndim > 1)).flatten() for p in model.parameters()]
         self._decay = torch.cat(decays)
-        self._optimizer = torch.optim.Adam([self._flat.vector], lr=settings.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam([self._flat.vector], lr=settings.learning_rate, fused=True)
         encoding = model.encoding
         self._absorbing = encoding.absorbing_row().to(model.device, model.dtype) if encoding.absorbing else None
 
@@ -166,7 +167,7 @@ class Discriminator:
         self.processes.sum_into(self._flat.gradient)
         if settings.weight_decay:
             self._flat.vector.detach().mul_(1 - settings.learning_rate * self._decay)
-        self._optimizer.step()
+        self.optimizer.step()
         with torch.no_grad():
             logits = torch.cat([of_expert, of_learner])
             entropy = cross_entropy(logits, logits.sigmoid())
@@ -184,12 +185,12 @@ class Discriminator:
         """Everything that changes."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called."""
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())

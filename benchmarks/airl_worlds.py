@@ -1,0 +1,135 @@
+"""Rewards of random worlds learned by AIRL and GAIL: correlation with the truth, and value lost after a change of dynamics."""
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from planners import TabularMDP
+
+STATES, ACTIONS, DISCOUNT = 20, 4, 0.9
+SLIP = 0.05  # probability of a move to any state instead of the one that the action leads to
+EPISODES, STEPS = 500, 40  # of the demonstrator
+STEP = 0.3  # of a policy towards the one that is soft-optimal for its own values
+LEARNERS = ("AIRL of states, shaped", "AIRL of states and actions", "GAIL")
+
+
+def main(quick: bool) -> list[dict[str, Any]]:
+    """One row per learner, medians over worlds with the worst of them.
+
+    In a world each action of each state leads to a random state, but for slips, and each state has a normal reward. The
+    demonstrator is optimal with an entropy bonus of temperature 1. Learners see states and actions as they are and know the
+    dynamics: their discriminators are those of the library, while their policies make exact soft policy iteration steps of damped
+    length in place of an on-policy algorithm. "correlation" is Pearson's, over states (and actions). "value lost" is that of the
+    policy that is optimal for what was learned, under the true rewards, over what the optimal one gains on a random one: in a
+    world of the same states whose actions lead elsewhere, and in the same world. "KL" is the divergence of the learner from the
+    demonstrator [nats], the mean over states: all of them imitate.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    seeds, iterations = (range(2), 60) if quick else (range(10), 300)
+    rows = []
+    for learner in LEARNERS:
+        found = [_learned(learner, seed, iterations) for seed in seeds]
+        row: dict[str, Any] = {"learner": learner, "worlds": len(found)}
+        for name, worst in (
+            ("correlation", min),
+            ("value lost, changed", max),
+            ("value lost, same", max),
+            ("KL", max),
+        ):
+            values = [one[name] for one in found]
+            row |= {name: statistics.median(values), f"{name}, worst": worst(values)}
+        if learner == LEARNERS[0]:
+            row["aim"] = "0.95 and 0.05"
+        rows.append(row | {"seconds": statistics.median(one["seconds"] for one in found)})
+    return rows
+
+
+def _world(seed: int) -> tuple["TabularMDP", "TabularMDP"]:
+    """A world, and one of the same rewards whose actions lead elsewhere."""
+    import torch
+
+    from planners import TabularMDP
+
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.randn(STATES, generator=generator, dtype=torch.float64)
+    leads = torch.randint(STATES, (2, STATES, ACTIONS), generator=generator)
+    transitions = (1 - SLIP) * torch.nn.functional.one_hot(leads, STATES).double() + SLIP / STATES
+    first, second = (TabularMDP(P, rewards, discount=DISCOUNT) for P in transitions)
+    return first, second
+
+
+def _learned(learner: str, seed: int, iterations: int) -> dict[str, float]:
+    import torch
+
+    import mbrl
+    from planners import sample_trajectories, solve_mdp
+
+    mdp, changed = _world(seed)
+    expert = solve_mdp(mdp, temperature=1.0).policy
+    generator = torch.Generator().manual_seed(seed)
+    episodes = sample_trajectories(mdp, expert, EPISODES, steps=STEPS, generator=generator)
+    start = time.perf_counter()
+    reward, policy = _adversarial(learner, mdp, episodes, iterations, generator)
+    seconds = time.perf_counter() - start
+    lost = {
+        f"value lost, {name}": mbrl.expected_value_difference(world, solve_mdp(world, reward).policy, relative=True)
+        for name, world in (("changed", changed), ("same", mdp))
+    }
+    true = mdp.expected_rewards()
+    divergence = float((expert * (expert / policy).log()).sum(-1).mean())
+    return {"correlation": mbrl.reward_correlation(reward, true), **lost, "KL": divergence, "seconds": seconds}
+
+
+def _adversarial(
+    learner: str, mdp: "TabularMDP", episodes: Any, iterations: int, generator: Any
+) -> tuple["Tensor", "Tensor"]:
+    """The learned reward and the learner's policy, ``(S, A)`` each."""
+    import torch
+
+    import mbrl
+    from mbrl.irl.discriminator import Discriminator, Rows
+    from mbrl.policies.action_space import DiscreteActions
+    from mbrl.training.processes import Processes
+    from planners import occupancies, policy_evaluation
+
+    shape = STATES, ACTIONS, STATES
+    shaped, compares = learner == LEARNERS[0], learner != "GAIL"
+    actions = DiscreteActions(torch.arange(ACTIONS, dtype=torch.float64)[:, None])
+    network = mbrl.RewardNetwork(
+        STATES,
+        actions,
+        inputs="state" if shaped else "state-action",
+        hidden=() if shaped else (64,),  # one-hot states: linear is a table
+        normalize=False,
+        dtype="float64",
+    )
+    model = mbrl.ShapedReward(network, discount=mdp.discount, hidden=()) if shaped else network
+    settings = mbrl.DiscriminatorSettings(learning_rate=0.02, gradient_penalty=0.0, dtype="float64")
+    telling = Discriminator(settings, model, generator, Processes())
+    s, a, after = (index.flatten() for index in torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
+    states = torch.eye(STATES, dtype=torch.float64)
+    table = model.encode(states[s], actions.values[a], states[after])
+    pairs = episodes.states[:, :-1] * ACTIONS + episodes.actions
+    demonstrated = (pairs * STATES + episodes.states[:, 1:]).flatten()  # numbers of rows of the table
+    policy = torch.full((STATES, ACTIONS), 1.0 / ACTIONS, dtype=torch.float64)
+    for k in range(iterations):
+        for group in telling.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * (1 - k / iterations)
+        visits = (occupancies(mdp, policy)[..., None] * mdp.transitions).flatten()
+        log_probs = (policy.log() if compares else torch.zeros_like(policy))[..., None].expand(shape).flatten()
+        for _ in range(10):
+            which = torch.randint(len(demonstrated), (1000,), generator=generator)
+            batches = demonstrated[which], torch.multinomial(visits, 1000, replacement=True, generator=generator)
+            telling.descend(*(Rows(table[rows], log_probs[rows]) for rows in batches))
+        with torch.no_grad():
+            paid = (model.of_rows(table).reshape(shape) * mdp.transitions).sum(-1)
+            Q = policy_evaluation(mdp, policy, paid, temperature=1.0).action_values
+            policy = ((1 - STEP) * policy.log() + STEP * Q).softmax(-1)
+    with torch.no_grad():
+        learned = network.of_rows(table).reshape(shape)
+    return (learned * mdp.transitions).sum(-1), policy
