@@ -1,6 +1,8 @@
 """GAIL and AIRL: the discriminator's optimum, ends of episodes, what the learner is paid, and that it learns."""
 
+import importlib
 import io
+import re
 from dataclasses import replace
 
 import gymnasium
@@ -9,11 +11,13 @@ import pytest
 import torch
 
 import mbrl
-from dynamics import Trajectory
+from dynamics import Trajectory, write_trajectories
 from mbrl import AIRL, GAIL, PPO, TRPO, Assignment, DiscriminatorSettings, NetworkSettings, RewardNetwork, ShapedReward
+from mbrl.cli.main import main
 from mbrl.irl.adversarial import episode_limit
 from mbrl.irl.applied_actions import applied_log_prob
 from mbrl.irl.discriminator import Discriminator, Rows
+from mbrl.plots.style import new_figure
 from mbrl.policies.action_space import ContinuousActions, DiscreteActions
 from mbrl.policies.distributions import DiagonalGaussian, GaussianMixture
 from mbrl.runs.run import _check_state
@@ -546,3 +550,59 @@ def test_without_absorbing_states_a_positive_reward_learns_to_survive_from_nothi
     biased = replace(IMITATION, horizon="variable", reward_form="positive")
     result = mbrl.train(biased, "CartPole-v1", steps=40_000, demonstrations=[], evaluation_episodes=20)
     assert (np.mean(result.evaluation.returns) - worst) / (best - worst) > 0.5
+
+
+# The command line
+
+
+@pytest.fixture
+def swings(tmp_path):
+    """A file with two demonstrations."""
+    task = mbrl.pendulum_swing_up("torch")
+    episodes = mbrl.record(task, mbrl.Policy.for_task(task, seed=3), 2, steps=20, deterministic=False)
+    write_trajectories(tmp_path / "swings.npz", episodes)
+    return tmp_path / "swings.npz"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (
+            "gail",
+            ["--policy", "ppo", "--policy.epochs", 1, "--policy.objective", "KLPenalty", "--reward-form", "positive"],
+        ),
+        ("airl", ["--policy", "TRPO", "--policy.kl-limit", 0.02, "--inputs", "state-action", "--entropy-weight", 0.5]),
+        ("airl", ["--discriminator.updates", 2, "--discriminator.gradient-penalty", 0]),
+    ],
+)
+def test_the_command_trains(kind, words, swings, tmp_path, monkeypatch, capsys):
+    module = importlib.import_module("mbrl.plots.train_sections")
+    monkeypatch.setattr(module, "plot_learning_curves", lambda *args: new_figure(1, 1))  # whose labels take a second
+    small = ["--policy.num-envs", 2, "--policy.steps-per-iteration", 16, "--policy.network.hidden", 8, "--steps", 32]
+    where = ["--task", "PendulumSwingUp", "--backend", "torch", "--demos", swings, "--run", tmp_path / "run"]
+    quick = ["--no-video", "--evaluation-episodes", 0]
+    status = main([str(word) for word in ["train", kind, *where, *small, *words, *quick]])
+    assert (status, capsys.readouterr().err) == (0, "")
+    algorithm = mbrl.read_run(tmp_path / "run").config["algorithm"]
+    assert algorithm["class"] == kind.upper()
+    assert algorithm["policy"]["num_envs"] == 2
+    assert algorithm["policy"]["class"] == ("TRPO" if "TRPO" in words else "PPO")
+    if "TRPO" in words:
+        assert (algorithm["policy"]["kl_limit"], algorithm["entropy_weight"]) == (0.02, 0.5)
+    assert mbrl.load_reward(tmp_path / "run").observation_dim == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gail", "--task", "CartPole-v1", "--steps", 10], "gail learns from demonstrations: --demos FILE"),
+        (
+            ["gail", "--task", "CartPole-v1", "--policy", "bc"],
+            "--policy knows no 'bc'; .*there is a2c, ppo, reinforce, trpo",
+        ),
+        (["ppo", "--task", "CartPole-v1", "--policy", "trpo"], "ppo has no --policy; it is an option of airl, gail"),
+    ],
+)
+def test_the_command_tells_what_does_not_fit(words, message, capsys):
+    assert main([str(word) for word in ["train", *words]]) == 2
+    assert re.search(message, capsys.readouterr().err)
