@@ -150,11 +150,11 @@ class AdversarialLearner(Learner):
         self.algorithm, self.processes, device = algorithm, assignment.processes, assignment.device
         self.on_policy: OnPolicyLearner = algorithm.policy.learner(replace(assignment, demonstrations=None))
         self.policy = self.on_policy.policy
-        demonstrations = cast(Sequence[Trajectory], assignment.demonstrations)
-        self.expert = None
-        if len(demonstrations):
-            self.expert = DemonstratedSteps.of(demonstrations, self.policy, assignment.task)
-            self._check_demonstrations(self.expert)
+        try:
+            self.expert = self._expert(assignment)
+        except Exception:
+            self.close()
+            raise
         network = algorithm.network(
             self.policy.observation_dim, self.policy.actions, assignment.seed_for("weights of the reward")
         )
@@ -171,14 +171,18 @@ class AdversarialLearner(Learner):
             # the end is worth what all that comes after it pays: that is no outlier
             self.on_policy.scale.clip = math.inf
 
-    def _check_demonstrations(self, expert: DemonstratedSteps) -> None:
+    def _expert(self, assignment: Assignment) -> DemonstratedSteps | None:
+        demonstrations = cast(Sequence[Trajectory], assignment.demonstrations)
+        if isinstance(demonstrations, Sequence) and not len(demonstrations):
+            return None
+        expert = DemonstratedSteps.of(demonstrations, self.policy, assignment.task)
         if self.algorithm.horizon == "fixed" and expert.variable:
-            self.on_policy.close()
             raise ValueError(
                 f"{expert.variable}: when an episode ends would tell expert and learner apart, and the reward would teach the "
                 'learner when to end. Set horizon="absorbing", which takes that away, or cut them to one length; '
                 'horizon="variable" learns with the bias'
             )
+        return expert
 
     def _horizon_steps(self) -> int:
         longest = 1 if self.expert is None else int(self.expert.labels.lengths.max())

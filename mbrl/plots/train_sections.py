@@ -26,6 +26,8 @@ HEADLINES = (
     "train/loss",
     "train/value_loss",
     "train/entropy",
+    "train/discriminator_loss",
+    "train/reward",
 )
 """What one looks at first; an algorithm that logs none of them shows all that it logs."""
 
