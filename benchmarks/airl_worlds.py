@@ -104,20 +104,14 @@ def _adversarial(
     shape = STATES, ACTIONS, STATES
     shaped, compares = learner == LEARNERS[0], learner != "GAIL"
     actions = DiscreteActions(torch.arange(ACTIONS, dtype=torch.float64)[:, None])
-    network = mbrl.RewardNetwork(
-        STATES,
-        actions,
-        inputs="state" if shaped else "state-action",
-        hidden=() if shaped else (64,),  # one-hot states: linear is a table
-        normalize=False,
-        dtype="float64",
-    )
+    seen = STATES if shaped else STATES * ACTIONS  # one-hot, so that linear is a table; of pairs, if actions count
+    network = mbrl.RewardNetwork(seen, actions, inputs="state", hidden=(), normalize=False, dtype="float64")
     model = mbrl.ShapedReward(network, discount=mdp.discount, hidden=()) if shaped else network
     settings = mbrl.DiscriminatorSettings(learning_rate=0.02, gradient_penalty=0.0, dtype="float64")
     telling = Discriminator(settings, model, generator, Processes())
     s, a, after = (index.flatten() for index in torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
-    states = torch.eye(STATES, dtype=torch.float64)
-    table = model.encode(states[s], actions.values[a], states[after])
+    one_hot = torch.eye(seen, dtype=torch.float64)
+    table = model.encode(one_hot[s if shaped else s * ACTIONS + a], next_observations=one_hot[after])
     pairs = episodes.states[:, :-1] * ACTIONS + episodes.actions
     demonstrated = (pairs * STATES + episodes.states[:, 1:]).flatten()  # numbers of rows of the table
     policy = torch.full((STATES, ACTIONS), 1.0 / ACTIONS, dtype=torch.float64)

@@ -254,9 +254,9 @@ class RewardNetwork(RewardModel):
         self._inputs: RewardInputs = inputs
         self.hidden, self.activation, self.spectral_norm = tuple(hidden), activation, spectral_norm
         self.encoding = Encoding(observation_dim, actions, normalize=normalize, absorbing=absorbing)
-        kept = [block for name, block in self.encoding.blocks.items() if name in inputs.split("-")]
-        self.columns = [column for block in kept for column in range(block.start, block.stop)]
-        self.network = scalar_network(len(self.columns), hidden, activation, spectral_norm, seed)
+        self._blocks = [block for name, block in self.encoding.blocks.items() if name in inputs.split("-")]
+        columns = sum(block.stop - block.start for block in self._blocks)
+        self.network = scalar_network(columns, hidden, activation, spectral_norm, seed)
         self.network.to(getattr(torch, dtype))
         self.eval()
 
@@ -267,7 +267,8 @@ class RewardNetwork(RewardModel):
 
     def of_rows(self, rows: Tensor) -> Tensor:
         """Rewards ``(*b,)``."""
-        return self.network(rows[..., self.columns]).squeeze(-1)
+        parts = [rows[..., block] for block in self._blocks]
+        return self.network(parts[0] if len(parts) == 1 else torch.cat(parts, -1)).squeeze(-1)
 
     def config(self) -> dict[str, Any]:
         """JSON values."""
