@@ -71,7 +71,7 @@ def main(quick: bool) -> list[dict[str, Any]]:
     "steps" are environment steps of a learner, for behavioral cloning none, and for DAgger, which asks the expert in them, as
     many as its ten iterations take. On-policy learners have the expert's settings of PPO, the peer's as many steps in an
     iteration; cloning has 3000 gradient steps. "seconds" are a training's on a processor of "hardware". "same world" is the
-    largest difference of a reward or observation between the two versions of gymnasium, along an episode of equal actions from
+    largest difference of a reward or observation between the two versions of gymnasium, of all steps of an episode, each from
     the same state.
     """
     results = run(cells(quick, None), folder("irl_table", quick))
