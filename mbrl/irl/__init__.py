@@ -9,6 +9,7 @@ from mbrl.irl.laplace import LaplaceIRL, LaplaceReport, laplace_log_likelihood
 from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
+from mbrl.irl.partition import LogPartition, log_partition
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
 from mbrl.irl.worlds import GridWorld, gridworld, objectworld
 
@@ -25,6 +26,7 @@ __all__ = [
     "LaplaceReport",
     "LearnedCost",
     "LearnedReward",
+    "LogPartition",
     "MPCInverse",
     "MPCInverseReport",
     "MaxEntIRL",
@@ -38,6 +40,7 @@ __all__ = [
     "gridworld",
     "identifiability",
     "laplace_log_likelihood",
+    "log_partition",
     "objectworld",
     "reward_correlation",
 ]
