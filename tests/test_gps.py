@@ -27,6 +27,7 @@ from mbrl import (
     SupervisedStep,
 )
 from mbrl.gps.linearized_policy import linearized
+from mbrl.gps.memory import log_probs
 from mbrl.gps.rollouts import actions_of_task, controller_actions, policy_actions, policy_log_probs, roll_out
 from mbrl.gps.supervised import Targets, divergence, targets
 from planners import DDP, FunctionCost, PredictiveSampling, solve
@@ -277,7 +278,7 @@ def test_samples_of_old_policies_are_forgotten():
     assert len(learner.memory.sources) <= 3  # the guides, the best policy and the latest one
     assert len(chosen.rollouts.valid) == len(learner.memory.origins) == 5 * len(learner.memory.sources)
     for j, source in enumerate(learner.memory.sources):
-        torch.testing.assert_close(learner.memory.log_q[j], learner.log_probs(source, learner.memory.rollouts))
+        torch.testing.assert_close(learner.memory.log_q[j], log_probs(source, learner.task, learner.memory.rollouts))
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
@@ -452,13 +453,10 @@ def test_densities_of_policies_and_controllers_are_of_the_same_variable():
     task = regulator(4)
     policy = mbrl.Policy.for_task(task, LINEAR, seed=3)
     space, generator = actions_of_task(task), torch.Generator().manual_seed(0)
-    learner = ISGPS(**FAST).learner(mbrl.Assignment(task, 10**9))
     x0 = torch.randn(2, 3, 2, generator=generator, dtype=torch.float64)
     rollouts = roll_out(task, policy_actions(policy, task, generator), x0)
     controller = linearized(policy, task, space, task.dynamics, rollouts.states[0])
-    torch.testing.assert_close(
-        learner.log_probs(controller, rollouts), policy_log_probs(policy, task, rollouts).detach()
-    )
+    torch.testing.assert_close(log_probs(controller, task, rollouts), policy_log_probs(policy, task, rollouts).detach())
     chosen = controller_actions(controller, space, generator, deterministic=True)(x0, 0)
     torch.testing.assert_close(chosen, policy.distribution(task.observe(x0)).mode().detach())
 
