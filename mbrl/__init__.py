@@ -30,9 +30,11 @@ from mbrl.gps import (
 )
 from mbrl.imitation import BC, BCLearner, DAgger, DAggerLearner
 from mbrl.irl import (
+    GCL,
     Apprenticeship,
     CostLearner,
     FeatureReward,
+    GCLLearner,
     GridWorld,
     Identifiability,
     IdentifiableWeights,
@@ -48,6 +50,7 @@ from mbrl.irl import (
     Mixture,
     MPCInverse,
     MPCInverseReport,
+    NetworkCost,
     RewardLearner,
     action_log_likelihood,
     canonical_reward,
@@ -163,6 +166,7 @@ __all__ = [
     "A2C",
     "BADMM",
     "BC",
+    "GCL",
     "ISGPS",
     "MDGPS",
     "PPO",
@@ -201,6 +205,7 @@ __all__ = [
     "FeedForward",
     "FittedTeacher",
     "FrameStack",
+    "GCLLearner",
     "GaussianHead",
     "GaussianMixture",
     "GeneralizedAdvantages",
@@ -230,6 +235,7 @@ __all__ = [
     "ModelTeacher",
     "MujocoVectorEnv",
     "NStepAdvantages",
+    "NetworkCost",
     "NetworkSettings",
     "NoClosedFormError",
     "OnPolicy",

@@ -9,6 +9,7 @@ r"""What the later generations of guided policy search share: controllers and po
 
 import abc
 import functools
+import math
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar
 
@@ -114,20 +115,25 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
 
         If that was planned, it is good already. If not, the same rollouts tell how to improve it.
         """
+        first_time, planned = self.controllers is None, False
         if self.controllers is None:
             first = self.settings.teacher.first_controller(self.task, self.x0)
+            planned = first is None
             self.controllers = self.taught() if first is None else first
-            rollouts = self._run()
-            loss = self.fit(rollouts, None, keep=first is None)
-            if first is None:
-                return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss}
-        else:
-            rollouts = self._run()
-        with self.timed("plan"):
-            situation = self._situation(rollouts)
-            self.controllers, weights, metrics = self.improved(situation)
-        loss = self.fit(rollouts, weights, keep=True)
+        rollouts = self._run()
+        metrics = self.noticed(rollouts)
+        loss = self.fit(rollouts, None, keep=planned) if first_time else math.nan
+        if not planned:
+            with self.timed("plan"):
+                situation = self._situation(rollouts)
+                self.controllers, weights, improvement = self.improved(situation)
+            loss = self.fit(rollouts, weights, keep=True)
+            metrics = {**improvement, **metrics}
         return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
+
+    def noticed(self, rollouts: Rollouts) -> dict[str, float]:
+        """What else is learned from rollouts before they improve the controllers, such as the cost; here nothing."""
+        return {}
 
     @property
     def _policy_runs(self) -> bool:

@@ -37,7 +37,7 @@ from mbrl.training.errors import TrainingError
 from planners import LinearGaussianController, Solution
 
 PARTS: tuple[str, ...] = "plan", "rollouts", "fit"
-"""Of an iteration, whose seconds are logged as ``time/...``: the teacher and its model, rollouts, the policy."""
+"""Of an iteration, whose seconds are logged as ``time/...``: the teacher and its model, rollouts, what is learned from them."""
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,24 @@
 from mbrl.irl.apprenticeship import Apprenticeship
 from mbrl.irl.base import FeatureReward, LearnedReward, Mixture, RewardLearner
 from mbrl.irl.cost_learner import CostLearner, IdentifiableWeights, LearnedCost
+from mbrl.irl.guided_cost import GCL, GCLLearner
 from mbrl.irl.identifiability import Identifiability, identifiability
 from mbrl.irl.kkt_inverse import KKTInverse, KKTReport
 from mbrl.irl.laplace import LaplaceIRL, LaplaceReport, laplace_log_likelihood
 from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
+from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.partition import LogPartition, log_partition
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
 from mbrl.irl.worlds import GridWorld, gridworld, objectworld
 
 __all__ = [
+    "GCL",
     "Apprenticeship",
     "CostLearner",
     "FeatureReward",
+    "GCLLearner",
     "GridWorld",
     "Identifiability",
     "IdentifiableWeights",
@@ -32,6 +36,7 @@ __all__ = [
     "MaxEntIRL",
     "MaxMargin",
     "Mixture",
+    "NetworkCost",
     "RewardLearner",
     "action_log_likelihood",
     "canonical_reward",
