@@ -117,9 +117,7 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         """
         first_time, planned = self.controllers is None, False
         if self.controllers is None:
-            first = self.settings.teacher.first_controller(self.task, self.x0)
-            planned = first is None
-            self.controllers = self.taught() if first is None else first
+            self.controllers, planned = self.beginning()
         rollouts = self._run()
         metrics = self.noticed(rollouts)
         loss = self.fit(rollouts, None, keep=planned) if first_time else math.nan
@@ -130,6 +128,11 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             loss = self.fit(rollouts, weights, keep=True)
             metrics = {**improvement, **metrics}
         return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
+
+    def beginning(self) -> tuple[LinearGaussianController, bool]:
+        """The first controllers, and whether they are good already, because they were planned."""
+        first = self.settings.teacher.first_controller(self.task, self.x0)
+        return (self.taught(), True) if first is None else (first, False)
 
     def noticed(self, rollouts: Rollouts) -> dict[str, float]:
         """What else is learned from rollouts before they improve the controllers, such as the cost; here nothing."""

@@ -3,8 +3,8 @@ r"""Demonstrations as a distribution: the linear-Gaussian controller that they a
 .. math:: u_t \sim \mathcal N\bigl(\bar u_t + K_t (x_t \ominus \bar x_t), \; \Sigma_t\bigr)
 
 is a linear regression at each step. Importance sampling needs the density of demonstrations where they count as samples (Finn,
-Levine and Abbeel 2016, section 4.2). With few of them the residuals of one step say little of the covariance, so that those of all
-steps are its prior.
+Levine and Abbeel 2016, section 4.2). With few of them the residuals of one step say little of the covariance, so that those of
+all steps are its prior.
 """
 
 import torch

@@ -26,11 +26,11 @@ The regularizers act on the costs :math:`c_t` of states, controls being zero, in
 
 a locally constant rate of change on all trajectories, and costs that do not rise along demonstrations.
 
-Where it differs from the paper: each initial state has a partition function of its own, as the demonstrator does not choose where to
-begin, instead of one for all; regularizers are means over trajectories, so that their weights do not depend on how many there are;
-demonstrations are samples only where there are enough of them for a density. Controls are charged as they are drawn, before they are
-clamped to their limits: what lies beyond a limit is as likely as its price says, and demonstrations at limits are taken for drawn
-there.
+Where it differs from the paper: each initial state has a partition function of its own, as the demonstrator does not choose where
+to begin, instead of one for all; the cost is not changed further than the samples can tell; regularizers are means over
+trajectories, so that their weights do not depend on how many there are; demonstrations are samples only where there are enough
+of them for a density. Controls are charged as they are drawn, before they are clamped to their limits: what lies beyond one is as
+likely as its price says, and demonstrations at limits are taken for drawn there.
 """
 
 import copy
@@ -61,8 +61,8 @@ class GCL(AlternatingGPS):
     """Guided cost learning: a cost, and controllers and a policy of little cost, from demonstrations.
 
     ``mbrl.train(mbrl.GCL(), task, demonstrations=...)`` never looks at the task's own cost but to report what rollouts pay, as
-    ``rollout/cost``. Rollouts begin where demonstrations do, and where these are fewer than ``conditions`` also in states that the
-    task draws; the teacher's ``temperature`` is that of the demonstrator.
+    ``rollout/cost``. Rollouts begin where demonstrations do, and where these are fewer than ``conditions`` also in states that
+    the task draws; the teacher's ``temperature`` is that of the demonstrator.
 
     Attributes:
         cost: what is learned, copied, with the parameters from which the search begins, such as a
@@ -73,6 +73,10 @@ class GCL(AlternatingGPS):
         cost_steps: of Adam, in an iteration.
         cost_learning_rate: of Adam.
         recent: iterations whose samples estimate the partition function.
+        least_effective: the cost is improved in an iteration as long as the estimate rests on so many samples, as a share of
+            those of the iteration, and by one step at least: what was sampled for one cost says little of one far from it.
+        from_demonstrations: whether the first controllers do what was demonstrated, with the teacher's ``max_std`` of noise, and
+            not what the teacher shows.
         demonstrations_count: whether demonstrations are samples too, where there are enough for a density: two more than there
             are states.
         smoothness: weight of g_lcr.
@@ -86,8 +90,8 @@ class GCL(AlternatingGPS):
 
     demonstrations: ClassVar[Demonstrations] = "required"
     shows: ClassVar[str] = (
-        "the cost of an episode of the controllers as the task counts it, what demonstrations and controllers cost as it was learned, "
-        "the partition function between them, and the share of samples that it rests on (effective)"
+        "the cost of an episode of the controllers as the task counts it, what demonstrations and controllers cost as it was "
+        "learned, the partition function between them, and the share of samples that it rests on (effective)"
     )
 
     _: KW_ONLY
@@ -98,6 +102,8 @@ class GCL(AlternatingGPS):
     cost_steps: int = 100
     cost_learning_rate: float = 3e-3
     recent: int = 5
+    least_effective: float = 0.3
+    from_demonstrations: bool = True
     demonstrations_count: bool = True
     smoothness: float = 0.0
     monotonicity: float = 0.0
@@ -111,7 +117,7 @@ class GCL(AlternatingGPS):
             self,
             counts=("cost_outputs", "cost_steps", "recent"),
             rates=("control_weight", "cost_learning_rate", "kl_limit"),
-            weights=("smoothness", "monotonicity"),
+            weights=("smoothness", "monotonicity", "least_effective"),
         )
 
     def learner(self, assignment: Assignment) -> "GCLLearner":
@@ -187,6 +193,7 @@ class GCLLearner(AlternatingLearner):
         self._parameters = [p for p in self.reward.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(self._parameters, lr=algorithm.cost_learning_rate)
         self.memory = Memory(self.task)
+        self._steps_taken = 0  # of Adam, in the last iteration
         density = None
         if algorithm.demonstrations_count:
             density = demonstrated_controller(task.dynamics, given.xs, given.us, least_variance=self.least_variance)
@@ -217,6 +224,29 @@ class GCLLearner(AlternatingLearner):
         """Policy and cost."""
         return {**super().networks, "cost": self.reward}
 
+    def beginning(self) -> tuple[LinearGaussianController, bool]:
+        """What was demonstrated, with noise; the teacher's controllers where nothing was, or where these are wanted."""
+        shown, C = self._shown, len(self._shown.x0)
+        if not self.settings.from_demonstrations:
+            return super().beginning()[0], False
+        _, half = self.space.scale(self.x0)
+        covariance = torch.diag((self.settings.teacher.max_std * half).square())
+        us = self.space.unclamped(shown.actions[0])
+        T, m = us.shape[-2:]
+        K = us.new_zeros(C, T, m, self.task.dynamics.tangent_dim)
+        if self._counted:
+            K = K + cast(LinearGaussianController, self.memory.sources[0]).K
+        first = LinearGaussianController(
+            self.task.dynamics, shown.states[0], us, K, covariance.expand(C, T, m, m).clone()
+        )
+        if len(self.x0) > C:
+            others, _ = super().beginning()
+            rows = {name: getattr(others, name)[C:] for name in ("xs", "us", "K", "covariance")}
+            first = replace(first, **{name: torch.cat([getattr(first, name), rows[name]]) for name in rows})
+        else:
+            self.take_lessons()
+        return first, False
+
     def noticed(self, rollouts: Rollouts) -> dict[str, float]:
         """A better cost, with these rollouts among the samples."""
         source: Source = copy.deepcopy(self.policy) if self._policy_runs else self.previous
@@ -235,6 +265,7 @@ class GCLLearner(AlternatingLearner):
         share = objective.partition.effective_samples / len(objective.partition.log_weights)
         return {
             "rollout/cost": float(mean(paid[finite].mean())),
+            "train/cost_steps": float(self._steps_taken),
             "train/objective": float(mean(objective.value)),
             "train/log_partition": float(mean(objective.log_partition)),
             "train/demonstration_cost": float(mean(objective.demonstration_cost)),
@@ -244,19 +275,24 @@ class GCLLearner(AlternatingLearner):
 
     def _descend(self) -> Objective:
         """Steps of Adam on the objective, and what it is after them."""
-        for _ in range(self.settings.cost_steps):
-            loss = self.objective().value
-            gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+        least = self.settings.least_effective * self.settings.samples
+        for step in range(self.settings.cost_steps):
+            found = self.objective()
+            effective = self.processes.mean(found.partition.effective_samples.detach().mean())
+            if step and not float(effective) >= least:
+                break
+            gradients = torch.autograd.grad(found.value, self._parameters, materialize_grads=True)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 self.processes.sum_into(gradient)
                 parameter.grad = gradient / self.processes.number
             self._optimizer.step()
+            self._steps_taken = step + 1
         with torch.no_grad():
             found = self.objective()
         if not bool(found.value.isfinite()):
             raise TrainingError(
-                f"the objective of the cost is not finite in iteration {self.iterations}: no sample from some initial state has a "
-                "finite cost; lower cost_learning_rate, or the teacher's max_std"
+                f"the objective of the cost is not finite in iteration {self.iterations}: from some initial state no sample has "
+                "a finite cost; lower cost_learning_rate, or the teacher's max_std"
             )
         return found
 

@@ -1,10 +1,10 @@
 r"""A cost that is learned as the squared output of a network, with a known price of controls.
 
-.. math:: \ell(x, u) = \tfrac12 \| A \, y_\theta(s) + b \|^2 + w_u \| a \|^2, \qquad \ell_T(x) = \tfrac12 \| A \, y_\theta(s) + b \|^2
+.. math:: \ell(x, u) = \ell_T(x) + w_u \| a \|^2, \qquad \ell_T(x) = \tfrac12 \| A \, y_\theta(s) + b \|^2
 
 (Finn, Levine and Abbeel 2016, section 5), with features y of a network, of what the task shows of the state, normalized to s, and
-with controls a in half widths of their limits. The form is that of a distance to a goal in a space of features. The price of controls
-is not learned: it is what keeps the integral over controls finite, and it sets the scale of the rest.
+with controls a in half widths of their limits. The form is that of a distance to a goal in a space of features. The price of
+controls is not learned: it is what keeps the integral over controls finite, and it sets the scale of the rest.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,9 @@ from mbrl.policies.action_space import ContinuousActions
 from mbrl.policies.networks import FeedForward, seeded_weights
 from mbrl.tasks import Task
 from planners import Cost, ResidualCost
+
+FIRST_SCALE = 0.1
+"""Of the last layer at first, beside what is usual: nothing is known yet, and states cost next to nothing."""
 
 
 class NetworkCost(Cost):
@@ -51,7 +54,11 @@ class NetworkCost(Cost):
         self.register_buffer("std", torch.ones(observation_dim, dtype=torch.float64))
         with seeded_weights(seed):
             body = FeedForward(observation_dim, hidden, "softplus")
-            self.network = nn.Sequential(*body.layers, nn.Linear(body.features, outputs)).double()
+            last = nn.Linear(body.features, outputs)
+        with torch.no_grad():
+            last.weight.mul_(FIRST_SCALE)
+            last.bias.mul_(FIRST_SCALE)
+        self.network = nn.Sequential(*body.layers, last).double()
 
     @staticmethod
     def for_task(
