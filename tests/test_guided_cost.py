@@ -14,7 +14,8 @@ import mbrl
 from dynamics import LinearDynamics, Trajectory
 from mbrl import GCL, LocalTeacher, ModelTeacher, NetworkCost, NetworkSettings, SupervisedStep, Task
 from mbrl.irl.demonstrated_controller import demonstrated_controller
-from planners import DDP, LQR, Cost, DiagonalQuadraticCost, QuadraticCost, solve
+from mbrl.tasks.base import uniform_initial_state
+from planners import DDP, LQR, Cost, DiagonalQuadraticCost, LinearFeatureCost, QuadraticCost, solve
 
 DOUBLE = torch.float64
 TAU = 0.1
@@ -114,6 +115,46 @@ def test_weights_of_a_linear_plant_are_those_of_the_exact_likelihood():
     assert rows[-1]["train/objective"] + 10 * math.log(20.0) == pytest.approx(
         -float(found.mean()), abs=0.1
     )  # of controls
+
+
+def pendulum(steps: int = 30) -> Task:
+    """A motor that is strong enough to lift the rod at once, from anywhere in the lower half."""
+    task = mbrl.pendulum_swing_up("torch", torque_limit=8.0)
+    start = uniform_initial_state([1.5, -1.0], [4.8, 1.0])
+    return replace(task, horizon=steps, episode_steps=steps, initial_state=start)
+
+
+def features(x: Tensor, u: Tensor, t: int | Tensor) -> Tensor:
+    """Not those of the task, whose cost is nearly linear in the angle."""
+    return torch.stack([1.0 - x[..., 0].cos(), 0.1 * x[..., 1] ** 2, (u[..., 0] / 8.0) ** 2], -1)
+
+
+@pytest.mark.slow
+def test_plans_with_a_cost_learned_from_five_demonstrations_cost_what_those_of_the_expert_do():
+    task, generator = pendulum(), torch.Generator().manual_seed(0)
+    problem = task.problem()
+    x0 = task.initial_state(5, generator)
+    with torch.no_grad():
+        expert = solve(problem, DDP(), x0).controller(temperature=0.3)
+    demonstrations = mbrl.record(task, expert, 5, initial_states=x0, deterministic=False, generator=generator)
+    algorithm = GCL(
+        cost=LinearFeatureCost(features, [1.0, 1.0, 1.0]),
+        teacher=ModelTeacher(max_std=0.3),
+        conditions=1,
+        iterations=8,
+        cost_steps=10,
+        cost_learning_rate=0.05,
+        supervised=SupervisedStep(steps=10),
+    )
+    result, _ = trained(algorithm, task, demonstrations)
+    new = task.initial_state(10, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        best = solve(problem, DDP(), new).cost.mean()
+        plans = solve(replace(problem, cost=result.reward), DDP("gauss-newton", certify=False), new)
+        found = problem.trajectory_cost(plans.xs, plans.us).mean()
+        us = 16.0 * torch.rand(10, 30, 1, generator=generator, dtype=DOUBLE) - 8.0
+        random = problem.trajectory_cost(task.dynamics.rollout(new, us), us).mean()
+    assert float((random - found) / (random - best)) > 0.9
 
 
 def test_the_objective_is_the_negative_log_likelihood_where_controllers_are_those_of_the_cost():

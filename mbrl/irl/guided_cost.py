@@ -42,6 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamics import Trajectory
+from mbrl.envs.making import EnvFactory
 from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation
 from mbrl.gps.memory import Memory, Source
 from mbrl.gps.rollouts import Rollouts
@@ -50,6 +51,7 @@ from mbrl.irl.demonstrated_controller import demonstrated_controller
 from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.partition import LogPartition, log_partition
 from mbrl.runs.records import fingerprint, json_values
+from mbrl.tasks import Task
 from mbrl.training.algorithm import Assignment, Demonstrations
 from mbrl.training.checking import check_numbers
 from mbrl.training.errors import TrainingError
@@ -98,9 +100,9 @@ class GCL(AlternatingGPS):
     cost: Cost | None = None
     cost_hidden: tuple[int, ...] = (32, 32)
     cost_outputs: int = 16
-    control_weight: float = 5.0
-    cost_steps: int = 100
-    cost_learning_rate: float = 3e-3
+    control_weight: float = 1.0
+    cost_steps: int = 10
+    cost_learning_rate: float = 1e-3
     recent: int = 5
     least_effective: float = 0.3
     from_demonstrations: bool = True
@@ -118,6 +120,15 @@ class GCL(AlternatingGPS):
             counts=("cost_outputs", "cost_steps", "recent"),
             rates=("control_weight", "cost_learning_rate", "kl_limit"),
             weights=("smoothness", "monotonicity", "least_effective"),
+        )
+
+    def announcement(self, task: Task | str | EnvFactory) -> str:
+        """What an iteration takes."""
+        if not isinstance(task, Task):
+            return ""
+        return (
+            f"teacher: {self.teacher.words}; {self.iterations} iterations, in each of them {self.samples} rollouts of "
+            f"{task.episode_steps} steps from each state in which a demonstration begins"
         )
 
     def learner(self, assignment: Assignment) -> "GCLLearner":

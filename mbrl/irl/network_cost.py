@@ -45,7 +45,7 @@ class NetworkCost(Cost):
         *,
         hidden: Sequence[int] = (32, 32),
         outputs: int = 16,
-        control_weight: float = 5.0,
+        control_weight: float = 1.0,
         seed: int = 0,
     ):
         super().__init__()
@@ -66,7 +66,7 @@ class NetworkCost(Cost):
         *,
         hidden: Sequence[int] = (32, 32),
         outputs: int = 16,
-        control_weight: float = 5.0,
+        control_weight: float = 1.0,
         seed: int = 0,
     ) -> "NetworkCost":
         """A cost of what a task shows, with its limits.
