@@ -314,9 +314,9 @@ class GCLLearner(AlternatingLearner):
         if samples is None:
             raise RuntimeError("there are no samples yet; call iterate() first")
         C = len(shown.x0)
-        xs, actions = samples.states[:, :C], samples.actions[:, :C]
-        costs = self._charged(xs, self.space.unclamped(actions))
-        costs = torch.where(samples.valid[:, :C], costs, torch.inf)
+        xs, valid = samples.states[:, :C], samples.valid[:, :C]
+        actions = torch.where(valid[..., None, None], samples.actions[:, :C], 0.0)  # what is not finite has no derivative
+        costs = torch.where(valid, self._charged(xs, self.space.unclamped(actions)), torch.inf)
         there = torch.ones_like(costs, dtype=torch.bool)
         counts = torch.stack([(memory.origins == j).sum() for j in range(len(memory.sources))])
         counts = counts.unsqueeze(-1).expand(-1, C).clone()
@@ -329,7 +329,7 @@ class GCLLearner(AlternatingLearner):
         demonstrated = self._charged(shown.states, self.space.unclamped(shown.actions))[shown.there]
         log_z = (share * partition.value).sum()
         value = demonstrated.mean() / self.temperature + log_z
-        of_samples = samples.valid[:, :C] & (there if not self._counted else (memory.origins > 0).unsqueeze(-1))
+        of_samples = valid & (there if not self._counted else (memory.origins > 0).unsqueeze(-1))
         value = value + self._regularized(shown.states[shown.there], xs[of_samples])
         return Objective(value, partition, log_z, demonstrated.mean())
 
