@@ -5,10 +5,16 @@ r"""What the later generations of guided policy search share: controllers and po
 3. Linearize the policy there.
 4. Improve the controllers, keeping them near the policy: what each generation does in its own way.
 5. Fit the policy to the new controllers at the states that were seen.
+
+An expansion promises what it likes far from where it was made, and a policy that is near controllers where those went need not go
+there. So what is new in 4 and 5 is tried in the model first: a step of the controllers is shortened until it costs no more than
+what it set out from, and a policy that costs more than the one before it is not taken.
 """
 
 import abc
+import copy
 import functools
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,11 +24,31 @@ from torch import Tensor
 from dynamics import Dynamics
 from mbrl.gps.base import GuidedLearner, GuidedPolicySearch
 from mbrl.gps.linearized_policy import linearized
-from mbrl.gps.rollouts import Choose, Rollouts, controller_actions, controller_state, policy_actions
+from mbrl.gps.rollouts import Choose, Rollouts, controller_actions, controller_state, policy_actions, roll_out
 from mbrl.gps.supervised import Targets, targets
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import LinearGaussianController, LinearQuadratic, expand_about
+from planners import KLStep, LinearGaussianController, LinearQuadratic, StateMarginals, expand_about, expected_kl
+
+SHRINK = 0.25
+"""Factor of the bound on a step that costs too much in the model: half a step."""
+TRIALS = 7
+"""Of bounds; controllers for which none is small enough stay what they set out from."""
+
+Objective = Callable[[LinearGaussianController, Rollouts], Tensor]
+"""What a controller is to minimize, for each of its rollouts, ``(S, C)``."""
+
+
+def total_costs(controller: LinearGaussianController, rollouts: Rollouts) -> Tensor:
+    """The cost of each rollout, whatever the controller."""
+    return rollouts.total_costs
+
+
+def kl_along(new: LinearGaussianController, old: LinearGaussianController, states: Tensor) -> Tensor:
+    """Divergence KL(new || old) of the controls at states ``(S, C, T+1, n)``: ``(S, C, T)`` [nat]."""
+    d = new.K.shape[-1]
+    still = StateMarginals(states, states.new_zeros(*states.shape[:-1], d), states.new_zeros(*states.shape[:-1], d, d))
+    return expected_kl(new, old, still)
 
 
 @dataclass(frozen=True)
@@ -32,6 +58,8 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
     Attributes:
         on_policy: run the policy instead of the controllers.
         remembered: iterations whose states the policy is fitted at, with what the controllers of then wanted there.
+        checks: rollouts in the model, from each initial state, in which new controllers and a new policy must not cost more than
+            those before them. In the model of a :class:`mbrl.ModelTeacher` they are steps of the plant. 0 takes all that is new.
 
     Raises:
         ValueError: a number is out of its range.
@@ -44,10 +72,13 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
     _: KW_ONLY
     on_policy: bool = False
     remembered: int = 1
+    checks: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         check_numbers(self, counts=("remembered",))
+        if self.checks != 0:
+            check_numbers(self, counts=("checks",))
 
     @abc.abstractmethod
     def learner(self, assignment: Assignment) -> "AlternatingLearner":
@@ -66,6 +97,7 @@ class Situation:
         cost: of the way itself, ``(C,)``.
         policy: linearized about it.
         rollouts: samples of this iteration.
+        model: of the plant, whose expansion ``lq`` is.
     """
 
     xs: Tensor
@@ -75,6 +107,7 @@ class Situation:
     cost: Tensor
     policy: LinearGaussianController
     rollouts: Rollouts
+    model: Dynamics
 
 
 class AlternatingLearner(GuidedLearner, abc.ABC):
@@ -126,8 +159,7 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         with self.timed("plan"):
             situation = self._situation(rollouts)
             self.controllers, weights, metrics = self.improved(situation)
-        loss = self.fit(rollouts, weights, keep=True)
-        return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
+        return {"rollout/cost": self.mean_cost(rollouts), **self._fit_checked(situation, weights), **metrics}
 
     @property
     def _policy_runs(self) -> bool:
@@ -156,7 +188,84 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             problem.trajectory_cost(xs, us),
             linearized(self.policy, self.task, self.space, self.task.dynamics, xs),
             rollouts,
+            model,
         )
+
+    def checked(
+        self,
+        situation: Situation,
+        step: Callable[[Tensor], KLStep],
+        bound: Tensor,
+        start: LinearGaussianController,
+        objective: Objective = total_costs,
+    ) -> tuple[KLStep, Tensor]:
+        """The longest step of shrinking bounds that is no worse in the model than what it set out from.
+
+        Args:
+            situation: where.
+            step: of bounds ``(C,)`` on its divergence.
+            bound: of the longest step, ``(C,)`` [nat].
+            start: what the step sets out from.
+            objective: what it minimizes.
+
+        Returns:
+            The step, and the bounds that it has.
+        """
+        if not self.settings.checks:
+            return step(bound), bound
+        tried = self._trials(situation.model, self.x0)
+
+        def worth(controller: LinearGaussianController) -> Tensor:
+            return tried(
+                lambda noise: controller_actions(controller, self.space, noise),
+                functools.partial(objective, controller),
+            )
+
+        limit = worth(start)
+        for _ in range(TRIALS):
+            found = step(bound)
+            good = worth(found.controller) <= limit
+            if bool(good.all()):
+                return found, bound
+            bound = torch.where(good, bound, SHRINK * bound)
+        bound = torch.where(good, bound, 0.0)
+        return step(bound), bound
+
+    def _trials(self, model: Dynamics, x0: Tensor) -> Callable[..., Tensor]:
+        """Mean objectives ``(C,)`` of what chooses actions, in rollouts in a model, all with the same noise."""
+        noise = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
+        begin = noise.get_state()
+
+        def tried(choose: Callable[[torch.Generator], Choose], objective: Callable[[Rollouts], Tensor]) -> Tensor:
+            noise.set_state(begin)
+            found = [roll_out(self.task, choose(noise), x0, plant=model)[None] for _ in range(self.settings.checks)]
+            rollouts = functools.reduce(Rollouts.joined, found)
+            mean = objective(rollouts).mean(0)
+            return torch.where(rollouts.valid.all(0) & mean.isfinite(), mean, torch.inf)
+
+        return tried
+
+    def _fit_checked(self, situation: Situation, weights: Tensor | None) -> dict[str, float]:
+        """Fit the policy, and take it where it costs no more in the model than the one before."""
+        if not self.settings.checks:
+            return {"train/loss": self.fit(situation.rollouts, weights, keep=True)}
+        teacher, before = self.settings.teacher, copy.deepcopy(self.policy.state_dict())
+        x0 = self.x0
+        if teacher.knows_all:
+            x0 = self.task.initial_state(len(x0), self.generator)
+        with self.timed("plan"):
+            tried = self._trials(situation.model, x0)
+        costs = []
+        for fitted in (False, True):
+            if fitted:
+                loss = self.fit(situation.rollouts, weights, keep=True)
+            with self.timed("plan"):
+                cost = tried(lambda noise: policy_actions(self.policy, self.task, noise), lambda r: r.total_costs)
+            costs.append(float(self.processes.mean(cost.mean())))
+        taken = costs[1] <= costs[0]
+        if not taken:
+            self.policy.load_state_dict(before)
+        return {"train/loss": loss, "train/taken": float(taken)}
 
     @torch.no_grad()
     def way(self, choose: Choose, model: Dynamics) -> tuple[Tensor, Tensor]:
