@@ -158,8 +158,17 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             rollouts = self._run()
         with self.timed("plan"):
             situation = self._situation(rollouts)
+        worth = self._policy_worth(situation) if self.settings.checks else None
+        cost, before = worth() if worth else torch.inf, copy.deepcopy(self.policy.state_dict())
+        with self.timed("plan"):
             self.controllers, weights, metrics = self.improved(situation)
-        return {"rollout/cost": self.mean_cost(rollouts), **self._fit_checked(situation, weights), **metrics}
+        loss = self.fit(rollouts, weights, keep=True)
+        if worth:
+            taken = worth() <= cost
+            metrics["train/taken"] = float(taken)
+            if not taken:
+                self.policy.load_state_dict(before)
+        return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
 
     @property
     def _policy_runs(self) -> bool:
@@ -245,27 +254,19 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
 
         return tried
 
-    def _fit_checked(self, situation: Situation, weights: Tensor | None) -> dict[str, float]:
-        """Fit the policy, and take it where it costs no more in the model than the one before."""
-        if not self.settings.checks:
-            return {"train/loss": self.fit(situation.rollouts, weights, keep=True)}
-        teacher, before = self.settings.teacher, copy.deepcopy(self.policy.state_dict())
+    def _policy_worth(self, situation: Situation) -> Callable[[], float]:
+        """Says what the policy costs in the model as it is, from new initial states where the model holds there."""
         x0 = self.x0
-        if teacher.knows_all:
+        if self.settings.teacher.knows_all:
             x0 = self.task.initial_state(len(x0), self.generator)
-        with self.timed("plan"):
-            tried = self._trials(situation.model, x0)
-        costs = []
-        for fitted in (False, True):
-            if fitted:
-                loss = self.fit(situation.rollouts, weights, keep=True)
+        tried = self._trials(situation.model, x0)
+
+        def worth() -> float:
             with self.timed("plan"):
-                cost = tried(lambda noise: policy_actions(self.policy, self.task, noise), lambda r: r.total_costs)
-            costs.append(float(self.processes.mean(cost.mean())))
-        taken = costs[1] <= costs[0]
-        if not taken:
-            self.policy.load_state_dict(before)
-        return {"train/loss": loss, "train/taken": float(taken)}
+                costs = tried(lambda noise: policy_actions(self.policy, self.task, noise), lambda r: r.total_costs)
+            return float(self.processes.mean(costs.mean()))
+
+        return worth
 
     @torch.no_grad()
     def way(self, choose: Choose, model: Dynamics) -> tuple[Tensor, Tensor]:
