@@ -59,7 +59,8 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
         on_policy: run the policy instead of the controllers.
         remembered: iterations whose states the policy is fitted at, with what the controllers of then wanted there.
         checks: rollouts in the model, from each initial state, in which new controllers and a new policy must not cost more than
-            those before them. In the model of a :class:`mbrl.ModelTeacher` they are steps of the plant. 0 takes all that is new.
+            those before them; 0 takes all that is new. For :class:`mbrl.ModelTeacher` they are steps of the plant, and
+            :class:`mbrl.LocalTeacher` is not asked: its model knows nothing beyond the bound.
 
     Raises:
         ValueError: a number is out of its range.
@@ -158,7 +159,7 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             rollouts = self._run()
         with self.timed("plan"):
             situation = self._situation(rollouts)
-        worth = self._policy_worth(situation) if self.settings.checks else None
+        worth = self._policy_worth(situation) if self._checking else None
         cost, before = worth() if worth else torch.inf, copy.deepcopy(self.policy.state_dict())
         with self.timed("plan"):
             self.controllers, weights, metrics = self.improved(situation)
@@ -169,6 +170,10 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             if not taken:
                 self.policy.load_state_dict(before)
         return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
+
+    @property
+    def _checking(self) -> bool:
+        return bool(self.settings.checks) and self.settings.teacher.knows_all
 
     @property
     def _policy_runs(self) -> bool:
@@ -220,7 +225,7 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         Returns:
             The step, and the bounds that it has.
         """
-        if not self.settings.checks:
+        if not self._checking:
             return step(bound), bound
         tried = self._trials(situation.model, self.x0)
 
@@ -242,12 +247,11 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
 
     def _trials(self, model: Dynamics, x0: Tensor) -> Callable[..., Tensor]:
         """Mean objectives ``(C,)`` of what chooses actions, in rollouts in a model, all with the same noise."""
-        noise = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
-        begin = noise.get_state()
+        seed = int(torch.randint(2**31, (), generator=self.generator))
 
         def tried(choose: Callable[[torch.Generator], Choose], objective: Callable[[Rollouts], Tensor]) -> Tensor:
-            noise.set_state(begin)
-            found = [roll_out(self.task, choose(noise), x0, plant=model)[None] for _ in range(self.settings.checks)]
+            noises = (torch.Generator().manual_seed(seed + i) for i in range(self.settings.checks))
+            found = [roll_out(self.task, choose(noise), x0, plant=model)[None] for noise in noises]
             rollouts = functools.reduce(Rollouts.joined, found)
             mean = objective(rollouts).mean(0)
             return torch.where(rollouts.valid.all(0) & mean.isfinite(), mean, torch.inf)
@@ -255,11 +259,8 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
         return tried
 
     def _policy_worth(self, situation: Situation) -> Callable[[], float]:
-        """Says what the policy costs in the model as it is, from new initial states where the model holds there."""
-        x0 = self.x0
-        if self.settings.teacher.knows_all:
-            x0 = self.task.initial_state(len(x0), self.generator)
-        tried = self._trials(situation.model, x0)
+        """Says what the policy costs in the model as it is, from initial states that it has not learned from."""
+        tried = self._trials(situation.model, self.task.initial_state(len(self.x0), self.generator))
 
         def worth() -> float:
             with self.timed("plan"):
