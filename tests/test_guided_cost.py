@@ -205,7 +205,7 @@ def test_regularizers_are_those_of_the_paper():
     for i in range(3):
         for t in range(1, 10):
             mono += max(0.0, float(c[i, t] - c[i, t - 1]) - 1.0) ** 2
-    found = float(learner._regularized(xs[:3], xs[3:]))
+    found = float(learner._regularized(xs[:3], xs[3:]).detach())
     assert found == pytest.approx(0.3 * rate / 7 + 0.7 * mono / 3, rel=1e-9)
 
 
@@ -245,6 +245,21 @@ def test_the_network_is_the_cost_by_default_and_any_planner_takes_it():
     plan = solve(replace(task, cost=result.reward).problem(), DDP(max_iterations=3), result.learner.x0[:2])
     assert bool(plan.us.isfinite().all())
     assert {"train/log_partition", "train/demonstration_cost", "train/sample_cost", "rollout/cost"} <= rows[0].keys()
+
+
+def test_controllers_can_be_checked_in_the_model_against_cost_and_entropy():
+    learner = learner_after(0, demonstrated(regulator(), 4), checks=2)
+    learner.iterate()
+    problem = replace(regulator().problem(), cost=learner.reward, control_limits=None)
+    with torch.no_grad():
+        best = solve(problem, LQR(), learner.x0).controller(temperature=TAU)
+    for _ in range(3):
+        before = learner.controllers
+        situation = learner._situation(learner._run())
+        learner.controllers, _, metrics = learner.improved(situation)
+        assert metrics["train/kl"] < 1.1 * 10
+        gap = [(c.entropy() - best.entropy()).abs().sum() for c in (before, learner.controllers)]
+        assert float(gap[1]) <= float(gap[0])
 
 
 @pytest.mark.parametrize(

@@ -140,11 +140,11 @@ def test_z_of_other_controllers_is_within_two_percent_of_the_gaussian_integral()
 
 @pytest.mark.parametrize("samples", [(20,), (15, 5)], ids=["one", "two in unequal parts"])
 def test_z_is_unbiased(samples):
-    exact, repeats = dense_log_partition(START, 6, TRUE), 2000
+    exact, repeats = dense_log_partition(START, 6, TRUE), 1000
     ratios = torch.stack([(estimate(6, samples, seed).value - exact).exp() for seed in range(repeats)])
     error = float(ratios.std()) / math.sqrt(repeats)
     assert abs(float(ratios.mean()) - 1) < 3 * error
-    assert error < 0.02
+    assert error < 0.03
 
 
 def integral_of_gaussian(H: Tensor, constant: Tensor) -> Tensor:

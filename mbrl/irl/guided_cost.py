@@ -55,7 +55,7 @@ from mbrl.tasks import Task
 from mbrl.training.algorithm import Assignment, Demonstrations
 from mbrl.training.checking import check_numbers
 from mbrl.training.errors import TrainingError
-from planners import Cost, LinearGaussianController, kl_constrained_step
+from planners import Cost, KLStep, LinearGaussianController, kl_constrained_step
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class GCL(AlternatingGPS):
         smoothness: weight of g_lcr.
         monotonicity: weight of g_mono.
         kl_limit: bound on the divergence of new controllers from the old ones per step of the plan, on average [nat].
+        checks: as of :class:`mbrl.MDGPS`; none by default, as the next cost is another one.
 
     Raises:
         ValueError: a number is out of its range.
@@ -110,6 +111,7 @@ class GCL(AlternatingGPS):
     smoothness: float = 0.0
     monotonicity: float = 0.0
     kl_limit: float = 1.0
+    checks: int = 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -141,7 +143,7 @@ class GCL(AlternatingGPS):
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
+class CostObjective:
     """What cost learning minimizes, at some parameters, and its parts.
 
     Attributes:
@@ -284,7 +286,7 @@ class GCLLearner(AlternatingLearner):
             "train/effective_samples": float(mean(share.mean())),
         }
 
-    def _descend(self) -> Objective:
+    def _descend(self) -> CostObjective:
         """Steps of Adam on the objective, and what it is after them."""
         least = self.settings.least_effective * self.settings.samples
         for step in range(self.settings.cost_steps):
@@ -307,7 +309,7 @@ class GCLLearner(AlternatingLearner):
             )
         return found
 
-    def objective(self) -> Objective:
+    def objective(self) -> CostObjective:
         """L with the samples that there are, and a graph to the parameters of the cost."""
         shown, memory = self._shown, self.memory
         samples = memory.rollouts
@@ -315,7 +317,9 @@ class GCLLearner(AlternatingLearner):
             raise RuntimeError("there are no samples yet; call iterate() first")
         C = len(shown.x0)
         xs, valid = samples.states[:, :C], samples.valid[:, :C]
-        actions = torch.where(valid[..., None, None], samples.actions[:, :C], 0.0)  # what is not finite has no derivative
+        actions = torch.where(
+            valid[..., None, None], samples.actions[:, :C], 0.0
+        )  # what is not finite has no derivative
         costs = torch.where(valid, self._charged(xs, self.space.unclamped(actions)), torch.inf)
         there = torch.ones_like(costs, dtype=torch.bool)
         counts = torch.stack([(memory.origins == j).sum() for j in range(len(memory.sources))])
@@ -331,7 +335,7 @@ class GCLLearner(AlternatingLearner):
         value = demonstrated.mean() / self.temperature + log_z
         of_samples = valid & (there if not self._counted else (memory.origins > 0).unsqueeze(-1))
         value = value + self._regularized(shown.states[shown.there], xs[of_samples])
-        return Objective(value, partition, log_z, demonstrated.mean())
+        return CostObjective(value, partition, log_z, demonstrated.mean())
 
     def _regularized(self, demonstrated: Tensor, sampled: Tensor) -> Tensor:
         """The weighted regularizers, of states of demonstrations ``(N, T+1, n)`` and of samples ``(M, T+1, n)``."""
@@ -357,15 +361,23 @@ class GCLLearner(AlternatingLearner):
 
     def improved(self, situation: Situation) -> tuple[LinearGaussianController, Tensor | None, dict[str, float]]:
         """The step of least cost and most entropy within the bound."""
-        step = kl_constrained_step(
-            situation.lq,
-            self.previous,
-            kl_limit=self.settings.kl_limit * self.task.episode_steps,
-            about=(situation.xs, situation.us),
-            noise=situation.noise,
-            entropy_weight=self.temperature,
-            covariance_floor=self.least_variance,
-        )
+
+        def within(bound: Tensor) -> KLStep:
+            return kl_constrained_step(
+                situation.lq,
+                self.previous,
+                kl_limit=bound,
+                about=(situation.xs, situation.us),
+                noise=situation.noise,
+                entropy_weight=self.temperature,
+                covariance_floor=self.least_variance,
+            )
+
+        def free_energy(controller: LinearGaussianController, rollouts: Rollouts) -> Tensor:
+            return rollouts.total_costs - self.temperature * controller.entropy().sum(-1)
+
+        bound = self.x0.new_full((len(self.x0),), self.settings.kl_limit * self.task.episode_steps)
+        step, _ = self.checked(situation, within, bound, self.previous, free_energy)
         metrics = {
             "train/kl": float(self.processes.mean(step.kl.sum(-1).mean())),
             "train/dual": float(self.processes.mean(step.dual.log().mean()).exp()),
