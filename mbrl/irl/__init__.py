@@ -7,12 +7,15 @@ from mbrl.irl.base import FeatureReward, LearnedReward, Mixture
 from mbrl.irl.cost_learner import CostLearner, IdentifiableWeights, LearnedCost
 from mbrl.irl.discriminator import DiscriminatorSettings
 from mbrl.irl.gail import GAIL
+from mbrl.irl.guided_cost import GCL, GCLLearner
 from mbrl.irl.identifiability import Identifiability, identifiability
 from mbrl.irl.kkt_inverse import KKTInverse, KKTReport
 from mbrl.irl.laplace import LaplaceIRL, LaplaceReport, laplace_log_likelihood
 from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
+from mbrl.irl.network_cost import NetworkCost
+from mbrl.irl.partition import LogPartition, log_partition
 from mbrl.irl.reward_files import load_reward, save_reward
 from mbrl.irl.reward_learner import RewardLearner
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
@@ -22,6 +25,7 @@ from mbrl.irl.reward_task import RewardCost, reward_env, reward_task
 __all__ = [
     "AIRL",
     "GAIL",
+    "GCL",
     "Adversarial",
     "AdversarialLearner",
     "Apprenticeship",
@@ -29,6 +33,7 @@ __all__ = [
     "DiscriminatorReward",
     "DiscriminatorSettings",
     "FeatureReward",
+    "GCLLearner",
     "Identifiability",
     "IdentifiableWeights",
     "KKTInverse",
@@ -37,11 +42,13 @@ __all__ = [
     "LaplaceReport",
     "LearnedCost",
     "LearnedReward",
+    "LogPartition",
     "MPCInverse",
     "MPCInverseReport",
     "MaxEntIRL",
     "MaxMargin",
     "Mixture",
+    "NetworkCost",
     "RewardCost",
     "RewardLearner",
     "RewardModel",
@@ -54,6 +61,7 @@ __all__ = [
     "identifiability",
     "laplace_log_likelihood",
     "load_reward",
+    "log_partition",
     "reward_correlation",
     "reward_env",
     "reward_task",
