@@ -6,13 +6,19 @@ from mbrl.irl.cost_learner import CostLearner, IdentifiableWeights, LearnedCost
 from mbrl.irl.identifiability import Identifiability, identifiability
 from mbrl.irl.kkt_inverse import KKTInverse, KKTReport
 from mbrl.irl.laplace import LaplaceIRL, LaplaceReport, laplace_log_likelihood
+from mbrl.irl.learch import LEARCH
 from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
+from mbrl.irl.max_margin_planning import MaxMarginPlanning
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
+from mbrl.irl.path_integral import PathIntegralIRL, PathIntegralReport
+from mbrl.irl.path_margin import LearnedTerrain, TerrainLearner
+from mbrl.irl.path_metrics import modified_hausdorff_distance, path_overlap, path_regret
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
 from mbrl.irl.worlds import GridWorld, gridworld, objectworld
 
 __all__ = [
+    "LEARCH",
     "Apprenticeship",
     "CostLearner",
     "FeatureReward",
@@ -25,12 +31,17 @@ __all__ = [
     "LaplaceReport",
     "LearnedCost",
     "LearnedReward",
+    "LearnedTerrain",
     "MPCInverse",
     "MPCInverseReport",
     "MaxEntIRL",
     "MaxMargin",
+    "MaxMarginPlanning",
     "Mixture",
+    "PathIntegralIRL",
+    "PathIntegralReport",
     "RewardLearner",
+    "TerrainLearner",
     "action_log_likelihood",
     "canonical_reward",
     "epic_distance",
@@ -38,6 +49,9 @@ __all__ = [
     "gridworld",
     "identifiability",
     "laplace_log_likelihood",
+    "modified_hausdorff_distance",
     "objectworld",
+    "path_overlap",
+    "path_regret",
     "reward_correlation",
 ]

@@ -1,0 +1,119 @@
+r"""Learning to search: LEARCH (Ratliff, Silver and Bagnell 2009), costs of terrain that are exponentials, learned by planning.
+
+With :math:`c = c_0 + e^{s(\phi)}` the objective of :mod:`mbrl.irl.path_margin` is made small in the logarithm s. The paper
+descends in the space of functions: cells that the planner visits too often should cost more, those of the demonstrator less,
+however much they cost now,
+
+.. math:: s \leftarrow s - \eta_t \, \Pi \Bigl[ \frac{\partial J}{\partial c} \Bigr] ,
+
+an exponentiated functional sub-gradient, with a projection onto functions of the features. The paper fits a new regressor at each
+step and adds it to s. Here s keeps its form, linear or one network, and the step of its parameters is along
+:math:`\sum \frac{\partial s}{\partial \theta} \frac{\partial J}{\partial c}`, scaled by Adam: the same direction, in the tangent
+space of the functions that there are. With ``exponentiated=False`` it is the plain sub-gradient by the parameters, in which cells
+that are cheap already count less. For :class:`planners.LinearTerrain` weights are multiplied by exponentials of the sub-gradient
+(Kivinen and Warmuth 1997), and the problem is convex.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mbrl.irl.path_margin import Demonstrations, LearnedTerrain, PathMargin, TerrainLearner
+from mbrl.training.checking import check_numbers
+from planners import ExponentialTerrain, FeatureGrid, LinearTerrain, TerrainCost
+
+
+@dataclass(frozen=True)
+class LEARCH(TerrainLearner):
+    """Learning to search: costs of terrain, linear or a network, such that demonstrated paths are cheapest by a margin.
+
+    What is returned are the parameters of the lowest objective seen.
+
+    Attributes:
+        learning_rate: of the first step, in logarithms of costs or weights; it has halved after thirty steps.
+        l2: weight of half the squared parameters.
+        max_iterations: rounds of planning, with one plan for each demonstration.
+        tolerance: relative fall of the lowest objective over the last ``patience`` rounds below which learning ends.
+        patience: rounds.
+        exponentiated: whether steps of the logarithm are along the sub-gradient by the cost itself.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    learning_rate: float = 0.2
+    l2: float = 1e-4
+    max_iterations: int = 60
+    tolerance: float = 1e-3
+    patience: int = 20
+    exponentiated: bool = True
+
+    def __post_init__(self):
+        check_numbers(
+            self,
+            counts=("max_iterations", "patience"),
+            rates=("learning_rate", "margin_width"),
+            weights=("l2", "tolerance"),
+            shares=("margin",),
+        )
+
+    def learn(
+        self, terrain: TerrainCost, grids: Sequence[FeatureGrid], demonstrations: Demonstrations
+    ) -> LearnedTerrain:
+        """Learn; see :meth:`TerrainLearner.learn`.
+
+        ``history`` has the ``objective`` of each round, and ``converged`` is whether it stopped falling.
+        """
+        margin = PathMargin(self, terrain, grids, demonstrations)
+        if not isinstance(margin.terrain, LinearTerrain | ExponentialTerrain):
+            raise TypeError(f"LEARCH needs LinearTerrain or ExponentialTerrain, got {type(terrain).__name__}")
+        parameters = [p for p in margin.terrain.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        best, lowest, history, converged = [p.detach().clone() for p in parameters], float("inf"), [], False
+        for iteration in range(self.max_iterations):
+            value, gradients = margin_and_gradients(margin, parameters, self.l2, self.exponentiated)
+            history.append(value)
+            if value < lowest:
+                best, lowest = [p.detach().clone() for p in parameters], value
+            before = min(history[: -self.patience], default=float("inf"))
+            if before - lowest <= self.tolerance * lowest:
+                converged = True
+                break
+            rate = self.learning_rate / (1.0 + iteration / 10.0) ** 0.5
+            if isinstance(margin.terrain, LinearTerrain):
+                _multiply(margin.terrain.weights, gradients[0], rate)
+            else:
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter.grad = gradient
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.step()
+        with torch.no_grad():
+            for parameter, value in zip(parameters, best, strict=True):
+                parameter.copy_(value)
+        return LearnedTerrain(margin.terrain, converged, {"objective": history})
+
+
+def margin_and_gradients(
+    margin: PathMargin, parameters: Sequence[Tensor], l2: float, exponentiated: bool
+) -> tuple[float, list[Tensor]]:
+    """The objective with its penalty, and the direction of a step for each parameter.
+
+    Exponentiated, the sub-gradient by costs takes the place of that by their logarithms above the floor.
+    """
+    costs = margin.costs()
+    value, by_costs, _ = margin.value_and_gradients(costs)
+    penalty = 0.5 * l2 * torch.stack([p.square().sum() for p in parameters]).sum()
+    outputs = costs
+    if exponentiated and isinstance(margin.terrain, ExponentialTerrain):
+        outputs = [margin.terrain.log_excess(features.unsqueeze(0)).squeeze(0) for features in margin.features]
+    total = torch.stack([(out * g).sum() for out, g in zip(outputs, by_costs, strict=True)]).sum() + penalty
+    return value + float(penalty.detach()), list(torch.autograd.grad(total, parameters))
+
+
+def _multiply(weights: Tensor, gradient: Tensor, rate: float) -> None:
+    """An exponentiated step, the largest change of a logarithm being the rate."""
+    with torch.no_grad():
+        size = gradient.abs().amax().clamp_min(1e-30)
+        weights.mul_((-rate * gradient / size).exp())
