@@ -1,17 +1,19 @@
 r"""Learning to search: LEARCH (Ratliff, Silver and Bagnell 2009), costs of terrain that are exponentials, learned by planning.
 
-With :math:`c = c_0 + e^{s(\phi)}` the objective of :mod:`mbrl.irl.path_margin` is made small in the logarithm s. The paper
-descends in the space of functions: cells that the planner visits too often should cost more, those of the demonstrator less,
-however much they cost now,
+With :math:`c = c_0 + e^{s(\phi)}` the objective J of :mod:`mbrl.irl.path_margin` is made small in s, linear in features or a
+network: cells where the planner goes and the demonstrator does not should cost more, those of the demonstrator less,
 
-.. math:: s \leftarrow s - \eta_t \, \Pi \Bigl[ \frac{\partial J}{\partial c} \Bigr] ,
+.. math:: \theta \leftarrow \theta - \eta_t \sum \frac{\partial s}{\partial \theta} \, \frac{\partial c}{\partial s} \,
+    \frac{\partial J}{\partial c} ,
 
-an exponentiated functional sub-gradient, with a projection onto functions of the features. The paper fits a new regressor at each
-step and adds it to s. Here s keeps its form, linear or one network, and the step of its parameters is along
-:math:`\sum \frac{\partial s}{\partial \theta} \frac{\partial J}{\partial c}`, scaled by Adam: the same direction, in the tangent
-space of the functions that there are. With ``exponentiated=False`` it is the plain sub-gradient by the parameters, in which cells
-that are cheap already count less. For :class:`planners.LinearTerrain` weights are multiplied by exponentials of the sub-gradient
-(Kivinen and Warmuth 1997), and the problem is convex.
+scaled by Adam. The paper descends in the space of functions: at each step it fits a new regressor to the exponentiated
+functional sub-gradient, :math:`\partial J / \partial c` without the factor :math:`\partial c / \partial s`, and adds it to s. Here
+s keeps its form, and steps are in the tangent space of the functions that there are. ``exponentiated=True`` leaves the factor out
+as the paper does; cells then count alike whatever they cost, and where demonstrations are optimal for no cost of the form, costs
+can grow without end. In either case the parameters of the lowest objective are the result.
+
+For :class:`planners.LinearTerrain` weights are multiplied by exponentials of the sub-gradient (Kivinen and Warmuth 1997), and the
+problem is convex.
 """
 
 from collections.abc import Sequence
@@ -37,26 +39,26 @@ class LEARCH(TerrainLearner):
         max_iterations: rounds of planning, with one plan for each demonstration.
         tolerance: relative fall of the lowest objective over the last ``patience`` rounds below which learning ends.
         patience: rounds.
-        exponentiated: whether steps of the logarithm are along the sub-gradient by the cost itself.
+        exponentiated: whether steps of s are along the sub-gradient by the cost, as in the paper.
 
     Raises:
         ValueError: a field is out of range.
     """
 
-    learning_rate: float = 0.2
+    learning_rate: float = 0.1
     l2: float = 1e-4
-    max_iterations: int = 60
+    max_iterations: int = 80
     tolerance: float = 1e-3
     patience: int = 20
-    exponentiated: bool = True
+    exponentiated: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         check_numbers(
             self,
             counts=("max_iterations", "patience"),
-            rates=("learning_rate", "margin_width"),
+            rates=("learning_rate",),
             weights=("l2", "tolerance"),
-            shares=("margin",),
         )
 
     def learn(

@@ -40,6 +40,7 @@ class MaxMarginPlanning(TerrainLearner):
     tolerance: float = 1e-3
 
     def __post_init__(self):
+        super().__post_init__()
         check_numbers(self, counts=("max_iterations",), rates=("l2", "tolerance", "margin_width"), shares=("margin",))
 
     def learn(
@@ -49,11 +50,11 @@ class MaxMarginPlanning(TerrainLearner):
 
         ``history`` has the lowest ``objective`` and the highest ``bound`` after each round; ``converged`` is whether they met.
         """
-        if not isinstance(terrain, LinearTerrain):
+        margin = PathMargin(self, terrain, grids, demonstrations)
+        if not isinstance(margin.terrain, LinearTerrain):
             raise TypeError(
                 f"MaxMarginPlanning needs LinearTerrain, got {type(terrain).__name__}; LEARCH learns others"
             )
-        margin = PathMargin(self, terrain, grids, demonstrations)
         floor, weights = margin.terrain.floor, margin.terrain.weights
         w = best = weights.detach().clone()
         slopes, offsets = [], []

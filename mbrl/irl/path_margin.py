@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dynamics import Trajectory
+from mbrl.training.checking import check_numbers
 from planners import CostMap, FeatureGrid, GridGraph, Path, TerrainCost, shortest_path
 
 Terrain = TypeVar("Terrain", bound=TerrainCost)
@@ -58,11 +59,19 @@ class TerrainLearner(abc.ABC):
         margin: largest loss per meter, as a share of the terrain's floor: by how much other paths have to be more expensive.
         margin_width: sigma, distance from the demonstrated path at which the loss has grown to two fifths of it [m].
         connectivity: of the graph, 4 or 8.
+
+    Raises:
+        ValueError: a field is out of range.
     """
 
     margin: float = 0.5
     margin_width: float = 1.0
     connectivity: int = 8
+
+    def __post_init__(self):
+        check_numbers(self, rates=("margin_width",), shares=("margin",))
+        if self.connectivity not in (4, 8):
+            raise ValueError(f"connectivity must be 4 or 8, got {self.connectivity!r}")
 
     @abc.abstractmethod
     def learn(

@@ -1,12 +1,13 @@
 """How like a demonstrator's path another one is, and what it costs by the true cost."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from planners import CostMap, Path, shortest_path
+
+PIECES = 200
 
 
 def path_regret(true_cost: CostMap, path: Any, *, connectivity: int = 8) -> float:
@@ -44,14 +45,14 @@ def path_overlap(path: Any, demonstrated: Any, *, tolerance: float) -> float:
     """
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be a distance that is not negative [m], got {tolerance}")
-    a, b = _dense(path, tolerance), _dense(demonstrated, tolerance)
-    return float((torch.cdist(b, a).amin(-1) <= tolerance * (1.0 + 1e-9)).double().mean())
+    distances = _distances(_dense(demonstrated), _positions(path))
+    return float((distances <= tolerance + 1e-9 * (1.0 + tolerance)).double().mean())
 
 
 def modified_hausdorff_distance(path: Any, demonstrated: Any) -> float:
-    """The larger of the mean distances of the points of each path to the nearest one of the other [m] (Dubuisson and Jain 1994).
+    """The larger of the mean distances of each path from the other [m] (Dubuisson and Jain 1994, for polylines).
 
-    Paths are compared at points as close as a hundredth of the longer one, so that it does not matter where theirs are.
+    Means are along the paths, over 200 pieces of the same length, so that it does not matter where their points are.
 
     Args:
         path: a :class:`planners.Path` with positions, or positions ``(L, 2)`` [m].
@@ -60,17 +61,40 @@ def modified_hausdorff_distance(path: Any, demonstrated: Any) -> float:
     Raises:
         ValueError: a path is empty.
     """
-    a, b = _dense(path), _dense(demonstrated)
-    distances = torch.cdist(a, b)
-    return float(torch.maximum(distances.amin(0).mean(), distances.amin(1).mean()))
+    there = _distances(_dense(path), _positions(demonstrated)).mean()
+    back = _distances(_dense(demonstrated), _positions(path)).mean()
+    return float(torch.maximum(there, back))
 
 
-def _dense(path: Any, spacing: float = 0.0) -> Tensor:
-    """Positions at equal distances along a polyline, 200 at least, and closer than a quarter of the spacing."""
-    if not isinstance(path, Path):
-        points = torch.as_tensor(path, dtype=torch.float64).detach().cpu()
-        if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not bool(points.isfinite().all()):
-            raise ValueError(f"a path must have finite positions (L, 2) [m], got shape {tuple(points.shape)}")
-        path = Path(tuple(range(len(points))), 0.0, 0, points)
-    count = 200 if spacing == 0.0 else max(200, math.ceil(4.0 * path.length / spacing))
-    return path.resampled(min(count, 5000) + 1)
+def _positions(path: Any) -> Tensor:
+    """Points of a polyline ``(L, 2)``."""
+    points = path.positions if isinstance(path, Path) else torch.as_tensor(path, dtype=torch.float64).detach().cpu()
+    if isinstance(path, Path) and not path.found:
+        raise ValueError("there is no path: the goal cannot be reached, see path.found")
+    if (
+        points is None
+        or points.ndim != 2
+        or points.shape[1] != 2
+        or not bool(points.isfinite().all())
+        or not len(points)
+    ):
+        shape = None if points is None else tuple(points.shape)
+        raise ValueError(f"a path must have finite positions (L, 2) [m], got shape {shape}")
+    return points
+
+
+def _dense(path: Any) -> Tensor:
+    """The middles of 200 pieces of equal length of a polyline."""
+    points = _positions(path)
+    dense = Path(tuple(range(len(points))), 0.0, 0, points).resampled(PIECES + 1)
+    return 0.5 * (dense[1:] + dense[:-1])
+
+
+def _distances(points: Tensor, polyline: Tensor) -> Tensor:
+    """Distances of points ``(P, 2)`` from a polyline ``(L, 2)``: ``(P,)``."""
+    if len(polyline) == 1:
+        return (points - polyline).norm(dim=-1)
+    start, way = polyline[:-1], polyline.diff(dim=0)
+    share = ((points[:, None] - start) * way).sum(-1) / way.square().sum(-1).clamp_min(1e-300)
+    nearest = start + share.clamp(0.0, 1.0).unsqueeze(-1) * way
+    return (points[:, None] - nearest).norm(dim=-1).amin(-1)
