@@ -176,7 +176,7 @@ def test_maximum_margin_planning_finds_the_exact_minimum():
 
 def test_exponentiated_steps_find_the_same_minimum():
     grids, demonstrations = small()
-    settings = mbrl.LEARCH(margin=0.8, margin_width=0.5, l2=0.05, max_iterations=400, patience=400, learning_rate=0.1)
+    settings = mbrl.LEARCH(margin=0.8, margin_width=0.5, l2=0.05, max_iterations=120, patience=120, learning_rate=0.1)
     start = LinearTerrain([1.0, 1.0])
     learned = settings.learn(start, grids, demonstrations)
     value, _ = exact_program()
@@ -215,10 +215,9 @@ def regret(terrain, grids, demonstrations):
     ("learner", "terrain"),
     [
         (mbrl.MaxMarginPlanning(), lambda: LinearTerrain([0.0, 0.0])),
-        (mbrl.LEARCH(max_iterations=25), lambda: LinearTerrain([1.0, 1.0])),
-        (mbrl.LEARCH(max_iterations=25), lambda: ExponentialTerrain(2)),
-        (mbrl.LEARCH(max_iterations=25), lambda: ExponentialTerrain(2, hidden=(8,))),
-        (mbrl.LEARCH(max_iterations=25, exponentiated=False), lambda: ExponentialTerrain(2)),
+        (mbrl.LEARCH(max_iterations=15), lambda: LinearTerrain([1.0, 1.0])),
+        (mbrl.LEARCH(max_iterations=15), lambda: ExponentialTerrain(2, hidden=(8,))),
+        (mbrl.LEARCH(max_iterations=15, exponentiated=True), lambda: ExponentialTerrain(2)),
     ],
 )
 def test_paths_are_planned_in_scenes_that_nobody_has_seen(learner, terrain):

@@ -7,10 +7,10 @@ network: cells where the planner goes and the demonstrator does not should cost 
     \frac{\partial J}{\partial c} ,
 
 scaled by Adam. The paper descends in the space of functions: at each step it fits a new regressor to the exponentiated
-functional sub-gradient, :math:`\partial J / \partial c` without the factor :math:`\partial c / \partial s`, and adds it to s. Here
-s keeps its form, and steps are in the tangent space of the functions that there are. ``exponentiated=True`` leaves the factor out
-as the paper does; cells then count alike whatever they cost, and where demonstrations are optimal for no cost of the form, costs
-can grow without end. In either case the parameters of the lowest objective are the result.
+functional sub-gradient, :math:`\partial J / \partial c` without the factor :math:`\partial c / \partial s`, and adds it to s.
+Here s keeps its form, and steps are in the tangent space of the functions that there are. ``exponentiated=True`` leaves the
+factor out as the paper does; cells then count alike whatever they cost, and where demonstrations are optimal for no cost of the
+form, costs can grow without end. In either case the parameters of the lowest objective are the result.
 
 For :class:`planners.LinearTerrain` weights are multiplied by exponentials of the sub-gradient (Kivinen and Warmuth 1997), and the
 problem is convex.
