@@ -474,6 +474,19 @@ def test_plans_join_the_candidates():
     assert again.history == learned.history
 
 
+def test_candidates_of_discrete_controls_are_allowed_ones():
+    system = TorchDynamics(steps, 1, 1, 1.0)
+    cost = LinearFeatureCost(lambda x, u, t: x**2, [1.0])
+    problem = Problem(system, cost, 4, control_values=torch.tensor([[-1.0], [0.0], [1.0]]))
+    us = np.array([[-1.0], [0.0], [0.0], [1.0]])
+    xs = np.concatenate([[[1.0]], 1.0 + np.cumsum(us, axis=0)])
+    learned = mbrl.PathIntegralIRL(num_samples=30, std=1.0).learn(
+        problem, cost, [Trajectory(xs, us, states=xs, dt=1.0)]
+    )
+    assert learned.report.excluded == 0
+    assert bool(learned.weights.isfinite().all())
+
+
 def test_candidates_that_diverge_are_counted_and_excluded():
     system = TorchDynamics(lambda x, u: x + torch.where(u > 0.5, 1e200 * x**3 + 1e200, u), 1, 1, 1.0)
     cost = LinearFeatureCost(lambda x, u, t: torch.stack([x[..., 0] ** 2], -1), [1.0])

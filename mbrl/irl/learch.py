@@ -94,7 +94,7 @@ class LEARCH(TerrainLearner):
         with torch.no_grad():
             for parameter, value in zip(parameters, best, strict=True):
                 parameter.copy_(value)
-        return LearnedTerrain(margin.terrain, converged, {"objective": history})
+        return LearnedTerrain(margin.learned(), converged, {"objective": history})
 
 
 def margin_and_gradients(

@@ -81,7 +81,7 @@ class MaxMarginPlanning(TerrainLearner):
                 break
         with torch.no_grad():
             weights.copy_(best)
-        return LearnedTerrain(margin.terrain, converged, history)
+        return LearnedTerrain(margin.learned(), converged, history)
 
 
 def _minimized(slopes: np.ndarray, offsets: np.ndarray, l2: float) -> tuple[Tensor, float]:
@@ -92,4 +92,4 @@ def _minimized(slopes: np.ndarray, offsets: np.ndarray, l2: float) -> tuple[Tens
     cuts: list[Any] = [slopes @ w + offsets <= worst]
     program = cp.Problem(cp.Minimize(0.5 * l2 * cp.sum_squares(w) + worst), cuts)
     program.solve(solver=cp.CLARABEL)
-    return torch.as_tensor(w.value).clamp_min(0.0), float(program.value)
+    return torch.as_tensor(w.value).clamp_min(0.0), float(program.value)  # type: ignore[arg-type]

@@ -155,7 +155,8 @@ class _Choice:
     def around(self, us: Tensor, generator: torch.Generator) -> Tensor:
         """Noisy copies of controls ``(N, T, m)`` within the limits, ``(N, num_samples, T, m)``."""
         limits = self.problem.control_limits
-        if limits is None or not all(bool(torch.as_tensor(limit).isfinite().all()) for limit in limits):
+        finite = limits is not None and all(bool(torch.as_tensor(limit).isfinite().all()) for limit in limits)
+        if self.problem.control_values is None and not finite:
             raise ValueError(
                 f"PathIntegralIRL needs finite control_limits, which set the scale of its noise, got {limits}; or hand in "
                 "candidates="

@@ -19,7 +19,7 @@ import abc
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +28,11 @@ from dynamics import Trajectory
 from mbrl.training.checking import check_numbers
 from planners import CostMap, FeatureGrid, GridGraph, Path, TerrainCost, shortest_path
 
-Terrain = TypeVar("Terrain", bound=TerrainCost)
 Demonstrations = Sequence[Sequence[Path | Trajectory | Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedTerrain(Generic[Terrain]):
+class LearnedTerrain:
     """What a learner made of paths through scenes.
 
     Attributes:
@@ -42,7 +41,7 @@ class LearnedTerrain(Generic[Terrain]):
         history: numbers of each iteration by name.
     """
 
-    terrain: Terrain
+    terrain: TerrainCost
     converged: bool
     history: dict[str, list[float]] = field(default_factory=dict)
 
@@ -92,7 +91,7 @@ class TerrainLearner(abc.ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Demonstrated:
+class DemonstratedPath:
     """One path that was demonstrated.
 
     Attributes:
@@ -117,7 +116,7 @@ class PathMargin:
 
     Args:
         settings: margin and connectivity.
-        terrain: is copied to :attr:`terrain`, whose parameters can be changed.
+        terrain: is copied to :attr:`terrain`, in double precision, whose parameters can be changed.
         grids: features of each scene.
         demonstrations: for each scene.
 
@@ -137,13 +136,14 @@ class PathMargin:
                 f"there are {len(grids)} grids and demonstrations in {len(demonstrations)} scenes, "
                 f"{[len(paths) for paths in demonstrations]}; there must be as many, and at least one path"
             )
-        self.settings, self.terrain = settings, copy.deepcopy(terrain).double()
-        self.grids = [grid for grid in grids]
-        for grid in self.grids:
+        for grid in grids:
             if not isinstance(grid, FeatureGrid) or grid.batch:
                 raise TypeError("grids must be a FeatureGrid of one scene each; take grid.scene(index) of batches")
             terrain.check(grid.features)
-        self.features = [grid.features.double() for grid in self.grids]
+        self.settings, self.device = settings, next(terrain.parameters()).device
+        self.terrain = copy.deepcopy(terrain).double().cpu()  # where graphs are searched
+        self.grids = [_on_cpu(grid) for grid in grids]
+        self.features = [grid.features for grid in self.grids]
         self.demonstrated = [
             self._demonstrated(scene, path, f"demonstration {i} in scene {scene}")
             for scene, paths in enumerate(demonstrations)
@@ -153,6 +153,10 @@ class PathMargin:
     def costs(self) -> list[Tensor]:
         """Costs of the cells of each scene ``(H, W)``, with a graph to the parameters."""
         return [self.terrain(features) for features in self.features]
+
+    def learned(self) -> TerrainCost:
+        """The terrain, on the device that it came from."""
+        return self.terrain.to(self.device)
 
     def value_and_gradients(self, costs: Sequence[Tensor]) -> tuple[float, list[Tensor], float]:
         """The objective, a sub-gradient by the costs of each scene ``(H, W)``, and its part that does not depend on costs."""
@@ -166,7 +170,7 @@ class PathMargin:
             value += share * float((c * (demonstration.visits - planned)).sum())
         return value + losses, gradients, losses
 
-    def plan(self, demonstration: Demonstrated, costs: Tensor) -> Tensor:
+    def plan(self, demonstration: DemonstratedPath, costs: Tensor) -> Tensor:
         """Meters in each cell of the cheapest path among costs less the loss, ``(H, W)``."""
         grid = self.grids[demonstration.scene]
         augmented = (costs - demonstration.loss).clamp_min(0.0)  # rounding; the loss is at most the floor of costs
@@ -179,7 +183,7 @@ class PathMargin:
             )
         return grid.visits(path.nodes)  # type: ignore[arg-type]
 
-    def _demonstrated(self, scene: int, path: Any, name: str) -> Demonstrated:
+    def _demonstrated(self, scene: int, path: Any, name: str) -> DemonstratedPath:
         grid = self.grids[scene]
         if isinstance(path, Trajectory):
             rows = path.observations if path.states is None else path.states
@@ -194,4 +198,9 @@ class PathMargin:
         away = torch.cdist(grid.centers.reshape(-1, 2), grid.centers[tuple(torch.tensor(cells).T)]).amin(-1)
         ratio = away.reshape(grid.shape) / self.settings.margin_width
         loss = self.settings.margin * self.terrain.floor * (1.0 - (-0.5 * ratio.square()).exp())
-        return Demonstrated(scene, cells[0], cells[-1], float(visits.sum()), visits, loss)
+        return DemonstratedPath(scene, cells[0], cells[-1], float(visits.sum()), visits, loss)
+
+
+def _on_cpu(grid: FeatureGrid) -> FeatureGrid:
+    mask = None if grid.obstacles is None else grid.obstacles.cpu()
+    return FeatureGrid(grid.features.double().cpu(), grid.cell_size, grid.origin.cpu(), mask, grid.names)

@@ -31,7 +31,7 @@ class FeatureGrid:
         >>> from planners import FeatureGrid
         >>> grid = FeatureGrid(torch.zeros(2, 4, 3), cell_size=0.5)
         >>> grid.cells_along(torch.tensor([[0.0, 0.0], [1.5, 1.0]]))
-        ((0, 0), (1, 1), (2, 1), (3, 2))
+        ((0, 0), (1, 1), (2, 2), (3, 2))
     """
 
     features: Any
