@@ -219,7 +219,7 @@ def test_a_map_in_another_scene_shares_the_terrain():
     assert other.terrain is cost.terrain
     assert other.outside == 4.0
     assert not torch.equal(other.cells(), cost.cells())
-    assert cost.state_dict().keys() == {"terrain.weights"}
+    assert cost.state_dict().keys() == {"terrain.free"}
     assert "6 x 5 cells" in str(cost)
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 
 import mbrl
 from dynamics import Car, TorchDynamics, Trajectory
-from mbrl.irl.learch import margin_and_gradients
+from mbrl.irl.learch import objective_and_directions
 from mbrl.irl.path_margin import PathMargin
 from planners import (
     MPPI,
@@ -126,27 +126,33 @@ def test_sub_gradients_are_slopes_and_bounds():
                 assert (values[0] - values[1]) / 2e-6 == pytest.approx(float(gradients[scene][cell]), abs=1e-6)
 
 
+def slopes(numbers, value):
+    """Derivatives of a value by numbers that it depends on, by finite differences."""
+    numeric = torch.zeros_like(numbers).view(-1)
+    for i in range(numbers.numel()):
+        values = []
+        for step in (1e-6, -1e-6):
+            numbers.data.view(-1)[i] += step
+            values.append(value())
+            numbers.data.view(-1)[i] -= step
+        numeric[i] = (values[0] - values[1]) / 2e-6
+    return numeric.reshape(numbers.shape)
+
+
 @pytest.mark.parametrize(
-    "terrain", [LinearTerrain([0.7, 0.4]), ExponentialTerrain(2), ExponentialTerrain(2, hidden=(3,), kernel_size=3)]
+    "terrain", [ExponentialTerrain(2), ExponentialTerrain(2, hidden=(3,), kernel_size=3), LinearTerrain([0.7, 0.4])]
 )
 def test_gradients_by_parameters_are_those_of_finite_differences(terrain):
     grids, demonstrations = small()
     margin = PathMargin(ENUMERATED, terrain, grids, demonstrations)
-    parameters = list(margin.terrain.parameters())
-    with torch.no_grad():
-        for i, parameter in enumerate(parameters):
-            parameter += 0.3 * draw(*parameter.shape, seed=i)
-    _, gradients = margin_and_gradients(margin, parameters, 0.1, False)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        numeric = torch.zeros_like(parameter).view(-1)
-        for i in range(parameter.numel()):
-            values = []
-            for step in (1e-6, -1e-6):
-                parameter.data.view(-1)[i] += step
-                values.append(margin_and_gradients(margin, parameters, 0.1, False)[0])
-                parameter.data.view(-1)[i] -= step
-            numeric[i] = (values[0] - values[1]) / 2e-6
-        torch.testing.assert_close(gradient.flatten(), numeric, rtol=1e-5, atol=1e-7)
+    for i, parameter in enumerate(margin.terrain.parameters()):
+        parameter.data += 0.3 * draw(*parameter.shape, seed=i)
+    _, gradients = objective_and_directions(margin, margin.terrain, 0.1, False)
+    if isinstance(terrain, LinearTerrain):
+        gradients = [gradients[0] * margin.terrain.weights.detach()]  # by weights; the parameters are their logarithms
+    for parameter, gradient in zip(margin.terrain.parameters(), gradients, strict=True):
+        numeric = slopes(parameter, lambda: objective_and_directions(margin, margin.terrain, 0.1, False)[0])
+        torch.testing.assert_close(gradient, numeric, rtol=1e-5, atol=1e-7)
 
 
 def exact_program():
@@ -428,16 +434,7 @@ def test_gradients_of_the_choice_are_those_of_finite_differences(terrain):
             parameter += 0.3 * draw(*parameter.shape, seed=i)
     gradients = torch.autograd.grad(choice.objective(), choice.parameters)
     for parameter, gradient in zip(choice.parameters, gradients, strict=True):
-        numeric = torch.zeros_like(parameter).view(-1)
-        for i in range(parameter.numel()):
-            values = []
-            for step in (1e-6, -1e-6):
-                with torch.no_grad():
-                    parameter.view(-1)[i] += step
-                    values.append(choice.value())
-                    parameter.view(-1)[i] -= step
-            numeric[i] = (values[0] - values[1]) / 2e-6
-        torch.testing.assert_close(gradient.flatten(), numeric, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(gradient, slopes(parameter, choice.value), rtol=1e-5, atol=1e-7)
     lower, upper = problem.control_limits
     assert bool(((choice.us >= lower) & (choice.us <= upper)).all())
 
@@ -514,6 +511,9 @@ def test_choices_refuse_what_they_cannot_use():
         mbrl.PathIntegralIRL(planner="MPPI")
     with pytest.raises(TypeError, match="noise"):
         mbrl.PathIntegralIRL(noise=0.1)
+    zero = CostMap(LinearTerrain([0.0, 1.0]), driving(2)[0])
+    with pytest.raises(ValueError, match="begin with positive ones"):
+        mbrl.PathIntegralIRL().learn(problem, zero, demonstrations)
     with pytest.raises(ValueError, match="no parameter to learn"):
         mbrl.PathIntegralIRL().learn(problem, goal, demonstrations)
     wide = Trajectory(np.zeros((11, 5)), np.zeros((10, 2)), states=np.zeros((11, 5)), dt=0.2)

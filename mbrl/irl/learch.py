@@ -35,7 +35,7 @@ class LEARCH(TerrainLearner):
 
     Attributes:
         learning_rate: of the first step, in logarithms of costs or weights; it has halved after thirty steps.
-        l2: weight of half the squared parameters.
+        l2: weight of half the squared parameters, or weights of a linear terrain.
         max_iterations: rounds of planning, with one plan for each demonstration.
         tolerance: relative fall of the lowest objective over the last ``patience`` rounds below which learning ends.
         patience: rounds.
@@ -75,7 +75,7 @@ class LEARCH(TerrainLearner):
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
         best, lowest, history, converged = [p.detach().clone() for p in parameters], float("inf"), [], False
         for iteration in range(self.max_iterations):
-            value, gradients = margin_and_gradients(margin, parameters, self.l2, self.exponentiated)
+            value, directions = objective_and_directions(margin, margin.terrain, self.l2, self.exponentiated)
             history.append(value)
             if value < lowest:
                 best, lowest = [p.detach().clone() for p in parameters], value
@@ -85,37 +85,36 @@ class LEARCH(TerrainLearner):
                 break
             rate = self.learning_rate / (1.0 + iteration / 10.0) ** 0.5
             if isinstance(margin.terrain, LinearTerrain):
-                _multiply(margin.terrain.weights, gradients[0], rate)
-            else:
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.grad = gradient
-                optimizer.param_groups[0]["lr"] = rate
-                optimizer.step()
+                with torch.no_grad():
+                    margin.terrain.free.sub_(rate * directions[0] / directions[0].abs().amax().clamp_min(1e-30))
+                continue
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter.grad = direction
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
         with torch.no_grad():
             for parameter, value in zip(parameters, best, strict=True):
                 parameter.copy_(value)
         return LearnedTerrain(margin.learned(), converged, {"objective": history})
 
 
-def margin_and_gradients(
-    margin: PathMargin, parameters: Sequence[Tensor], l2: float, exponentiated: bool
+def objective_and_directions(
+    margin: PathMargin, terrain: LinearTerrain | ExponentialTerrain, l2: float, exponentiated: bool
 ) -> tuple[float, list[Tensor]]:
-    """The objective with its penalty, and the direction of a step for each parameter.
+    """The objective with its penalty, and what each parameter goes against.
 
-    Exponentiated, the sub-gradient by costs takes the place of that by their logarithms above the floor.
+    For a linear terrain that is the sub-gradient by the weights, whose logarithms take the step. For others it is the one by the
+    parameters, or, exponentiated, that in which costs take the place of their logarithms above the floor.
     """
     costs = margin.costs()
     value, by_costs, _ = margin.value_and_gradients(costs)
+    if isinstance(terrain, LinearTerrain):
+        w = terrain.weights.detach()
+        return value + 0.5 * l2 * float(w @ w), [margin.slope(by_costs) + l2 * w]
+    parameters = [p for p in terrain.parameters() if p.requires_grad]
     penalty = 0.5 * l2 * torch.stack([p.square().sum() for p in parameters]).sum()
     outputs = costs
-    if exponentiated and isinstance(margin.terrain, ExponentialTerrain):
-        outputs = [margin.terrain.log_excess(features.unsqueeze(0)).squeeze(0) for features in margin.features]
+    if exponentiated:
+        outputs = [terrain.log_excess(features.unsqueeze(0)).squeeze(0) for features in margin.features]
     total = torch.stack([(out * g).sum() for out, g in zip(outputs, by_costs, strict=True)]).sum() + penalty
     return value + float(penalty.detach()), list(torch.autograd.grad(total, parameters))
-
-
-def _multiply(weights: Tensor, gradient: Tensor, rate: float) -> None:
-    """An exponentiated step, the largest change of a logarithm being the rate."""
-    with torch.no_grad():
-        size = gradient.abs().amax().clamp_min(1e-30)
-        weights.mul_((-rate * gradient / size).exp())

@@ -55,22 +55,19 @@ class MaxMarginPlanning(TerrainLearner):
             raise TypeError(
                 f"MaxMarginPlanning needs LinearTerrain, got {type(terrain).__name__}; LEARCH learns others"
             )
-        floor, weights = margin.terrain.floor, margin.terrain.weights
-        w = best = weights.detach().clone()
+        floor, free = margin.terrain.floor, margin.terrain.free
+        w = best = margin.terrain.weights.detach()
         slopes, offsets = [], []
         history: dict[str, list[float]] = {"objective": [], "bound": []}
         lowest, highest, converged = float("inf"), -float("inf"), False
         for _ in range(self.max_iterations):
             with torch.no_grad():
-                weights.copy_(w)
+                free.copy_(w.log())
             value, gradients, losses = margin.value_and_gradients(margin.costs())
             objective = value + 0.5 * self.l2 * float(w @ w)
             if objective < lowest:
                 lowest, best = objective, w
-            slope = torch.stack(
-                [torch.einsum("khw,hw->k", f, g) for f, g in zip(margin.features, gradients, strict=True)]
-            )
-            slopes.append(slope.sum(0))
+            slopes.append(margin.slope(gradients))
             offsets.append(losses + floor * float(torch.stack([g.sum() for g in gradients]).sum()))
             w, bound = _minimized(torch.stack(slopes).numpy(), np.array(offsets), self.l2)
             highest = max(highest, bound)
@@ -80,7 +77,7 @@ class MaxMarginPlanning(TerrainLearner):
                 converged = True
                 break
         with torch.no_grad():
-            weights.copy_(best)
+            free.copy_(best.log())
         return LearnedTerrain(margin.learned(), converged, history)
 
 

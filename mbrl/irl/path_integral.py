@@ -129,6 +129,8 @@ class PathIntegralIRL(CostLearner):
             other="make them part of the cost",
         )
         choice = _Choice(self, given, copied(cost))
+        if not all(bool(p.isfinite().all()) for p in choice.parameters):
+            raise ValueError("parameters must be finite; a weight of zero stays zero, so begin with positive ones")
         generator = torch.Generator().manual_seed(seed)
         choice.add(choice.around(given.us, generator) if candidates is None else _checked(candidates, given))
         history, converged = [], False
@@ -181,9 +183,8 @@ class _Choice:
     def costs(self) -> Tensor:
         """Costs of demonstrations and candidates ``(N, 1 + K)``; infinite where a rollout is not finite."""
         finite = self.xs.isfinite().all(-1).all(-1)
-        xs = torch.where(
-            finite[..., None, None], self.xs, self.given.xs.unsqueeze(1)
-        )  # NaN would enter all derivatives
+        # what is NaN in one would be NaN in the derivatives of all
+        xs = torch.where(finite[..., None, None], self.xs, self.given.xs.unsqueeze(1))
         return self.problem.trajectory_cost(xs, self.us).masked_fill(~finite, float("inf"))
 
     def objective(self) -> Tensor:

@@ -170,6 +170,11 @@ class PathMargin:
             value += share * float((c * (demonstration.visits - planned)).sum())
         return value + losses, gradients, losses
 
+    def slope(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Gradients by costs as one by the weights of a linear terrain, ``(k,)``."""
+        parts = [torch.einsum("khw,hw->k", f, g) for f, g in zip(self.features, gradients, strict=True)]
+        return torch.stack(parts).sum(0)
+
     def plan(self, demonstration: DemonstratedPath, costs: Tensor) -> Tensor:
         """Meters in each cell of the cheapest path among costs less the loss, ``(H, W)``."""
         grid = self.grids[demonstration.scene]

@@ -59,10 +59,10 @@ class TerrainCost(nn.Module, abc.ABC):
 class LinearTerrain(TerrainCost):
     """The floor plus a weighted sum of features that are not negative, with weights that are not negative.
 
-    Maximum margin planning is a convex problem in these weights.
+    Maximum margin planning is a convex problem in these weights. Their logarithms are the parameter, ``free``.
 
     Args:
-        weights: w ``(k,)``, not negative; a parameter.
+        weights: w ``(k,)``, not negative. One that is zero stays so under steps of its logarithm.
         floor: cost per meter of a cell without features.
 
     Raises:
@@ -74,7 +74,12 @@ class LinearTerrain(TerrainCost):
         if w.ndim != 1 or not len(w) or not bool(((w >= 0) & w.isfinite()).all()):
             raise ValueError(f"weights must be k finite numbers that are not negative, got {w.tolist()}")
         super().__init__(len(w), floor)
-        self.weights = nn.Parameter(w)
+        self.free = nn.Parameter(w.log())
+
+    @property
+    def weights(self) -> Tensor:
+        """The weights ``(k,)``, with a graph to the parameter."""
+        return self.free.exp()
 
     def excess(self, features: Tensor) -> Tensor:
         """The weighted sum."""
@@ -88,6 +93,10 @@ class LinearTerrain(TerrainCost):
                 "LinearTerrain is for features that are not negative, so that no cost is; shift them, or use "
                 "ExponentialTerrain"
             )
+
+    def extra_repr(self) -> str:
+        """The weights."""
+        return f"weights={self.weights.tolist()}, floor={self.floor}"
 
 
 class ExponentialTerrain(TerrainCost):
