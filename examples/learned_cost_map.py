@@ -298,7 +298,7 @@ def draw(
         spread = np.linspace(-0.25, 0.25, len(rows))
         axes.plot(k + spread, 100 * np.sort(rows[:, 0]), "o", color=BLUE, alpha=0.6)
         axes.plot([k - 0.35, k + 0.35], [100 * rows[:, 0].mean()] * 2, color=INK, linewidth=2.0)
-        axes.annotate(f"{100 * rows[:, 0].mean():.2g} %", (k + 0.38, 100 * rows[:, 0].mean()), va="center")
+        axes.annotate(f"{100 * rows[:, 0].mean():.1f} %", (k + 0.38, 100 * rows[:, 0].mean()), va="center")
     axes.set_yscale("symlog", linthresh=1.0)
     axes.set_ylim(bottom=-0.1)
     axes.yaxis.set_major_locator(FixedLocator([0, 1, 10, 100]))

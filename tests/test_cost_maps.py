@@ -144,6 +144,11 @@ def test_graph_and_line_integral_agree_from_center_to_center():
     assert float(cost.grid.visits(path.nodes).sum()) == pytest.approx(path.length, rel=1e-12)
     assert cost.grid.cells_along(path) == path.nodes
     assert cost.grid.cells_along(path.resampled(200))[-1] == path.nodes[-1]
+    finer = FeatureGrid(
+        draw(2, 18, 16), cell_size=0.25, origin=cost.grid.origin
+    )  # a path of other cells is its positions
+    assert finer.cells_along(path) == finer.cells_along(path.positions)
+    assert finer.cells_along(path)[-1] == (16, 12)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 4), (5, 0), (4, 4), (5, 3), (2, 4), (1, 1)])

@@ -302,10 +302,10 @@ def test_what_does_not_fit_is_refused(learner, arguments, error, message):
 
 
 def test_settings_out_of_range_are_refused():
-    for bad in ({"margin": 1.5}, {"learning_rate": 0.0}, {"patience": 0}, {"connectivity": 6}):
+    for bad in ({"margin": 1.5}, {"learning_rate": 0.0}, {"patience": 0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             mbrl.LEARCH(**bad)
-    for bad in ({"l2": 0.0}, {"margin_width": -1.0}, {"connectivity": 5}):
+    for bad in ({"l2": 0.0}, {"margin_width": -1.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             mbrl.MaxMarginPlanning(**bad)
     with pytest.raises(TypeError, match="LEARCH learns others"):

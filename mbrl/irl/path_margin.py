@@ -57,7 +57,6 @@ class TerrainLearner(abc.ABC):
     Attributes:
         margin: largest loss per meter, as a share of the terrain's floor: by how much other paths have to be more expensive.
         margin_width: sigma, distance from the demonstrated path at which the loss has grown to two fifths of it [m].
-        connectivity: of the graph, 4 or 8.
 
     Raises:
         ValueError: a field is out of range.
@@ -65,12 +64,9 @@ class TerrainLearner(abc.ABC):
 
     margin: float = 0.5
     margin_width: float = 1.0
-    connectivity: int = 8
 
     def __post_init__(self):
         check_numbers(self, rates=("margin_width",), shares=("margin",))
-        if self.connectivity not in (4, 8):
-            raise ValueError(f"connectivity must be 4 or 8, got {self.connectivity!r}")
 
     @abc.abstractmethod
     def learn(
@@ -115,7 +111,7 @@ class PathMargin:
     """The objective and its sub-gradients.
 
     Args:
-        settings: margin and connectivity.
+        settings: margin and its width.
         terrain: is copied to :attr:`terrain`, in double precision, whose parameters can be changed.
         grids: features of each scene.
         demonstrations: for each scene.
@@ -179,7 +175,7 @@ class PathMargin:
         """Meters in each cell of the cheapest path among costs less the loss, ``(H, W)``."""
         grid = self.grids[demonstration.scene]
         augmented = (costs - demonstration.loss).clamp_min(0.0)  # rounding; the loss is at most the floor of costs
-        graph = GridGraph(augmented, self.settings.connectivity, grid.cell_size, grid.origin, grid.obstacles)
+        graph = GridGraph(augmented, 8, grid.cell_size, grid.origin, grid.obstacles)
         path = shortest_path(graph, demonstration.start, demonstration.goal, graph.heuristic(demonstration.goal))
         if not path.found:
             raise ValueError(

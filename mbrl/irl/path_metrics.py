@@ -10,13 +10,14 @@ from planners import CostMap, Path, shortest_path
 PIECES = 200
 
 
-def path_regret(true_cost: CostMap, path: Any, *, connectivity: int = 8) -> float:
+def path_regret(true_cost: CostMap, path: Any) -> float:
     """What a path costs more than the cheapest one between its ends, by the true costs of cells, relative to that.
+
+    The cheapest is that of a graph with 8 neighbors.
 
     Args:
         true_cost: of one scene.
         path: a path of a graph of the same cells, or positions ``(L, 2)`` [m], of which the cells that it leads through count.
-        connectivity: of the graph in which the cheapest path is found.
 
     Returns:
         0 for a cheapest path, 1 for one that costs twice as much.
@@ -27,7 +28,7 @@ def path_regret(true_cost: CostMap, path: Any, *, connectivity: int = 8) -> floa
     cells = true_cost.grid.cells_along(path)
     if cells[0] == cells[-1]:
         raise ValueError("the path ends in the cell where it begins, the cheapest way to which costs nothing")
-    graph = true_cost.graph(connectivity=connectivity)
+    graph = true_cost.graph()
     best = shortest_path(graph, cells[0], cells[-1], graph.heuristic(cells[-1])).cost
     return float((true_cost.cells().detach().double().cpu() * true_cost.grid.visits(cells)).sum()) / best - 1.0
 

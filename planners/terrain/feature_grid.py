@@ -140,20 +140,22 @@ class FeatureGrid:
         path of a graph with 8 neighbors.
 
         Args:
-            path: a :class:`Path` on a grid of the same cells, or positions ``(L, 2)`` [m].
+            path: a :class:`Path` on a grid of the same cells, whose nodes are taken as they are; one with other positions, or
+                positions ``(L, 2)`` [m].
 
         Raises:
             ValueError: the path is empty, leaves the map or enters an obstacle, or the grid has batch axes.
         """
         self._check_single("cells_along")
-        cells = self._cells_of(path)
+        whole = isinstance(path, Path) and self._is_of_these_cells(path)
+        cells = self._cells_of(path if whole or not isinstance(path, Path) else path.positions)
         outside = [cell for cell in cells if not self._has(cell)]
         if outside:
             raise ValueError(f"the path leaves the map of {self.shape} cells, first in cell {outside[0]}")
         blocked = [] if self.obstacles is None else [cell for cell in cells if bool(self.obstacles[cell])]
         if blocked:
             raise ValueError(f"the path enters an obstacle, first in cell {blocked[0]}")
-        if isinstance(path, Path):
+        if whole:
             return tuple(cells)
         thin: list[Cell] = []
         for cell in cells:
@@ -189,8 +191,6 @@ class FeatureGrid:
     def _cells_of(self, path: Any) -> list[Cell]:
         """Cells of a path, or of points along a polyline that are closer than cells are wide."""
         if isinstance(path, Path):
-            if not path.found:
-                raise ValueError("there is no path: the goal cannot be reached, see path.found")
             return list(path.nodes)  # type: ignore[arg-type]
         points = torch.as_tensor(path, dtype=torch.float64).detach().cpu()
         if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not bool(points.isfinite().all()):
@@ -202,6 +202,17 @@ class FeatureGrid:
         dense = torch.cat([dense, points[-1:]])
         index = torch.floor((dense - self.origin.cpu()) / self.cell_size + 0.5).long()
         return [tuple(cell) for cell in torch.unique_consecutive(index, dim=0).tolist()]
+
+    def _is_of_these_cells(self, path: Path) -> bool:
+        """Whether the nodes of a path are cells of this grid, and not of one with other cells."""
+        if not path.found:
+            raise ValueError("there is no path: the goal cannot be reached, see path.found")
+        if path.positions is None:
+            return True
+        if not all(isinstance(node, tuple) and len(node) == 2 for node in path.nodes):
+            return False
+        centers = self.origin.cpu() + self.cell_size * torch.tensor([*path.nodes], dtype=torch.float64)
+        return bool(((centers - path.positions).abs() <= 1e-6 * self.cell_size).all())
 
     def _has(self, cell: Cell) -> bool:
         return all(0 <= i < size for i, size in zip(cell, self.shape, strict=True))
