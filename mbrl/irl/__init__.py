@@ -11,11 +11,16 @@ from mbrl.irl.guided_cost import GCL, GCLLearner
 from mbrl.irl.identifiability import Identifiability, identifiability
 from mbrl.irl.kkt_inverse import KKTInverse, KKTReport
 from mbrl.irl.laplace import LaplaceIRL, LaplaceReport, laplace_log_likelihood
+from mbrl.irl.learch import LEARCH
 from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
+from mbrl.irl.max_margin_planning import MaxMarginPlanning
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
 from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.partition import LogPartition, log_partition
+from mbrl.irl.path_integral import PathIntegralIRL, PathIntegralReport
+from mbrl.irl.path_margin import LearnedTerrain, TerrainLearner
+from mbrl.irl.path_metrics import modified_hausdorff_distance, path_overlap, path_regret
 from mbrl.irl.reward_files import load_reward, save_reward
 from mbrl.irl.reward_learner import RewardLearner
 from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
@@ -26,6 +31,7 @@ __all__ = [
     "AIRL",
     "GAIL",
     "GCL",
+    "LEARCH",
     "Adversarial",
     "AdversarialLearner",
     "Apprenticeship",
@@ -42,18 +48,23 @@ __all__ = [
     "LaplaceReport",
     "LearnedCost",
     "LearnedReward",
+    "LearnedTerrain",
     "LogPartition",
     "MPCInverse",
     "MPCInverseReport",
     "MaxEntIRL",
     "MaxMargin",
+    "MaxMarginPlanning",
     "Mixture",
     "NetworkCost",
+    "PathIntegralIRL",
+    "PathIntegralReport",
     "RewardCost",
     "RewardLearner",
     "RewardModel",
     "RewardNetwork",
     "ShapedReward",
+    "TerrainLearner",
     "action_log_likelihood",
     "canonical_reward",
     "epic_distance",
@@ -62,6 +73,9 @@ __all__ = [
     "laplace_log_likelihood",
     "load_reward",
     "log_partition",
+    "modified_hausdorff_distance",
+    "path_overlap",
+    "path_regret",
     "reward_correlation",
     "reward_env",
     "reward_task",
