@@ -11,11 +11,19 @@ from mbrl.irl.max_margin import MaxMargin
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
 from mbrl.irl.reward_files import load_reward, save_reward
 from mbrl.irl.reward_learner import RewardLearner
-from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
+from mbrl.irl.reward_metrics import (
+    canonical_reward,
+    epic_distance,
+    expected_value_difference,
+    reward_correlation,
+    sampled_epic_distance,
+)
+from mbrl.irl.reward_report import FeatureGap, RewardReport, reward_report
 
 __all__ = [
     "Apprenticeship",
     "CostLearner",
+    "FeatureGap",
     "FeatureReward",
     "Identifiability",
     "IdentifiableWeights",
@@ -31,6 +39,7 @@ __all__ = [
     "MaxMargin",
     "Mixture",
     "RewardLearner",
+    "RewardReport",
     "action_log_likelihood",
     "canonical_reward",
     "epic_distance",
@@ -39,5 +48,7 @@ __all__ = [
     "laplace_log_likelihood",
     "load_reward",
     "reward_correlation",
+    "reward_report",
+    "sampled_epic_distance",
     "save_reward",
 ]

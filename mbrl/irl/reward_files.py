@@ -8,9 +8,10 @@ from torch import nn
 
 from dynamics.serialization import read_tensors, write_tensors
 from mbrl.irl.base import FeatureReward
+from mbrl.tasks.task_cost import TaskCost
 
 FORMAT = "mbrl-control reward 1"
-KINDS: dict[str, Any] = {kind.__name__: kind for kind in (FeatureReward,)}
+KINDS: dict[str, Any] = {kind.__name__: kind for kind in (FeatureReward, TaskCost)}
 """What can be written: modules with ``config()`` and ``made(config)``."""
 
 
@@ -18,7 +19,7 @@ def save_reward(reward: nn.Module, path: str | Path) -> Path:
     """Write a reward to one file, whole or not at all.
 
     Args:
-        reward: a :class:`mbrl.FeatureReward`.
+        reward: a :class:`mbrl.FeatureReward`, or a :class:`mbrl.TaskCost` of a task of the library.
         path: the file, by convention ``reward.safetensors``; an existing file is replaced.
 
     Returns:
