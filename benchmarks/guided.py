@@ -50,7 +50,7 @@ class Size:
     looks: int
 
 
-FULL = Size(("cart-pole", "planar quadrotor"), 1, 300_000, 20)
+FULL = Size(("cart-pole", "planar quadrotor", "reach"), 2, 300_000, 20)
 QUICK = Size(("reach",), 1, 20_000, 4)
 
 
@@ -202,12 +202,11 @@ def algorithm_of(task: str, contestant: str, expert: Any = None) -> "Algorithm":
         case "isgps":
             return mbrl.ISGPS(**guided, iterations=6)
         case "mdgps":
-            # from one rollout of each state nobody can tell how well an improvement was predicted
-            return mbrl.MDGPS(**guided, iterations=4, remembered=2, adapt=False)
+            return mbrl.MDGPS(**guided, iterations=4, remembered=2, checks=3)
         case "constrained":
-            return mbrl.ConstrainedGPS(**guided, iterations=4, remembered=2)
+            return mbrl.ConstrainedGPS(**guided, iterations=4, remembered=2, checks=3)
         case "badmm":
-            return mbrl.BADMM(**guided, iterations=4, remembered=2)
+            return mbrl.BADMM(**guided, iterations=4, remembered=2, checks=3)
         case "trajectory-dp":
             return mbrl.TrajectoryDP(**taught, iterations=3)
         case "bc":

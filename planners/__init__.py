@@ -80,6 +80,7 @@ from planners.tabular import (
     solve_mdp,
     value_iteration,
 )
+from planners.terrain import CostMap, ExponentialTerrain, FeatureGrid, LinearTerrain, TerrainCost
 
 __all__ = [
     "CEM",
@@ -100,10 +101,13 @@ __all__ = [
     "ControlSpline",
     "ConvexProgram",
     "Cost",
+    "CostMap",
     "DiagonalQuadraticCost",
     "EpistemicPenalty",
     "Equality",
     "Expectation",
+    "ExponentialTerrain",
+    "FeatureGrid",
     "FunctionCost",
     "GoalCost",
     "GradientShooting",
@@ -119,6 +123,7 @@ __all__ = [
     "LinearGaussianController",
     "LinearInequality",
     "LinearQuadratic",
+    "LinearTerrain",
     "MPCLayer",
     "MPCState",
     "MultiStart",
@@ -152,6 +157,7 @@ __all__ = [
     "TabularTrajectories",
     "TerminalExpansion",
     "TerminalState",
+    "TerrainCost",
     "TransitionCost",
     "Unrolled",
     "WeightedCost",

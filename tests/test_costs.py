@@ -14,10 +14,13 @@ from planners import (
     DDP,
     LQR,
     Cost,
+    CostMap,
     DiagonalQuadraticCost,
+    FeatureGrid,
     FunctionCost,
     GoalCost,
     LinearFeatureCost,
+    LinearTerrain,
     Problem,
     QuadraticCost,
     SmoothAbsCost,
@@ -83,6 +86,9 @@ COSTS = {
     "features": lambda: LinearFeatureCost(features, [0.3, 1.0, 2.0], terminal_features),
     "features and a known part": lambda: LinearFeatureCost(
         features, [0.3, -1.0, 2.0], known=quadratic(), positive=False
+    ),
+    "cost map": lambda: CostMap(
+        LinearTerrain([2.0]), FeatureGrid(draw(1, 9, 9, seed=11).abs(), origin=[-4.0, -4.0]), per="step"
     ),
     "sum": lambda: quadratic((L,)) + 0.5 * GoalCost(draw(2, L, N, seed=8), 1.0, 0.3, 2.0, angles=[0]),
 }

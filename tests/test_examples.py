@@ -28,6 +28,18 @@ TINY = {
     "guided_policy_search.py": ["--tiny"],
     "imitate_controller.py": ["--trajectories", "6", "--steps", "2", "--horizon", "8", "--iterations", "10"],
     "fit_your_logs.py": ["--training.steps", "40"],
+    "learned_cost_map.py": [
+        "--scenes",
+        "1",
+        "--paths",
+        "2",
+        "--learner.max-iterations",
+        "3",
+        "--seconds",
+        "1.0",
+        "--planner.num-samples",
+        "10",
+    ],
     "quickstart.py": ["--clips", "8", "--training.steps", "40", "--steps", "20"],
     "realtime_mpc.py": ["--seconds", "1.5", "--planner.num-samples", "12", "--planner.max-iterations", "1"],
     "record_logs.py": ["--clips", "3"],
@@ -104,6 +116,20 @@ def test_a_policy_is_compared_with_the_plans_that_taught_it(tmp_path):
 @pytest.mark.slow
 def test_a_distilled_policy_does_under_disturbances_what_plans_alone_do_not(tmp_path):
     done = run("guided_policy_search.py", "--out", "gps", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_cost_map_is_learned_and_driven_on(tmp_path):
+    done = run("learned_cost_map.py", *TINY["learned_cost_map.py"], "--out", "out", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr  # nobody arrives within a second
+    assert "% more expensive than the driver's way" in done.stdout
+    assert "m from the goal" in done.stdout
+    assert (tmp_path / "out" / "learned_cost_map.png").stat().st_size > 50_000
+
+
+@pytest.mark.slow
+def test_a_learned_cost_map_leads_a_car_through_a_new_map(tmp_path):
+    done = run("learned_cost_map.py", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,5 +1,6 @@
 """Guided policy search: closed forms on a linear plant, and what all generations have in common."""
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -27,9 +28,10 @@ from mbrl import (
     SupervisedStep,
 )
 from mbrl.gps.linearized_policy import linearized
+from mbrl.gps.memory import log_probs
 from mbrl.gps.rollouts import actions_of_task, controller_actions, policy_actions, policy_log_probs, roll_out
 from mbrl.gps.supervised import Targets, divergence, targets
-from planners import DDP, FunctionCost, PredictiveSampling, solve
+from planners import DDP, FunctionCost, PredictiveSampling, kl_constrained_step, solve
 
 FAST = {
     "teacher": ModelTeacher(planner=DDP(max_iterations=1), temperature=1e-2, min_std=0.005),
@@ -144,6 +146,74 @@ def test_the_first_rollouts_already_improve_what_was_not_planned(kind):
     assert learner.steps == 8 * 4 * 10
 
 
+def prepared_to_improve(**settings):
+    """A learner after its first iteration, on a plant that is not linear, and where it would improve the controllers."""
+    learner = trained(MDGPS(**{**FAST, "supervised": SupervisedStep(steps=20)}, iterations=1, **settings), pendulum(8))[
+        0
+    ].learner
+    return learner, learner._situation(learner._run())
+
+
+def test_a_step_is_shortened_until_it_costs_no_more_in_the_model():
+    learner, situation = prepared_to_improve()
+    bounds = []
+
+    def step(bound):
+        bounds.append(bound)
+        return kl_constrained_step(situation.lq, situation.policy, kl_limit=bound, about=(situation.xs, situation.us))
+
+    def objective(
+        controller, rollouts
+    ):  # of the second condition, no step but the start is good enough; of the third, half of one
+        moved = (controller.us - start.us).abs().amax((-1, -2)) > 0
+        half = torch.tensor([False, False, len(bounds) < 3, False])
+        return torch.where(torch.tensor([False, True, False, False]) | half, moved.double(), 0.0).expand(1, -1)
+
+    start = kl_constrained_step(
+        situation.lq, situation.policy, kl_limit=torch.zeros(4).double(), about=(situation.xs, situation.us)
+    ).controller
+    found, bound = learner.checked(situation, step, torch.full((4,), 2.0).double(), start, objective)
+    assert bound.tolist() == [2.0, 0.0, 2.0 * 0.25**2, 2.0]
+    torch.testing.assert_close(found.controller.us[1], start.us[1], rtol=0, atol=0)
+    torch.testing.assert_close(found.kl.sum(-1)[[0, 2, 3]], bound[[0, 2, 3]], rtol=0.1, atol=0)
+
+
+def test_the_objective_of_a_checked_step_is_the_mean_cost_in_the_model():
+    learner, situation = prepared_to_improve(checks=2)
+    calls, seen = learner.plant.calls, []
+
+    def step(bound):
+        return kl_constrained_step(situation.lq, situation.policy, kl_limit=bound, about=(situation.xs, situation.us))
+
+    def objective(controller, rollouts):
+        seen.append(rollouts)
+        return rollouts.total_costs
+
+    learner.checked(situation, step, torch.full((4,), 1e-3).double(), situation.policy, objective)
+    start, moved = seen[:2]
+    assert start.costs.shape == (2, 4, 8)
+    assert learner.plant.calls - calls == len(seen) * 2 * 4 * 8  # a teacher with the plant as its model pays for it
+    torch.testing.assert_close(start.actions, moved.actions, rtol=0, atol=0.1)  # the same noise
+    assert float((start.actions[0] - start.actions[1]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_a_policy_that_costs_more_in_the_model_is_not_taken(monkeypatch, better):
+    learner = trained(MDGPS(**{**FAST, "supervised": SupervisedStep(steps=20)}, iterations=3), pendulum(8))[0].learner
+    before, worths = copy.deepcopy(learner.policy.state_dict()), iter([1.0, 0.5 if better else 1.5])
+    monkeypatch.setattr(learner, "_policy_worth", lambda situation: lambda: next(worths))
+    assert learner.advance()["train/taken"] == float(better)
+    same = all(torch.equal(value, before[name]) for name, value in learner.policy.state_dict().items())
+    assert same != better
+
+
+def test_local_models_are_not_asked_beyond_their_bound():
+    settings = {**FAST, "teacher": LocalTeacher(), "supervised": SupervisedStep(steps=20)}
+    _, rows = trained(MDGPS(**settings, iterations=2), pendulum(8))
+    assert "train/taken" not in rows[-1]
+    assert rows[-1]["step"] == 2 * FAST["samples"] * 4 * 8
+
+
 @pytest.mark.parametrize("on_policy", [False, True])
 def test_the_problem_is_expanded_about_the_way_of_what_ran(on_policy):
     task = pendulum(8)
@@ -210,7 +280,8 @@ def test_processes_learn_one_policy_from_initial_states_of_their_own(name):
 
 def test_the_list_is_complete():
     kinds = {kind for kind in vars(mbrl).values() if isinstance(kind, type) and issubclass(kind, GuidedPolicySearch)}
-    assert kinds - {GuidedPolicySearch} == {type(algorithm) for algorithm in ALL_GPS.values()}
+    learn_the_cost = {kind for kind in kinds if kind.demonstrations == "required"}
+    assert kinds - {GuidedPolicySearch} - learn_the_cost == {type(algorithm) for algorithm in ALL_GPS.values()}
 
 
 def test_what_it_cannot_learn_is_an_error():
@@ -237,6 +308,7 @@ def test_what_it_cannot_learn_is_an_error():
         (lambda: MDGPS(factor_range=(2.0, 3.0)), "factor_range"),
         (lambda: MDGPS(conditions=0), "conditions"),
         (lambda: MDGPS(remembered=0), "remembered"),
+        (lambda: MDGPS(checks=-1), "checks"),
         (lambda: ISGPS(regularization=2.0), "regularization"),
         (lambda: ISGPS(regularization_factor=1.0), "regularization_factor"),
         (lambda: ISGPS(optimizer="sgd"), "optimizer"),
@@ -277,7 +349,7 @@ def test_samples_of_old_policies_are_forgotten():
     assert len(learner.memory.sources) <= 3  # the guides, the best policy and the latest one
     assert len(chosen.rollouts.valid) == len(learner.memory.origins) == 5 * len(learner.memory.sources)
     for j, source in enumerate(learner.memory.sources):
-        torch.testing.assert_close(learner.memory.log_q[j], learner.log_probs(source, learner.memory.rollouts))
+        torch.testing.assert_close(learner.memory.log_q[j], log_probs(source, learner.task, learner.memory.rollouts))
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
@@ -452,13 +524,10 @@ def test_densities_of_policies_and_controllers_are_of_the_same_variable():
     task = regulator(4)
     policy = mbrl.Policy.for_task(task, LINEAR, seed=3)
     space, generator = actions_of_task(task), torch.Generator().manual_seed(0)
-    learner = ISGPS(**FAST).learner(mbrl.Assignment(task, 10**9))
     x0 = torch.randn(2, 3, 2, generator=generator, dtype=torch.float64)
     rollouts = roll_out(task, policy_actions(policy, task, generator), x0)
     controller = linearized(policy, task, space, task.dynamics, rollouts.states[0])
-    torch.testing.assert_close(
-        learner.log_probs(controller, rollouts), policy_log_probs(policy, task, rollouts).detach()
-    )
+    torch.testing.assert_close(log_probs(controller, task, rollouts), policy_log_probs(policy, task, rollouts).detach())
     chosen = controller_actions(controller, space, generator, deterministic=True)(x0, 0)
     torch.testing.assert_close(chosen, policy.distribution(task.observe(x0)).mode().detach())
 

@@ -20,7 +20,7 @@ import tyro
 
 import mbrl
 import mbrl.cli.train
-from dynamics import read_trajectories
+from dynamics import read_trajectories, write_trajectories
 from mbrl.cli import choices
 from mbrl.cli.actors import film
 from mbrl.cli.main import main, parse
@@ -673,6 +673,20 @@ def test_guided_policy_search_ends_by_its_iterations_and_goes_on_where_it_was(
         np.testing.assert_array_equal(again[column], whole.metrics[column], err_msg=column)
         assert np.isfinite(again[column][-1])
     assert all((again[f"time/{part}"] >= 0).all() for part in ("plan", "rollouts", "fit"))
+
+
+@pytest.mark.usefixtures("plain_pages", "short_episodes")
+def test_a_cost_is_learned_from_demonstrations(tmp_path, mbrl_says):
+    task = dataclasses.replace(mbrl.pendulum_swing_up(backend="torch"), episode_steps=10)
+    expert = mbrl.record(task, MPC(task.problem(horizon=5), CEM(num_samples=20, max_iterations=1)), 3)
+    write_trajectories(tmp_path / "expert.npz", expert)
+    few = ["--samples", 2, "--conditions", 3, "--iterations", 2, "--supervised.steps", 3, "--cost-hidden", 4]
+    wanted = ["train", "gcl", *ON_PENDULUM[1:], *few, *QUICK, "--demos", tmp_path / "expert.npz"]
+    status, out, err = mbrl_says(*wanted, "--run", tmp_path / "run")
+    assert (status, err) == (0, "")
+    assert "2 iterations, in each of them 2 rollouts of 10 steps from each state in which a demonstration begins" in out
+    metrics = mbrl.read_run(tmp_path / "run").metrics
+    assert np.isfinite(metrics["train/log_partition"]).all()
 
 
 def test_guided_policy_search_says_what_an_iteration_takes():

@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar, Union
 
 import tyro
 from torch import Tensor
+from torch.nn import Module
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 import mbrl
@@ -248,10 +249,12 @@ class WithoutTask:
 
 
 def as_typed(hint: Any) -> Any:
-    """An annotation as what can be typed: numbers in a row in the place of tensors and sequences."""
+    """An annotation as what can be typed: numbers in a row in the place of tensors and sequences, and no modules."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        kept = tuple(as_typed(part) for part in parts if part is not Tensor)
+        kept = tuple(
+            as_typed(part) for part in parts if not (inspect.isclass(part) and issubclass(part, Tensor | Module))
+        )
         return Union[kept]  # noqa: UP007 (built from a list)
     if origin is Sequence:
         return tuple[as_typed(parts[0]), ...]

@@ -5,10 +5,17 @@ r"""What the later generations of guided policy search share: controllers and po
 3. Linearize the policy there.
 4. Improve the controllers, keeping them near the policy: what each generation does in its own way.
 5. Fit the policy to the new controllers at the states that were seen.
+
+An expansion promises what it likes far from where it was made, and a policy that is near controllers where those went need not go
+there. So what is new in 4 and 5 is tried in the model first: a step of the controllers is shortened until it costs no more than
+what it set out from, and a policy that costs more than the one before it is not taken.
 """
 
 import abc
+import copy
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,11 +25,31 @@ from torch import Tensor
 from dynamics import Dynamics
 from mbrl.gps.base import GuidedLearner, GuidedPolicySearch
 from mbrl.gps.linearized_policy import linearized
-from mbrl.gps.rollouts import Choose, Rollouts, controller_actions, controller_state, policy_actions
+from mbrl.gps.rollouts import Choose, Rollouts, controller_actions, controller_state, policy_actions, roll_out
 from mbrl.gps.supervised import Targets, targets
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import LinearGaussianController, LinearQuadratic, expand_about
+from planners import KLStep, LinearGaussianController, LinearQuadratic, StateMarginals, expand_about, expected_kl
+
+SHRINK = 0.25
+"""Factor of the bound on a step that costs too much in the model: half a step."""
+TRIALS = 7
+"""Of bounds; controllers for which none is small enough stay what they set out from."""
+
+Objective = Callable[[LinearGaussianController, Rollouts], Tensor]
+"""What a controller is to minimize, for each of its rollouts, ``(S, C)``."""
+
+
+def total_costs(controller: LinearGaussianController, rollouts: Rollouts) -> Tensor:
+    """The cost of each rollout, whatever the controller."""
+    return rollouts.total_costs
+
+
+def kl_along(new: LinearGaussianController, old: LinearGaussianController, states: Tensor) -> Tensor:
+    """Divergence KL(new || old) of the controls at states ``(S, C, T+1, n)``: ``(S, C, T)`` [nat]."""
+    d = new.K.shape[-1]
+    still = StateMarginals(states, states.new_zeros(*states.shape[:-1], d), states.new_zeros(*states.shape[:-1], d, d))
+    return expected_kl(new, old, still)
 
 
 @dataclass(frozen=True)
@@ -32,6 +59,9 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
     Attributes:
         on_policy: run the policy instead of the controllers.
         remembered: iterations whose states the policy is fitted at, with what the controllers of then wanted there.
+        checks: rollouts in the model, from each initial state, in which new controllers and a new policy must not cost more than
+            those before them; 0 takes all that is new. For :class:`mbrl.ModelTeacher` they are steps of the plant, and
+            :class:`mbrl.LocalTeacher` is not asked: its model knows nothing beyond the bound.
 
     Raises:
         ValueError: a number is out of its range.
@@ -44,10 +74,13 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
     _: KW_ONLY
     on_policy: bool = False
     remembered: int = 1
+    checks: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         check_numbers(self, counts=("remembered",))
+        if self.checks != 0:
+            check_numbers(self, counts=("checks",))
 
     @abc.abstractmethod
     def learner(self, assignment: Assignment) -> "AlternatingLearner":
@@ -66,6 +99,7 @@ class Situation:
         cost: of the way itself, ``(C,)``.
         policy: linearized about it.
         rollouts: samples of this iteration.
+        model: of the plant, whose expansion ``lq`` is.
     """
 
     xs: Tensor
@@ -75,6 +109,7 @@ class Situation:
     cost: Tensor
     policy: LinearGaussianController
     rollouts: Rollouts
+    model: Dynamics
 
 
 class AlternatingLearner(GuidedLearner, abc.ABC):
@@ -114,20 +149,45 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
 
         If that was planned, it is good already. If not, the same rollouts tell how to improve it.
         """
+        first_time, planned = self.controllers is None, False
         if self.controllers is None:
-            first = self.settings.teacher.first_controller(self.task, self.x0)
-            self.controllers = self.taught() if first is None else first
-            rollouts = self._run()
-            loss = self.fit(rollouts, None, keep=first is None)
-            if first is None:
-                return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss}
-        else:
-            rollouts = self._run()
+            self.controllers, planned = self.beginning()
+        rollouts = self._run()
+        metrics = self.noticed(rollouts)
+        loss = self.fit(rollouts, None, keep=planned) if first_time else math.nan
+        if not planned:
+            loss, improvement = self._improve(rollouts)
+            metrics = {**improvement, **metrics}
+        return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
+
+    def _improve(self, rollouts: Rollouts) -> tuple[float, dict[str, float]]:
+        """Better controllers and the policy's fit to them, where they are better; the loss of the fit, and how it went."""
         with self.timed("plan"):
             situation = self._situation(rollouts)
+        worth = self._policy_worth(situation) if self._checking else None
+        cost, before = worth() if worth else torch.inf, copy.deepcopy(self.policy.state_dict())
+        with self.timed("plan"):
             self.controllers, weights, metrics = self.improved(situation)
         loss = self.fit(rollouts, weights, keep=True)
-        return {"rollout/cost": self.mean_cost(rollouts), "train/loss": loss, **metrics}
+        if worth:
+            taken = worth() <= cost
+            metrics["train/taken"] = float(taken)
+            if not taken:
+                self.policy.load_state_dict(before)
+        return loss, metrics
+
+    def beginning(self) -> tuple[LinearGaussianController, bool]:
+        """The first controllers, and whether they are good already, because they were planned."""
+        first = self.settings.teacher.first_controller(self.task, self.x0)
+        return (self.taught(), True) if first is None else (first, False)
+
+    def noticed(self, rollouts: Rollouts) -> dict[str, float]:
+        """What else is learned from rollouts before they improve the controllers, such as the cost; here nothing."""
+        return {}
+
+    @property
+    def _checking(self) -> bool:
+        return bool(self.settings.checks) and self.settings.teacher.knows_all
 
     @property
     def _policy_runs(self) -> bool:
@@ -156,7 +216,72 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             problem.trajectory_cost(xs, us),
             linearized(self.policy, self.task, self.space, self.task.dynamics, xs),
             rollouts,
+            model,
         )
+
+    def checked(
+        self,
+        situation: Situation,
+        step: Callable[[Tensor], KLStep],
+        bound: Tensor,
+        start: LinearGaussianController,
+        objective: Objective = total_costs,
+    ) -> tuple[KLStep, Tensor]:
+        """The longest step of shrinking bounds that is no worse in the model than what it set out from.
+
+        Args:
+            situation: where.
+            step: of bounds ``(C,)`` on its divergence.
+            bound: of the longest step, ``(C,)`` [nat].
+            start: what the step sets out from.
+            objective: what it minimizes.
+
+        Returns:
+            The step, and the bounds that it has.
+        """
+        if not self._checking:
+            return step(bound), bound
+        tried = self._trials(situation.model, self.x0)
+
+        def worth(controller: LinearGaussianController) -> Tensor:
+            return tried(
+                lambda noise: controller_actions(controller, self.space, noise),
+                functools.partial(objective, controller),
+            )
+
+        limit = worth(start)
+        for _ in range(TRIALS):
+            found = step(bound)
+            good = worth(found.controller) <= limit
+            if bool(good.all()):
+                return found, bound
+            bound = torch.where(good, bound, SHRINK * bound)
+        bound = torch.where(good, bound, 0.0)
+        return step(bound), bound
+
+    def _trials(self, model: Dynamics, x0: Tensor) -> Callable[..., Tensor]:
+        """Mean objectives ``(C,)`` of what chooses actions, in rollouts in a model, all with the same noise."""
+        seed = int(torch.randint(2**31, (), generator=self.generator))
+
+        def tried(choose: Callable[[torch.Generator], Choose], objective: Callable[[Rollouts], Tensor]) -> Tensor:
+            noises = (torch.Generator().manual_seed(seed + i) for i in range(self.settings.checks))
+            found = [roll_out(self.task, choose(noise), x0, plant=model)[None] for noise in noises]
+            rollouts = functools.reduce(Rollouts.joined, found)
+            mean = objective(rollouts).mean(0)
+            return torch.where(rollouts.valid.all(0) & mean.isfinite(), mean, torch.inf)
+
+        return tried
+
+    def _policy_worth(self, situation: Situation) -> Callable[[], float]:
+        """Says what the policy costs in the model as it is, from initial states that it has not learned from."""
+        tried = self._trials(situation.model, self.task.initial_state(len(self.x0), self.generator))
+
+        def worth() -> float:
+            with self.timed("plan"):
+                costs = tried(lambda noise: policy_actions(self.policy, self.task, noise), lambda r: r.total_costs)
+            return float(self.processes.mean(costs.mean()))
+
+        return worth
 
     @torch.no_grad()
     def way(self, choose: Choose, model: Dynamics) -> tuple[Tensor, Tensor]:

@@ -25,11 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation
+from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation, kl_along
 from mbrl.gps.linearized_policy import linearized
+from mbrl.gps.rollouts import Rollouts
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import LinearGaussianController, expected_kl, kl_constrained_step, with_kl_penalty
+from planners import KLStep, LinearGaussianController, expected_kl, kl_constrained_step, with_kl_penalty
 
 
 @dataclass(frozen=True)
@@ -79,19 +80,9 @@ class BADMMLearner(AlternatingLearner):
 
     def improved(self, situation: Situation) -> tuple[LinearGaussianController, Tensor | None, dict[str, float]]:
         """Controllers, policy and multipliers in turns; the last fit of the policy is left to the iteration."""
-        settings, about, before = self.settings, (situation.xs, situation.us), self.previous
-        policy = situation.policy
+        settings, before, policy = self.settings, self.previous, situation.policy
         for k in range(settings.inner_iterations):
-            lq = with_kl_penalty(situation.lq, policy, self.weights, about=about)
-            step = kl_constrained_step(
-                replace(lq, r=lq.r - self.multipliers),
-                before,
-                kl_limit=settings.kl_limit * self.task.episode_steps,
-                about=about,
-                noise=situation.noise,
-                entropy_weight=self.weights,
-                covariance_floor=self.least_variance,
-            )
+            step = self._stepped(situation, policy, before)
             self.controllers = step.controller
             self.shift = self._shift(step.controller)
             if k + 1 < settings.inner_iterations:
@@ -106,6 +97,33 @@ class BADMMLearner(AlternatingLearner):
             "train/multiplier": float(self.processes.mean(self.multipliers.norm(dim=-1).mean())),
         }
         return step.controller, self.weights, metrics
+
+    def _stepped(
+        self, situation: Situation, policy: LinearGaussianController, before: LinearGaussianController
+    ) -> KLStep:
+        """Controllers of least augmented cost within the bound from those before."""
+        about, weights, multipliers = (situation.xs, situation.us), self.weights, self.multipliers
+        lq = with_kl_penalty(situation.lq, policy, weights, about=about)
+        lq = replace(lq, r=lq.r - multipliers)
+
+        def within(bound: Tensor) -> KLStep:
+            return kl_constrained_step(
+                lq,
+                before,
+                kl_limit=bound,
+                about=about,
+                noise=situation.noise,
+                entropy_weight=weights,
+                covariance_floor=self.least_variance,
+            )
+
+        def augmented(controller: LinearGaussianController, rollouts: Rollouts) -> Tensor:
+            penalty = weights * kl_along(controller, policy, rollouts.states)
+            linear = (multipliers * controller.mean(rollouts.states[..., :-1, :])).sum(-1)
+            return rollouts.total_costs + (penalty - linear).sum(-1)
+
+        bound = weights.new_full(weights.shape[:1], self.settings.kl_limit * self.task.episode_steps)
+        return self.checked(situation, within, bound, before, augmented)[0]
 
     def _shift(self, controller: LinearGaussianController) -> Tensor:
         """What the policy is fitted to beside the controllers' means, ``(C, T, m)``."""

@@ -37,7 +37,7 @@ from mbrl.training.errors import TrainingError
 from planners import LinearGaussianController, Solution
 
 PARTS: tuple[str, ...] = "plan", "rollouts", "fit"
-"""Of an iteration, whose seconds are logged as ``time/...``: the teacher and its model, rollouts, the policy."""
+"""Of an iteration, whose seconds are logged as ``time/...``: the teacher and its model, rollouts, what is learned from them."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class TaughtLearner(Learner, abc.ABC):
         teacher = self.settings.teacher
         cost = None if near is None else PolicyCost(near, self.task, teacher.temperature)
         if self.iterations == 0 and self.plans is None:
-            self._take_lessons()
+            self.take_lessons()
         with self.timed("plan"):
             model = teacher.model(self.evidence())
             self.plans = teacher.plan(
@@ -210,7 +210,7 @@ class TaughtLearner(Learner, abc.ABC):
         """What the teacher makes its model of."""
         return Evidence(self.task, self.plant, self.generator, self.seen, latest)
 
-    def _take_lessons(self) -> None:
+    def take_lessons(self) -> None:
         """Let the teacher move the plant until it knows it."""
         for number in itertools.count():
             with self.timed("plan"):

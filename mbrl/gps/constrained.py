@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation
+from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation, kl_along
+from mbrl.gps.rollouts import Rollouts
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import LinearGaussianController, expected_kl, kl_constrained_step, with_kl_penalty
+from planners import KLStep, LinearGaussianController, expected_kl, kl_constrained_step, with_kl_penalty
 
 LARGEST_GROWTH = 2.0
 """Of a multiplier in one iteration."""
@@ -71,15 +72,24 @@ class ConstrainedLearner(AlternatingLearner):
     def improved(self, situation: Situation) -> tuple[LinearGaussianController, Tensor | None, dict[str, float]]:
         """Controllers of least cost and weighted divergence from the policy, and larger multipliers where they differ."""
         settings, about, nu = self.settings, (situation.xs, situation.us), self.multipliers
-        step = kl_constrained_step(
-            with_kl_penalty(situation.lq, situation.policy, nu, about=about),
-            self.previous,
-            kl_limit=settings.kl_limit * self.task.episode_steps,
-            about=about,
-            noise=situation.noise,
-            entropy_weight=nu,
-            covariance_floor=self.least_variance,
-        )
+        lq = with_kl_penalty(situation.lq, situation.policy, nu, about=about)
+
+        def within(bound: Tensor) -> KLStep:
+            return kl_constrained_step(
+                lq,
+                self.previous,
+                kl_limit=bound,
+                about=about,
+                noise=situation.noise,
+                entropy_weight=nu,
+                covariance_floor=self.least_variance,
+            )
+
+        def penalized(controller: LinearGaussianController, rollouts: Rollouts) -> Tensor:
+            return rollouts.total_costs + (nu * kl_along(controller, situation.policy, rollouts.states)).sum(-1)
+
+        bound = nu.new_full(nu.shape[:1], settings.kl_limit * self.task.episode_steps)
+        step, _ = self.checked(situation, within, bound, self.previous, penalized)
         kl = expected_kl(step.controller, situation.policy, step.marginals)
         growth = (1 + settings.multiplier_rate * kl).clamp_max(LARGEST_GROWTH)
         self.multipliers = (nu * growth).clamp_max(1e8)

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from mbrl.gps.base import GuidedLearner, GuidedPolicySearch
 from mbrl.gps.importance import effective_samples, expected_costs, objective, prefix_log_weights
-from mbrl.gps.rollouts import Rollouts, controller_actions, controller_state, policy_log_probs
+from mbrl.gps.memory import Chosen, Memory
+from mbrl.gps.rollouts import Rollouts, controller_actions, policy_log_probs
 from mbrl.policies.policy import Policy
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
 from mbrl.training.flat_parameters import FlatParameters
-from planners import LinearGaussianController
 
 
 @dataclass(frozen=True)
@@ -88,107 +88,6 @@ class ISGPS(GuidedPolicySearch):
         return ISGPSLearner(self, assignment)
 
 
-Source = Policy | LinearGaussianController
-
-
-class Memory:
-    """Samples, where each came from, and its density under each distribution that any came from.
-
-    Attributes:
-        sources: the J distributions, as they were.
-        rollouts: the S samples.
-        origins: index of the distribution of each, ``(S,)``.
-        log_q: of each step, ``(J, S, C, T)``.
-    """
-
-    def __init__(self):
-        self.sources: list[Source] = []
-        self.rollouts: Rollouts | None = None
-        self.origins = torch.zeros(0, dtype=torch.int64)
-        self.log_q = torch.zeros(0)
-
-    def add(self, learner: "ISGPSLearner", source: Source, rollouts: Rollouts) -> None:
-        """Keep samples of a distribution."""
-        rows = torch.full((len(rollouts.valid),), len(self.sources))
-        self.sources.append(source)
-        if self.rollouts is None:
-            self.rollouts, self.origins = rollouts, rows
-            self.log_q = learner.log_probs(source, rollouts).unsqueeze(0)
-            return
-        old = [learner.log_probs(earlier, rollouts) for earlier in self.sources[:-1]]
-        seen = torch.cat([self.log_q, torch.stack(old)], dim=1)
-        self.rollouts, self.origins = self.rollouts.joined(rollouts), torch.cat([self.origins, rows])
-        self.log_q = torch.cat([seen, learner.log_probs(source, self.rollouts).unsqueeze(0)])
-
-    def chosen(self, sources: list[int]) -> "Chosen":
-        """The samples of some distributions."""
-        if self.rollouts is None:
-            raise RuntimeError("there are no samples yet; call iterate() first")
-        index = torch.tensor(sources)
-        rows = torch.isin(self.origins, index)
-        counts = torch.stack([(self.origins == j).sum() for j in index])
-        return Chosen(self.rollouts[rows], self.log_q[index][:, rows], counts)
-
-    def keep(self, sources: list[int]) -> None:
-        """Forget all other distributions and their samples."""
-        if self.rollouts is None:
-            return
-        index = torch.tensor(sources)
-        rows = torch.isin(self.origins, index)
-        self.sources = [self.sources[j] for j in sources]
-        self.rollouts, self.log_q = self.rollouts[rows], self.log_q[index][:, rows]
-        self.origins = torch.searchsorted(index, self.origins[rows])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything, as tensors."""
-        return {
-            "sources": [_saved(source) for source in self.sources],
-            "rollouts": None if self.rollouts is None else self.rollouts.state_dict(),
-            "origins": self.origins,
-            "log_q": self.log_q,
-        }
-
-    def load_state_dict(self, state: dict[str, Any], learner: "ISGPSLearner") -> None:
-        """What was kept."""
-        self.sources = [_restored(saved, learner) for saved in state["sources"]]
-        self.rollouts = None if state["rollouts"] is None else Rollouts(**state["rollouts"])
-        self.origins, self.log_q = state["origins"], state["log_q"]
-
-
-def _saved(source: Source) -> dict[str, Any]:
-    if isinstance(source, Policy):
-        return {"policy": source.state_dict()}
-    return {"controller": controller_state(source)}
-
-
-def _restored(saved: dict[str, Any], learner: "ISGPSLearner") -> Source:
-    if "controller" in saved:
-        return LinearGaussianController(learner.task.dynamics, **saved["controller"])
-    policy = copy.deepcopy(learner.policy)
-    policy.load_state_dict(saved["policy"])
-    return policy
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """Samples to learn from.
-
-    Attributes:
-        rollouts: S of them.
-        log_q: of each step under the distributions they came from, ``(J, S, C, T)``.
-        counts: how many came from each, ``(J,)``.
-    """
-
-    rollouts: Rollouts
-    log_q: Tensor
-    counts: Tensor
-
-    def conditions(self, index: Tensor) -> "Chosen":
-        """Those from some initial states."""
-        some = {name: value[:, index] for name, value in self.rollouts.state_dict().items()}
-        return Chosen(Rollouts(**some), self.log_q[:, :, index], self.counts)
-
-
 class ISGPSLearner(GuidedLearner):
     """The state of guided policy search by importance sampling.
 
@@ -205,7 +104,7 @@ class ISGPSLearner(GuidedLearner):
         self.best = copy.deepcopy(self.policy)
         self.best_source = -1
         self.regularization = algorithm.regularization
-        self.memory = Memory()
+        self.memory = Memory(self.task)
         self.guides: list[int] = []
         self.scale = torch.ones((), dtype=torch.float64)
 
@@ -231,13 +130,13 @@ class ISGPSLearner(GuidedLearner):
         controller = self.taught(near=near)
         rollouts = self.rolled_out(controller_actions(controller, self.space, self.generator))
         self.guides.append(len(self.memory.sources))
-        self.memory.add(self, controller, rollouts)
+        self.memory.add(controller, rollouts)
         return rollouts
 
     def _sample_policy(self) -> float:
         """Samples of the policy, kept; their mean cost."""
         rollouts = self.policy_rollouts()
-        self.memory.add(self, copy.deepcopy(self.policy), rollouts)
+        self.memory.add(copy.deepcopy(self.policy), rollouts)
         return self.mean_cost(rollouts)
 
     def _promote(self) -> None:
@@ -309,19 +208,10 @@ class ISGPSLearner(GuidedLearner):
         super().load_state_dict(state)
         self.best.load_state_dict(state["best"])
         self.best_source, self.regularization = state["best_source"], state["regularization"]
-        self.memory.load_state_dict(state["memory"], self)
+        self.memory.load_state_dict(state["memory"], self.policy)
         self.guides, self.scale = list(state["guides"]), state["scale"]
 
     # The objective
-
-    def log_probs(self, source: Source, rollouts: Rollouts) -> Tensor:
-        """Log-densities of actions under a distribution, ``(S, C, T)``."""
-        if isinstance(source, Policy):
-            with torch.no_grad():
-                return policy_log_probs(source, self.task, rollouts)
-        _, half = self.space.scale(rollouts.actions)
-        controls = self.space.unclamped(rollouts.actions)
-        return source.log_prob(rollouts.states[..., :-1, :], controls) + half.log().sum()
 
     def _log_weights(self, policy: Policy, chosen: Chosen) -> Tensor:
         return prefix_log_weights(policy_log_probs(policy, self.task, chosen.rollouts), chosen.log_q, chosen.counts)

@@ -44,6 +44,11 @@ class LocalTeacher(Teacher):
         return type(self).__name__
 
     @property
+    def knows_all(self) -> bool:
+        """Near the rollouts alone."""
+        return False
+
+    @property
     def memory(self) -> int | None:
         """Those of the window."""
         return self.window

@@ -5,8 +5,9 @@ r"""Guided policy search as approximate mirror descent (Montgomery and Levine 20
     \qquad \theta \leftarrow \arg\min_\theta \sum_{i,t} \mathrm{KL}(\pi_\theta \,\|\, p_i)
 
 Controllers are improved from the linearized policy, and the policy is projected back: for a linear plant and policy and a convex
-cost this is mirror descent. The bound is T times ``kl_limit`` times a factor that follows what came of the last step: with the
-improvement predicted by the model and the one that came about,
+cost this is mirror descent. The bound is T times ``kl_limit`` times a factor that follows what came of the last step, the same
+for all conditions, because one alone has too few samples to tell: with the mean improvement predicted by the model and the one
+that came about,
 
 .. math:: \text{factor} \leftarrow \text{factor} \cdot \operatorname{clip}\Bigl(
     \frac{\text{predicted}}{2 \max(10^{-4}, \text{predicted} - \text{actual})}, \; 0.1, \; 5 \Bigr).
@@ -15,13 +16,12 @@ improvement predicted by the model and the one that came about,
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import LinearGaussianController, kl_constrained_step
+from planners import KLStep, LinearGaussianController, kl_constrained_step
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,14 @@ class MDGPSLearner(AlternatingLearner):
     """The state of guided policy search by mirror descent.
 
     Attributes:
-        factor: of the bound on the divergence of each condition, ``(C,)``.
+        factor: of the bounds on the divergence of all conditions.
     """
 
     settings: MDGPS
 
     def __init__(self, algorithm: MDGPS, assignment: Assignment):
         super().__init__(algorithm, assignment)
-        C = algorithm.conditions
-        self.factor = torch.ones(C, dtype=torch.float64)
+        self.factor = 1.0
         self._expected: tuple[Tensor, Tensor] | None = (
             None  # cost measured before the last step, and predicted after it
         )
@@ -79,17 +78,21 @@ class MDGPSLearner(AlternatingLearner):
         settings, T = self.settings, self.task.episode_steps
         measured = situation.rollouts.total_costs.mean(0)
         self._adapt(measured)
-        bound = settings.kl_limit * self.factor * (1 if settings.per_step else T)
-        step = kl_constrained_step(
-            situation.lq,
-            situation.policy,
-            kl_limit=bound.unsqueeze(-1).expand(-1, T) if settings.per_step else bound,
-            per_step=settings.per_step,
-            about=(situation.xs, situation.us),
-            noise=situation.noise,
-            covariance_floor=self.least_variance,
-            dual=1.0 if self._dual is None else self._dual,
-        )
+        bound = measured.new_full(measured.shape, settings.kl_limit * self.factor * (1 if settings.per_step else T))
+
+        def within(bound: Tensor) -> KLStep:
+            return kl_constrained_step(
+                situation.lq,
+                situation.policy,
+                kl_limit=bound.unsqueeze(-1).expand(-1, T) if settings.per_step else bound,
+                per_step=settings.per_step,
+                about=(situation.xs, situation.us),
+                noise=situation.noise,
+                covariance_floor=self.least_variance,
+                dual=1.0 if self._dual is None else self._dual,
+            )
+
+        step, bound = self.checked(situation, within, bound, situation.policy)
         self._dual = step.dual
         self._expected = measured, situation.cost + step.expected_cost
         kl = step.kl.sum(-1)
@@ -106,9 +109,10 @@ class MDGPSLearner(AlternatingLearner):
         if self._expected is None or not self.settings.adapt:
             return
         before, promised = self._expected
-        predicted, actual = before - promised, before - measured
-        change = predicted / (2 * (predicted - actual).clamp_min(1e-4))
-        self.factor = (self.factor * change.clamp(0.1, 5.0)).clamp(*self.settings.factor_range)
+        predicted, actual = (float(self.processes.mean((before - after).mean())) for after in (promised, measured))
+        change = min(max(predicted / (2 * max(predicted - actual, 1e-4)), 0.1), 5.0)
+        low, high = self.settings.factor_range
+        self.factor = min(max(self.factor * change, low), high)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""

@@ -84,6 +84,11 @@ class Teacher(abc.ABC):
         return f"{type(self).__name__}, planning by {type(self.planner).__name__}{scout}"
 
     @property
+    def knows_all(self) -> bool:
+        """Whether its model holds from all initial states of the task, instead of near where rollouts were."""
+        return True
+
+    @property
     def memory(self) -> int | None:
         """How many of the latest samples of each initial state it learns from; None for all."""
         return 0

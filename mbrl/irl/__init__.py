@@ -3,12 +3,20 @@
 from mbrl.irl.apprenticeship import Apprenticeship
 from mbrl.irl.base import FeatureReward, LearnedReward, Mixture
 from mbrl.irl.cost_learner import CostLearner, IdentifiableWeights, LearnedCost
+from mbrl.irl.guided_cost import GCL, GCLLearner
 from mbrl.irl.identifiability import Identifiability, identifiability
 from mbrl.irl.kkt_inverse import KKTInverse, KKTReport
 from mbrl.irl.laplace import LaplaceIRL, LaplaceReport, laplace_log_likelihood
+from mbrl.irl.learch import LEARCH
 from mbrl.irl.max_ent import MaxEntIRL, action_log_likelihood
 from mbrl.irl.max_margin import MaxMargin
+from mbrl.irl.max_margin_planning import MaxMarginPlanning
 from mbrl.irl.mpc_inverse import MPCInverse, MPCInverseReport
+from mbrl.irl.network_cost import NetworkCost
+from mbrl.irl.partition import LogPartition, log_partition
+from mbrl.irl.path_integral import PathIntegralIRL, PathIntegralReport
+from mbrl.irl.path_margin import LearnedTerrain, TerrainLearner
+from mbrl.irl.path_metrics import modified_hausdorff_distance, path_overlap, path_regret
 from mbrl.irl.reward_files import load_reward, save_reward
 from mbrl.irl.reward_learner import RewardLearner
 from mbrl.irl.reward_metrics import (
@@ -21,10 +29,13 @@ from mbrl.irl.reward_metrics import (
 from mbrl.irl.reward_report import FeatureGap, RewardReport, reward_report
 
 __all__ = [
+    "GCL",
+    "LEARCH",
     "Apprenticeship",
     "CostLearner",
     "FeatureGap",
     "FeatureReward",
+    "GCLLearner",
     "Identifiability",
     "IdentifiableWeights",
     "KKTInverse",
@@ -33,13 +44,20 @@ __all__ = [
     "LaplaceReport",
     "LearnedCost",
     "LearnedReward",
+    "LearnedTerrain",
+    "LogPartition",
     "MPCInverse",
     "MPCInverseReport",
     "MaxEntIRL",
     "MaxMargin",
+    "MaxMarginPlanning",
     "Mixture",
+    "NetworkCost",
+    "PathIntegralIRL",
+    "PathIntegralReport",
     "RewardLearner",
     "RewardReport",
+    "TerrainLearner",
     "action_log_likelihood",
     "canonical_reward",
     "epic_distance",
@@ -47,6 +65,10 @@ __all__ = [
     "identifiability",
     "laplace_log_likelihood",
     "load_reward",
+    "log_partition",
+    "modified_hausdorff_distance",
+    "path_overlap",
+    "path_regret",
     "reward_correlation",
     "reward_report",
     "sampled_epic_distance",

@@ -155,13 +155,13 @@ class GridGraph:
     @cached_property
     def _moves(self) -> list[tuple[Cell, float, list[Cell]]]:
         """Offsets of the neighbors, half their distance [m], and the offsets of other cells that must be free."""
-        moves = []
+        moves, all_free = [], len(self._costs) == math.prod(self.shape)
         for offset in itertools.product((-1, 0, 1), repeat=len(self.shape)):
             axes = sum(map(abs, offset))
             if axes == 0 or (axes > 1 and self.connectivity in (4, 6)):
                 continue
             touched = itertools.product(*[(0, o) if o else (0,) for o in offset])
-            beside = [] if self.cut_corners else [o for o in touched if any(o) and o != offset]
+            beside = [] if self.cut_corners or all_free else [o for o in touched if any(o) and o != offset]
             moves.append((offset, 0.5 * self.cell_size * math.sqrt(axes), beside))
         return moves
 

@@ -1,0 +1,241 @@
+r"""Path-integral inverse reinforcement learning (Kalakrishnan et al. 2013): a choice among sampled trajectories.
+
+The demonstrator of :math:`\tau_i` could have done what any of K candidates does, and chose
+
+.. math:: p(\tau_i) = \frac{e^{-J_\theta(\tau_i) / T}}{e^{-J_\theta(\tau_i) / T} + \sum_{k=1}^K e^{-J_\theta(\tau_{ik}) / T}} ,
+
+with the temperature T. The mean of :math:`-\log p(\tau_i)` and a penalty is minimized by L-BFGS; for costs that are linear in
+their weights it is convex. No candidate is planned, so that the cost may have any form: the gradient is that of the cost of what
+was demonstrated minus the mean of those of all candidates by their probability.
+
+Candidates are rollouts of noisy copies of the demonstrated controls, with the noise of the sampling planners and within the
+limits: what a sampled-trajectory planner looks at near the demonstration. Where a ``planner`` is given, candidates about its
+plans under the cost that was learned so far join them in each round, so that what is cheap elsewhere is noticed. The paper has a
+penalty of absolute weights, and noise about demonstrations only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dynamics import Trajectory
+from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, copied
+from mbrl.tasks import Task
+from mbrl.training.checking import check_numbers
+from planners import Cost, KnotNoise, Noise, Problem, SamplingPlanner, solve
+from planners.sampling.space import SearchSpace
+from planners.solve import Request
+
+
+@dataclass(frozen=True, eq=False)
+class PathIntegralReport:
+    """What the choice among candidates looks like in the end.
+
+    Attributes:
+        probabilities: of each demonstration among its candidates ``(N,)``.
+        ranks: candidates that are cheaper than each demonstration ``(N,)``.
+        candidates: how many each was compared with.
+        excluded: candidates that were not finite, of all demonstrations together.
+    """
+
+    probabilities: Tensor
+    ranks: Tensor
+    candidates: int
+    excluded: int
+
+    def __str__(self) -> str:
+        first = float((self.ranks == 0).double().mean())
+        return (
+            f"{100 * first:.0f} % of the demonstrations are cheaper than all of their {self.candidates} candidates; median "
+            f"probability {float(self.probabilities.median()):.2g}, {1 / (self.candidates + 1):.2g} without a cost"
+        )
+
+
+@dataclass(frozen=True)
+class PathIntegralIRL(CostLearner):
+    """Costs of any form by maximum entropy over sampled trajectories.
+
+    Attributes:
+        temperature: T of the demonstrator [cost per nat]; it sets the scale of the cost.
+        num_samples: candidates about each demonstration, and about each plan.
+        noise: how the controls of a candidate depend on each other in time.
+        std: standard deviation of the noise, in half widths of the control limits.
+        planner: a sampling planner, whose plans under the learned cost are candidates too, with others about them; or none.
+        rounds: of planning and learning, where there is a planner.
+        l2: weight of half the squared change of the parameters from where they begin.
+        max_iterations: steps of L-BFGS in each round.
+        tolerance: largest derivative at which a round ends.
+
+    Raises:
+        ValueError: a field is out of range.
+        TypeError: noise or planner is of another kind.
+    """
+
+    shows: ClassVar[str] = "the log-likelihood of demonstrations among sampled trajectories"
+
+    _: KW_ONLY
+    temperature: float = 1.0
+    num_samples: int = 50
+    noise: Noise = field(default_factory=KnotNoise)
+    std: float = 0.3
+    planner: SamplingPlanner | None = None
+    rounds: int = 3
+    l2: float = 1e-4
+    max_iterations: int = 100
+    tolerance: float = 1e-7
+
+    def __post_init__(self):
+        check_numbers(
+            self,
+            counts=("num_samples", "rounds", "max_iterations"),
+            rates=("temperature", "std", "tolerance"),
+            weights=("l2",),
+        )
+        if not isinstance(self.noise, Noise):
+            raise TypeError(f"noise must be WhiteNoise(), ColoredNoise(...) or KnotNoise(...), got {self.noise!r}")
+        if self.planner is not None and not isinstance(self.planner, SamplingPlanner):
+            raise TypeError(f"planner must be a sampling planner, such as MPPI(), got {type(self.planner).__name__}")
+
+    def learn(
+        self,
+        problem: Problem | Task,
+        cost: Cost,
+        demonstrations: Sequence[Trajectory],
+        *,
+        candidates: Tensor | None = None,
+        seed: int = 0,
+    ) -> LearnedCost:
+        """Learn; see :meth:`CostLearner.learn`.
+
+        A cost with batch axes, such as a :class:`planners.CostMap` of several scenes, has one element for each demonstration.
+        ``history`` has the objective after each round, and the ``report`` is a :class:`PathIntegralReport`.
+
+        Args:
+            problem: see there; control limits set the scale of the noise.
+            cost: see there.
+            demonstrations: see there.
+            candidates: controls ``(N, K, T, m)`` to compare the demonstrations with, in place of noise about them.
+            seed: of the noise.
+
+        Raises:
+            ValueError: also where control limits are missing or not finite, and candidates of another shape.
+        """
+        given = Demonstrated.of(
+            problem,
+            cost,
+            demonstrations,
+            accepted=SamplingPlanner.supports - {"termination"},
+            learner="PathIntegralIRL",
+            other="make them part of the cost",
+        )
+        choice = _Choice(self, given, copied(cost))
+        if not all(bool(p.isfinite().all()) for p in choice.parameters):
+            raise ValueError("parameters must be finite; a weight of zero stays zero, so begin with positive ones")
+        generator = torch.Generator().manual_seed(seed)
+        choice.add(choice.around(given.us, generator) if candidates is None else _checked(candidates, given))
+        history, converged = [], False
+        rounds = 1 if self.planner is None else self.rounds
+        for _ in range(rounds):
+            if self.planner is not None:
+                plans = choice.planned(self.planner, generator)
+                choice.add(torch.cat([plans.unsqueeze(1), choice.around(plans, generator)], dim=1))
+            converged = choice.minimize()
+            history.append(choice.value())
+        return LearnedCost(choice.cost, converged, {"objective": history}, choice.report())
+
+
+class _Choice:
+    """Demonstrations, their candidates, and the likelihood of the choice."""
+
+    def __init__(self, settings: PathIntegralIRL, given: Demonstrated, cost: Cost):
+        self.settings, self.given, self.cost = settings, given, cost
+        self.problem = replace(given.problem, cost=cost)
+        self.parameters = [p for p in cost.parameters() if p.requires_grad]
+        self.first = [p.detach().clone() for p in self.parameters]
+        self.xs, self.us = given.xs.unsqueeze(1), given.us.unsqueeze(1)  # demonstrations first, then candidates
+
+    def around(self, us: Tensor, generator: torch.Generator) -> Tensor:
+        """Noisy copies of controls ``(N, T, m)`` within the limits, ``(N, num_samples, T, m)``."""
+        limits = self.problem.control_limits
+        finite = limits is not None and all(bool(torch.as_tensor(limit).isfinite().all()) for limit in limits)
+        if self.problem.control_values is None and not finite:
+            raise ValueError(
+                f"PathIntegralIRL needs finite control_limits, which set the scale of its noise, got {limits}; or hand in "
+                "candidates="
+            )
+        x0 = self.given.xs[:, 0]
+        space = SearchSpace.of(self.problem, x0, Request(generator=generator), self.settings.noise, generator)
+        noise = self.settings.std * space.half_range.unsqueeze(-3) * space.draw(self.settings.num_samples)
+        steps = noise if space.weights is None else torch.einsum("tk,nskm->nstm", space.weights, noise)
+        return space.controls.admissible(us.unsqueeze(1) + steps)
+
+    def planned(self, planner: SamplingPlanner, generator: torch.Generator) -> Tensor:
+        """Controls of plans under the cost so far, ``(N, T, m)``."""
+        with torch.no_grad():
+            return solve(self.problem, planner, self.given.xs[:, 0], generator=generator, throw=False).us
+
+    def add(self, us: Tensor) -> None:
+        """Roll candidates ``(N, K, T, m)`` out and keep them."""
+        with torch.no_grad():
+            xs = self.problem.dynamics.rollout(self.given.xs[:, :1], us)
+        self.xs, self.us = torch.cat([self.xs, xs], dim=1), torch.cat([self.us, us], dim=1)
+
+    def costs(self) -> Tensor:
+        """Costs of demonstrations and candidates ``(N, 1 + K)``; infinite where a rollout is not finite."""
+        finite = self.xs.isfinite().all(-1).all(-1)
+        # what is NaN in one would be NaN in the derivatives of all
+        xs = torch.where(finite[..., None, None], self.xs, self.given.xs.unsqueeze(1))
+        return self.problem.trajectory_cost(xs, self.us).masked_fill(~finite, float("inf"))
+
+    def objective(self) -> Tensor:
+        """The mean negative log-likelihood, and the penalty."""
+        log_p = torch.log_softmax(-self.costs() / self.settings.temperature, dim=-1)
+        change = [(p - first).square().sum() for p, first in zip(self.parameters, self.first, strict=True)]
+        return -log_p[:, 0].mean() + 0.5 * self.settings.l2 * torch.stack(change).sum()
+
+    def value(self) -> float:
+        """The objective as a number."""
+        with torch.no_grad():
+            return float(self.objective())
+
+    def minimize(self) -> bool:
+        """Lower the objective; whether its derivatives vanish."""
+        settings = self.settings
+        optimizer = torch.optim.LBFGS(
+            self.parameters,
+            max_iter=settings.max_iterations,
+            tolerance_grad=settings.tolerance,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> Any:
+            optimizer.zero_grad()
+            value = self.objective()
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        closure()
+        slope = max(float(p.grad.abs().amax()) for p in self.parameters if p.grad is not None)
+        optimizer.zero_grad()
+        return slope <= 10.0 * settings.tolerance
+
+    def report(self) -> PathIntegralReport:
+        """What the choice looks like."""
+        with torch.no_grad():
+            costs = self.costs()
+        p = torch.softmax(-costs / self.settings.temperature, dim=-1)[:, 0]
+        ranks = (costs[:, 1:] < costs[:, :1]).sum(-1)
+        return PathIntegralReport(p, ranks, costs.shape[1] - 1, int(costs.isinf().sum()))
+
+
+def _checked(candidates: Tensor, given: Demonstrated) -> Tensor:
+    N, T, m = given.us.shape
+    us = torch.as_tensor(candidates).to(given.us)
+    if us.ndim != 4 or us.shape[1] == 0 or (us.shape[0], *us.shape[2:]) != (N, T, m):
+        raise ValueError(f"candidates must have shape ({N}, K, {T}, {m}), K at least 1, got {tuple(us.shape)}")
+    return us
