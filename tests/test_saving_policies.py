@@ -108,7 +108,9 @@ def test_nothing_there(tmp_path):
 
 
 def test_no_policy(tmp_path):
-    with pytest.raises(TypeError, match=r"save_policy takes a mbrl\.Policy or a mbrl\.TrajectoryLibrary, got Linear"):
+    with pytest.raises(
+        TypeError, match=r"save_policy takes a mbrl\.Policy or a mbrl\.TrajectoryLibrary or .* got Linear"
+    ):
         save_policy(torch.nn.Linear(2, 2), tmp_path / "policy.safetensors")
     assert not list(tmp_path.iterdir())
 

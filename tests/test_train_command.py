@@ -516,7 +516,7 @@ def test_every_exported_algorithm_can_be_chosen_and_its_options_are_its_own(mbrl
     taken = {one.name for kind in (mbrl.cli.train.Options, mbrl.cli.train.Reading) for one in dataclasses.fields(kind)}
     for kind in kinds:
         assert not taken & {one.name for one in dataclasses.fields(kind)}, kind
-        status, out, err = mbrl_says("train", choices.option_name(kind.__name__), "--help")
+        status, out, err = mbrl_says("train", choices.word(kind), "--help")
         assert (status, err) == (0, "")
         assert not set(out) & set("\\`")
         lists_planners = "--expert cem|" in out

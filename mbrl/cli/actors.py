@@ -11,6 +11,8 @@ import torch
 import mbrl
 from dynamics import LearnedDynamics, Trajectory, load
 from mbrl.cli.choices import choice, choices_of, planner_kinds
+from mbrl.tasks.worlds import world_name
+from planners import solve_mdp
 
 KINDS = planner_kinds()
 CHOICES = choices_of("planner", KINDS)
@@ -20,28 +22,48 @@ PLANNING = ("model", "horizon", "planner")
 NOISES = ("spline-noise", "random")
 """Policies that need no training."""
 
+TABULAR = ("random", "optimal")
+"""Those of worlds in tables."""
+
 if TYPE_CHECKING:
     AnyPlanner = Any
 else:
     AnyPlanner = choice(KINDS)
 
 
-def policy(name: str, task: mbrl.Task | str, *, scale: float = 0.5, interval: int = 5) -> Any:
+def policy(
+    name: str,
+    task: mbrl.Task | mbrl.GridWorld | str,
+    *,
+    scale: float = 0.5,
+    interval: int = 5,
+    temperature: float = 0.0,
+) -> Any:
     """An actor that needs no plan (Any: the noises name what the protocol has as a property).
 
     Args:
-        name: of a noise, or the run folder or file of a trained policy.
-        task: what it acts on, a task or a gymnasium id.
+        name: of a noise, ``optimal`` in a world in tables, or the run folder or file of a trained policy.
+        task: what it acts on, a task, a world or a gymnasium id.
         scale: of spline noise.
         interval: of spline noise.
+        temperature: of the optimal policy of a world.
 
     Raises:
         ValueError: the policy does not fit the task, or there is none of that name.
         FileNotFoundError: there is no policy in the folder.
     """
+    if isinstance(task, mbrl.GridWorld) and name in (*TABULAR, *NOISES):
+        if name not in TABULAR:
+            raise ValueError(f"{name} is for controls within limits; in {task.name} there is {' and '.join(TABULAR)}")
+        mdp = task.mdp
+        if name == "random":
+            return mbrl.TabularPolicy(mdp.transitions.new_full((mdp.states, mdp.actions), 1.0 / mdp.actions))
+        return mbrl.TabularPolicy(solve_mdp(mdp, temperature=temperature).policy)
+    if name == "optimal" and not Path(name).exists():
+        raise ValueError("optimal is known in worlds in tables alone; on a task, --planner NAME plans")
     if name not in NOISES:
         return read_policy(name, task)
-    if isinstance(task, str):
+    if isinstance(task, mbrl.GridWorld | str):
         raise ValueError(f"{name} takes its limits from a task of this library, got the gymnasium environment {task}")
     m = task.dynamics.control_dim
     if name == "random":
@@ -49,7 +71,7 @@ def policy(name: str, task: mbrl.Task | str, *, scale: float = 0.5, interval: in
     return mbrl.SplineNoise(task.control_limits, m, interval=interval, scale=scale)
 
 
-def read_policy(path: str | Path, task: mbrl.Task | str | None = None) -> mbrl.LearnedActor:
+def read_policy(path: str | Path, task: mbrl.Task | mbrl.GridWorld | str | None = None) -> mbrl.LearnedActor:
     """The trained policy in a run folder or a file, which has to fit the task if there is one."""
     found = Path(path)
     if not found.exists():
@@ -66,7 +88,7 @@ def read_policy(path: str | Path, task: mbrl.Task | str | None = None) -> mbrl.L
     return trained
 
 
-def _check_fit(trained: mbrl.LearnedActor, task: mbrl.Task | str, path: Path) -> None:
+def _check_fit(trained: mbrl.LearnedActor, task: mbrl.Task | mbrl.GridWorld | str, path: Path) -> None:
     try:
         if isinstance(task, mbrl.Task):
             trained.check_task(task)
@@ -74,12 +96,12 @@ def _check_fit(trained: mbrl.LearnedActor, task: mbrl.Task | str, path: Path) ->
             worlds = mbrl.Assignment(task, 1).worlds(1)
             worlds.env.close()
             seen_dim = worlds.observation_dim if trained.acts_on == "observation" else trained.seen_dim
-            trained.check_fits(seen_dim, worlds.actions, task=task)
+            trained.check_fits(seen_dim, worlds.actions, task=task if isinstance(task, str) else world_name(task))
     except ValueError as error:
         raise ValueError(f"the policy in {path} does not fit: {error}") from error
 
 
-def film(path: Path, actor: Any, task: mbrl.Task | str, episode: Trajectory | None, seed: int) -> None:
+def film(path: Path, actor: Any, task: mbrl.Task | mbrl.GridWorld | str, episode: Trajectory | None, seed: int) -> None:
     """An episode of a task as a video, or of a gymnasium environment as it draws itself; the file is whole or not there.
 
     Args:

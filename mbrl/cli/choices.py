@@ -46,6 +46,11 @@ def option_name(name: str) -> str:
     return re.sub(borders, "-", name).lower()
 
 
+def word(kind: type) -> str:
+    """What a choice is called: the word of an algorithm that has one, or its name."""
+    return getattr(kind, "word", "") or option_name(kind.__name__)
+
+
 def concrete(kind: type) -> list[type]:
     """A dataclass, if it is concrete, and its concrete subclasses in the same package, in order of their names."""
     package = kind.__module__.partition(".")[0]
@@ -82,7 +87,7 @@ def choice(kinds: Sequence[type]) -> Any:
 def _named(kind: type) -> Any:
     if kind is NOTHING:
         return None
-    return Annotated[kind, tyro.conf.subcommand(option_name(kind.__name__), description=first_sentence(kind))]
+    return Annotated[kind, tyro.conf.subcommand(word(kind), description=first_sentence(kind))]
 
 
 Choices = dict[str, dict[str, type]]
@@ -91,7 +96,7 @@ Choices = dict[str, dict[str, type]]
 
 def choices_of(field: str, kinds: Sequence[type]) -> Choices:
     """What there is to choose from for a field of some kinds, and for the fields below it; ``""`` for the first word."""
-    found: Choices = {field: {option_name(kind.__name__): kind for kind in kinds}}
+    found: Choices = {field: {word(kind): kind for kind in kinds}}
     for kind in kinds:
         for name, hint in _configured(kind).items():
             for path, below in choices_of(f"{field}.{name}".lstrip("."), alternatives(hint)).items():

@@ -5,7 +5,8 @@
     mbrl eval PendulumSwingUp --policy random --run runs/random
     mbrl eval CartPole-v1 --policy runs/ppo --episodes 20
 
-A policy is random, spline-noise, or the run folder of mbrl train; one that was trained acts on gymnasium environments, too. With
+A policy is random, spline-noise, optimal (in a world in tables), or the run folder of mbrl train; one that was trained acts on
+gymnasium environments, too. With
 --model, a trained policy, or --run, the result is also a row of evaluations.csv in that run folder, which mbrl report shows.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 import mbrl
-from mbrl.cli.actors import CHOICES, NOISES, PLANNING, AnyPlanner, film, one_thread, policy, read_model
+from mbrl.cli.actors import CHOICES, NOISES, PLANNING, TABULAR, AnyPlanner, film, one_thread, policy, read_model
 from mbrl.cli.runs import opened_run, refuse
 from mbrl.cli.tasks import TaskName, find_task, find_world
 from planners import ICEM, MPC
@@ -48,6 +49,8 @@ class Options:
     """Run folder that keeps the result, a new one or one that is there; that of the model or policy by default."""
     backend: str | None = None
     """Simulator, where the task has several."""
+    task_options: tuple[str, ...] = ()
+    """Of a world in tables, such as size=16 seed=1."""
     planner: AnyPlanner = field(default_factory=ICEM)
     """What is measured, --planner NAME."""
 
@@ -57,15 +60,20 @@ def run(options: Options) -> None:
     """Act, summarize, keep, film."""
     if options.policy is not None:
         refuse(options, PLANNING, f"--policy {options.policy} does not plan")
-    task: mbrl.Task | str
+    task: mbrl.Task | mbrl.GridWorld | str
     if options.policy is None:
+        refuse(options, ["task_options"], "planners plan on tasks, and those are options of worlds in tables")
         task, model = find_task(options.task, options.backend), read_model(options.model)
         actor: Any = MPC(task.problem(model, options.horizon), options.planner)
         name = type(options.planner).__name__ + (_on_model(options) if options.model else "")
         settings = {"planner": options.planner, "horizon": options.horizon, "backend": options.backend}
     else:
-        task = find_world(options.task, options.backend)
+        task = find_world(options.task, options.backend, options.task_options)
         actor, name, settings = policy(options.policy, task), _policy_name(options), {"backend": options.backend}
+        if options.task_options:
+            settings["task_options"] = " ".join(options.task_options)
+        if options.video is not None and isinstance(task, mbrl.GridWorld):
+            raise ValueError(f"there is no --video of {task.name}: worlds in tables draw no pictures")
     task_name = task if isinstance(task, str) else task.name
     with _started(options) as started:
         if options.video is not None:
@@ -103,7 +111,7 @@ def _on_model(options: Options) -> str:
 
 def _trained(options: Options) -> Path | None:
     """The run folder of a trained policy."""
-    return None if options.policy in (None, *NOISES) else Path(options.policy)
+    return None if options.policy in (None, *NOISES, *TABULAR) else Path(options.policy)
 
 
 def _policy_name(options: Options) -> str:

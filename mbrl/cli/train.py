@@ -23,7 +23,7 @@ import tyro
 import mbrl
 from dynamics import Trajectory, write_trajectories
 from mbrl.cli.actors import film, one_thread, read_policy
-from mbrl.cli.choices import WithoutTask, algorithm_kinds, choice, choices_of, option_name
+from mbrl.cli.choices import WithoutTask, algorithm_kinds, choice, choices_of, word
 from mbrl.cli.logs import Reading
 from mbrl.cli.main import LARGEST_SEED
 from mbrl.cli.runs import kept_folder, refuse
@@ -67,6 +67,8 @@ class Options:
     """Episodes of an expert, for algorithms that learn from some: files, folders, Minari datasets or patterns in quotes."""
     backend: str | None = None
     """Simulator, where the task has several."""
+    task_options: tuple[str, ...] = ()
+    """Of a world in tables, such as size=16 seed=1."""
     device: str = "cpu"
     """Where networks are trained, such as cuda."""
     video: bool = True
@@ -132,7 +134,7 @@ class _Training:
     """What is the same for all seeds."""
 
     options: Options
-    task: mbrl.Task | str
+    task: mbrl.Task | mbrl.GridWorld | str
     algorithm: mbrl.Algorithm
     demonstrations: list[Trajectory] | None
     init: mbrl.LearnedActor | None
@@ -140,13 +142,16 @@ class _Training:
     @classmethod
     def of(cls, options: Options) -> "_Training":
         """Everything that the options name, read."""
-        task, algorithm = find_world(options.task, options.backend), options.algorithm
+        task, algorithm = find_world(options.task, options.backend, options.task_options), options.algorithm
         if isinstance(algorithm, WithoutTask):
-            if isinstance(task, str):
+            if not isinstance(task, mbrl.Task):
                 acting = " and ".join(algorithm.acting)
-                raise ValueError(f"the {acting} plans on a task of this library, got the gymnasium environment {task}")
+                given = (
+                    f"the gymnasium environment {task}" if isinstance(task, str) else f"{task.name}, a world in tables"
+                )
+                raise ValueError(f"the {acting} plans on a task of this library, got {given}")
             algorithm = algorithm.build(task)
-        name = option_name(type(algorithm).__name__)
+        name = word(type(algorithm))
         if options.steps is None and algorithm.ends_after is None:
             raise ValueError(f"{name} ends when its {algorithm.step_unit} are spent: --steps N")
         if algorithm.demonstrations == "required" and not options.demos:
@@ -163,6 +168,7 @@ class _Training:
         options = self.options
         given: dict[str, Any] = {
             "backend": options.backend,
+            "task_options": list(options.task_options),
             "init_from": options.init,
             "demos": list(options.demos),
         }
@@ -234,11 +240,26 @@ class _Training:
 
         name = self.task if isinstance(self.task, str) else self.task.name
         sections = train_sections(mbrl.read_run(folder), _set(self.algorithm))
+        if (folder / "reward.safetensors").exists():
+            sections += self._examined(folder, policy)
         episode = self._episode(folder, policy, evaluation, seed)
-        if self.options.video and self._filmed(folder / "episode.mp4", policy, episode, seed):
+        drawn = not isinstance(self.task, mbrl.GridWorld)
+        if self.options.video and drawn and self._filmed(folder / "episode.mp4", policy, episode, seed):
             sections.insert(1, Video(folder / "episode.mp4", f"An episode of the trained policy on {name}."))
         page = html_report(folder / "report.html", f"{type(self.algorithm).__name__} on {name}", sections)
         sys.stdout.write(f"report: {page}\n")
+
+    def _examined(self, folder: Path, policy: mbrl.LearnedActor) -> list[Any]:
+        """What there is to say about the learned reward; what was learned is kept where it cannot be said."""
+        from mbrl.plots import reward_sections
+
+        if isinstance(self.task, str):
+            return []
+        report = mbrl.reward_report(
+            self.task, mbrl.load_reward(folder), policy=policy, demonstrations=self.demonstrations
+        )
+        sys.stdout.write(f"{report}\n")
+        return reward_sections(report)
 
     def _episode(
         self, folder: Path, policy: mbrl.LearnedActor, evaluation: mbrl.Evaluation | None, seed: int

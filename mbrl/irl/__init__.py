@@ -23,8 +23,15 @@ from mbrl.irl.path_margin import LearnedTerrain, TerrainLearner
 from mbrl.irl.path_metrics import modified_hausdorff_distance, path_overlap, path_regret
 from mbrl.irl.reward_files import load_reward, save_reward
 from mbrl.irl.reward_learner import RewardLearner
-from mbrl.irl.reward_metrics import canonical_reward, epic_distance, expected_value_difference, reward_correlation
+from mbrl.irl.reward_metrics import (
+    canonical_reward,
+    epic_distance,
+    expected_value_difference,
+    reward_correlation,
+    sampled_epic_distance,
+)
 from mbrl.irl.reward_network import DiscriminatorReward, RewardModel, RewardNetwork, ShapedReward
+from mbrl.irl.reward_report import FeatureGap, RewardReport, reward_report
 from mbrl.irl.reward_task import RewardCost, reward_env, reward_task
 
 __all__ = [
@@ -38,6 +45,7 @@ __all__ = [
     "CostLearner",
     "DiscriminatorReward",
     "DiscriminatorSettings",
+    "FeatureGap",
     "FeatureReward",
     "GCLLearner",
     "Identifiability",
@@ -63,6 +71,7 @@ __all__ = [
     "RewardLearner",
     "RewardModel",
     "RewardNetwork",
+    "RewardReport",
     "ShapedReward",
     "TerrainLearner",
     "action_log_likelihood",
@@ -78,6 +87,8 @@ __all__ = [
     "path_regret",
     "reward_correlation",
     "reward_env",
+    "reward_report",
     "reward_task",
+    "sampled_epic_distance",
     "save_reward",
 ]

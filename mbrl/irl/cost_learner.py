@@ -3,15 +3,20 @@
 import abc
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import KW_ONLY, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dynamics import Trajectory
+from mbrl.irl.reward_files import save_reward
+from mbrl.policies.planning_policy import PlanningPolicy
 from mbrl.tasks import Task
-from planners import Cost, Problem, WeightedCost
+from mbrl.tasks.task_cost import TaskCost, Terms
+from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations, Learner
+from planners import DDP, Cost, Planner, Problem, WeightedCost
 
 AnyCost = TypeVar("AnyCost", bound=Cost)
 
@@ -76,8 +81,53 @@ class IdentifiableWeights:
         return values - (values @ null) @ null.mT
 
 
-class CostLearner(abc.ABC):
-    """The settings of a learner of costs from demonstrations of a continuous system."""
+class CostSearch(abc.ABC):
+    """What changes while a cost is learned; what :meth:`state_dict` gives makes another search go on to the bit.
+
+    Attributes:
+        iterations: so far.
+        finished: whether there is no use in going on.
+        history: numbers of each iteration by name.
+    """
+
+    def __init__(self) -> None:
+        self.iterations, self.finished = 0, False
+        self.history: dict[str, list[float]] = {}
+
+    @abc.abstractmethod
+    def advance(self) -> None:
+        """Go one iteration further."""
+
+    @abc.abstractmethod
+    def learned(self) -> LearnedCost:
+        """What there is now."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+
+
+@dataclass(frozen=True)
+class CostLearner(Algorithm):
+    """The settings of a learner of costs from demonstrations of a continuous system.
+
+    As a training, ``mbrl.train(learner, task, demonstrations=trajectories)``, it learns the weights of a :class:`mbrl.TaskCost`,
+    and leaves ``result.reward``, that cost, and ``result.policy``, a :class:`mbrl.PlanningPolicy`, which plans with it.
+
+    Attributes:
+        terms: of the cost that a training learns: ``"own"``, those of the task's cost, ``"squares"`` of states and controls, or
+            ``"auto"``, squares where there are none of its own. At first all terms cost the same along the demonstrations.
+    """
+
+    demonstrations: ClassVar[Demonstrations] = "required"
+    step_unit: ClassVar[str] = "iterations"
+
+    _: KW_ONLY
+    terms: Terms = "auto"
 
     @abc.abstractmethod
     def learn(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> LearnedCost:
@@ -92,6 +142,162 @@ class CostLearner(abc.ABC):
             ValueError: demonstrations do not fit the problem, or the problem has what the learner cannot take account of.
             TypeError: an argument is of another kind.
         """
+
+    def search(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> CostSearch:
+        """A search at its start, with the arguments of :meth:`learn`; by default all of the learning is one iteration."""
+        return WholeSearch(self, problem, cost, demonstrations)
+
+    def first_guess(self, task: Task, cost: TaskCost, demonstrations: Sequence[Trajectory]) -> TaskCost:
+        """The cost that the search of a training begins with, of one whose terms cost the same."""
+        return cost
+
+    @property
+    def acting(self) -> Planner:
+        """What plans with the cost that a training has learned."""
+        return DDP()
+
+    @property
+    def ends_after(self) -> int | None:
+        """One iteration, by default."""
+        return 1
+
+    def check_demonstrations(self, assignment: Assignment) -> None:
+        """Raise ValueError where demonstrations are missing, or longer or shorter than each other."""
+        super().check_demonstrations(assignment)
+        lengths = sorted({d.num_steps for d in assignment.demonstrations or () if isinstance(d, Trajectory)})
+        if len(lengths) > 1:
+            shortest = max(lengths[0], 1)
+            raise ValueError(
+                f"{type(self).__name__} learns from demonstrations of one length, got {lengths[0]} to {lengths[-1]} steps; "
+                f"record them with steps={shortest}, or cut them: [d.slice(0, {shortest}) for d in demonstrations]"
+            )
+
+    def learner(self, assignment: Assignment) -> "TaskCostLearner":
+        """A learner at its first step."""
+        return TaskCostLearner(self, assignment)
+
+
+def searched(search: CostSearch) -> LearnedCost:
+    """What a search finds."""
+    while not search.finished:
+        search.advance()
+    return search.learned()
+
+
+class WholeSearch(CostSearch):
+    """All of the learning in one iteration."""
+
+    def __init__(
+        self, settings: CostLearner, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]
+    ):
+        super().__init__()
+        self.settings, self.arguments = settings, (problem, cost, demonstrations)
+        self.found: LearnedCost | None = None
+
+    def advance(self) -> None:
+        """Learn."""
+        self.found = self.settings.learn(*self.arguments)
+        self.history = {name: numbers[-1:] for name, numbers in self.found.history.items()}
+        self.iterations, self.finished = 1, True
+
+    def learned(self) -> LearnedCost:
+        """What was learned; the first guess, before."""
+        return LearnedCost(copied(self.arguments[1]), False) if self.found is None else self.found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: it is learned anew."""
+        return {"iterations": self.iterations}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Learn again what had been learned."""
+        if state["iterations"]:
+            self.advance()
+
+
+class TaskCostLearner(Learner):
+    """The state of a training of a cost.
+
+    Attributes:
+        search: what learns it.
+    """
+
+    def __init__(self, algorithm: CostLearner, assignment: Assignment):
+        name, task = type(algorithm).__name__, assignment.task
+        if not isinstance(task, Task):
+            given = task if isinstance(task, str) else type(task).__name__
+            raise ValueError(f"{name} needs the plant and the cost of a mbrl.Task, got {given}")
+        if assignment.init is not None:
+            raise ValueError(f"{name} begins with no policy, init would be ignored")
+        if assignment.device.type != "cpu":
+            raise ValueError(f"{name} computes on the CPU, got device {assignment.device}")
+        self.algorithm, self.task = algorithm, task
+        demonstrations = list(assignment.demonstrations or ())
+        cost = TaskCost(task, terms=algorithm.terms)
+        given = Demonstrated.of(task, cost, demonstrations, accepted=None, learner=name, other="")
+        self.search = algorithm.search(
+            task,
+            algorithm.first_guess(task, cost.with_equal_shares(given.xs, given.us), demonstrations),
+            demonstrations,
+        )
+        self._learned: LearnedCost | None = None
+
+    @property
+    def learned(self) -> LearnedCost:
+        """What there is now, as :meth:`CostLearner.learn` gives it."""
+        if self._learned is None:
+            self._learned = self.search.learned()
+        return self._learned
+
+    @property
+    def reward(self) -> TaskCost:
+        """The cost as it is now, of which minus is the reward."""
+        found = self.learned.cost
+        if not isinstance(found, TaskCost):  # pragma: no cover  (it is what was handed to the search)
+            raise TypeError(f"expected a TaskCost, got {type(found).__name__}")
+        return found
+
+    @property
+    def policy(self) -> PlanningPolicy:  # type: ignore[override]
+        """Plans with the cost as it is now."""
+        return PlanningPolicy(self.task, self.reward, self.algorithm.acting)
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        """Iterations so far."""
+        return self.search.iterations
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has ended."""
+        return self.search.finished
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The cost."""
+        return {"cost": self.reward}
+
+    def iterate(self) -> dict[str, float]:
+        """Go one iteration further."""
+        before = {name: len(numbers) for name, numbers in self.search.history.items()}
+        self.search.advance()
+        self._learned = None
+        history = self.search.history.items()
+        found = {f"train/{name}": numbers[-1] for name, numbers in history if len(numbers) > before.get(name, 0)}
+        weights = zip(self.reward.names, self.reward.weights.detach().tolist(), strict=True)
+        return {**found, **{f"weight/{name}": weight for name, weight in weights}}
+
+    def leave(self, folder: Path) -> None:
+        """Write the cost."""
+        save_reward(self.reward, folder / "reward.safetensors")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+        return self.search.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        self.search.load_state_dict(state)
+        self._learned = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +318,7 @@ class Demonstrated:
 
     @staticmethod
     def of(
-        problem: Any, cost: Any, demonstrations: Any, *, accepted: frozenset[str], learner: str, other: str
+        problem: Any, cost: Any, demonstrations: Any, *, accepted: frozenset[str] | None, learner: str, other: str
     ) -> "Demonstrated":
         """What is handed to a learner, checked.
 
@@ -120,7 +326,7 @@ class Demonstrated:
             problem: problem or task.
             cost: takes the place of the problem's own.
             demonstrations: trajectories.
-            accepted: features of problems that the learner takes account of.
+            accepted: features of problems that the learner takes account of; None leaves that to others.
             learner: its name, for errors.
             other: a remedy where a feature is not accepted.
 
@@ -142,7 +348,7 @@ class Demonstrated:
                 f"{type(cost).__name__} has no parameter to learn; use DiagonalQuadraticCost, LinearFeatureCost, or a cost with "
                 "nn.Parameter"
             )
-        unfit = problem.features() - accepted
+        unfit = set() if accepted is None else problem.features() - accepted
         if unfit:
             raise ValueError(f"{learner} cannot take account of {', '.join(sorted(unfit))}; {other}")
         if problem.horizon != us.shape[-2]:

@@ -13,7 +13,8 @@ the direction of the minimum is that of the least squares with one more row for 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from mbrl.tasks import Task
 from mbrl.training.checking import check_numbers
 from planners import Cost, Problem, WeightedCost
 from planners.expansion import control_gradient, costates, expand_problem
+
+ACCEPTED = frozenset({"control_limits", "discount", "terminal_value"})
+"""Features of problems that are taken account of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,9 @@ class KKTInverse(CostLearner):
         ValueError: a field is out of range.
     """
 
+    shows: ClassVar[str] = "what is left of the gradient by the controls"
+
+    _: KW_ONLY
     limit_tolerance: float = 1e-6
     rank_tolerance: float = 1e-6
 
@@ -89,7 +96,7 @@ class KKTInverse(CostLearner):
             problem,
             cost,
             demonstrations,
-            accepted=frozenset({"control_limits", "discount", "terminal_value"}),
+            accepted=ACCEPTED,
             learner="KKTInverse",
             other="MPCInverse plans with constraints",
         )

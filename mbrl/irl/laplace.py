@@ -20,8 +20,8 @@ the likelihood is exact.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -89,6 +89,9 @@ class LaplaceIRL(CostLearner):
         ValueError: a field is out of range.
     """
 
+    shows: ClassVar[str] = "the log-likelihood of the demonstrated controls"
+
+    _: KW_ONLY
     temperature: float = 1.0
     l2: float = 0.0
     max_iterations: int = 200

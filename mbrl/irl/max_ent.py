@@ -49,6 +49,7 @@ class MaxEntIRL(RewardLearner):
         ValueError: a field is out of range.
     """
 
+    word: ClassVar[str] = "maxent"
     shows: ClassVar[str] = "the penalized log-likelihood of the demonstrated actions"
 
     _: KW_ONLY

@@ -57,6 +57,7 @@ class MaxMargin(RewardLearner):
         ValueError: a field is out of range.
     """
 
+    word: ClassVar[str] = "maxmargin"
     shows: ClassVar[str] = "the objective of the margin and its lower bound"
 
     _: KW_ONLY

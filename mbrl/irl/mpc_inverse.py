@@ -14,20 +14,34 @@ Each search for a plan begins with the demonstrated controls, so that it ends in
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from dynamics import Trajectory
-from mbrl.irl.cost_learner import CostLearner, Demonstrated, IdentifiableWeights, LearnedCost, of_weights, weighted
+from mbrl.irl.cost_learner import (
+    CostLearner,
+    CostSearch,
+    Demonstrated,
+    IdentifiableWeights,
+    LearnedCost,
+    of_weights,
+    searched,
+    weighted,
+)
+from mbrl.irl.kkt_inverse import ACCEPTED as KKT_ACCEPTED
+from mbrl.irl.kkt_inverse import KKTInverse
 from mbrl.tasks import Task
+from mbrl.tasks.task_cost import TaskCost
 from mbrl.training.checking import check_numbers
 from planners import DDP, Cost, Implicit, Planner, Problem, Solution, WeightedCost, solve
 from planners.solve import Request
 
+SMALLEST = 1e-4  # weight to begin with, in equal shares
 ROWS = 1024  # plans in one batch of the Jacobian
+ACTING = 5  # iterations of a planner at every step
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +76,8 @@ class MPCInverse(CostLearner):
     Attributes:
         planner: what plans; it has to offer ``Implicit`` derivatives, and decides which constraints there may be.
         curvature: second derivatives of the dynamics, see :class:`planners.Implicit`.
+        start: of a training: ``"stationary"``, the weights of :class:`mbrl.KKTInverse` where it takes account of the task,
+            because a search from elsewhere may end in another minimum, or ``"equal"``, by which all terms cost the same.
         max_iterations: steps at most.
         tolerance: loss at which demonstrations count as reproduced, and relative fall of the loss in a step at which a search
             that cannot reproduce them ends.
@@ -72,8 +88,15 @@ class MPCInverse(CostLearner):
         ValueError: a field is out of range.
     """
 
+    word: ClassVar[str] = "mpc-irl"
+    shows: ClassVar[str] = (
+        "the imitation loss, the mean square of the errors of plans beside that of demonstrated controls"
+    )
+
+    _: KW_ONLY
     planner: Planner = field(default_factory=lambda: DDP(tolerance=1e-8))
     curvature: Literal["exact", "finite-difference"] = "exact"
+    start: Literal["stationary", "equal"] = "stationary"
     max_iterations: int = 50
     tolerance: float = 1e-12
     max_change: float = 1.0
@@ -82,6 +105,28 @@ class MPCInverse(CostLearner):
     def __post_init__(self):
         check_numbers(self, counts=("max_iterations",), rates=("tolerance", "max_change", "rank_tolerance"))
         Implicit(curvature=self.curvature)  # raises
+        if self.start not in ("stationary", "equal"):
+            raise ValueError(f"start must be 'stationary' or 'equal', got {self.start!r}")
+
+    def first_guess(self, task: Task, cost: TaskCost, demonstrations: Sequence[Trajectory]) -> TaskCost:
+        """Weights for which the demonstrations are stationary, none much smaller than its equal share."""
+        if self.start == "equal" or task.problem().features() - KKT_ACCEPTED:
+            return cost
+        found = KKTInverse().learn(task, cost, demonstrations).weights
+        equal = cost.weights.detach()
+        return TaskCost(task, torch.maximum(found, SMALLEST * equal), terms=cost.terms)  # type: ignore[type-var]
+
+    @property
+    def acting(self) -> Planner:
+        """The planner, in receding horizon with few iterations, because each plan begins with the last one."""
+        if any(one.name == "max_iterations" for one in fields(self.planner)):
+            return replace(self.planner, max_iterations=min(ACTING, self.planner.max_iterations))  # type: ignore[call-arg]
+        return self.planner
+
+    @property
+    def ends_after(self) -> int | None:
+        """The weights to begin with, and steps at most."""
+        return self.max_iterations + 1
 
     def learn(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> LearnedCost:
         """Learn; see :meth:`CostLearner.learn`.
@@ -92,6 +137,10 @@ class MPCInverse(CostLearner):
             TypeError: also where the cost is not linear in weights.
             ValueError: also where weights are not positive.
         """
+        return searched(self.search(problem, cost, demonstrations))
+
+    def search(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> "MPCInverseSearch":
+        """A search at its start; its first iteration is the loss of the weights to begin with."""
         start = weighted(cost, "MPCInverse")
         given = Demonstrated.of(
             problem,
@@ -101,13 +150,118 @@ class MPCInverse(CostLearner):
             learner=f"MPCInverse with {type(self.planner).__name__}",
             other="choose another planner=",
         )
+        plant = given.problem.dynamics
+        if self.curvature == "exact" and plant.derivatives == "finite-difference":
+            raise ValueError(
+                f"{type(plant).__name__} has no exact second derivatives; choose curvature='finite-difference', or a plant in "
+                "torch, such as the task's backend='torch'"
+            )
         if not bool((start.weights > 0).all()):
             raise ValueError(f"MPCInverse learns logarithms: weights must be positive, got {start.weights.tolist()}")
-        plans = _Plans(self, given, start)
-        theta, converged, losses, J = _minimized(self, plans, start.weights.detach().double().log())
-        identifiable = IdentifiableWeights.of(J / J.shape[0] ** 0.5, self.rank_tolerance)
-        report = MPCInverseReport(losses[-1], identifiable, plans.invalid, given.prediction_error)
-        return LearnedCost(of_weights(start, theta.exp()), converged, {"loss": losses}, report)
+        return MPCInverseSearch(self, given, start)
+
+
+class MPCInverseSearch(CostSearch):
+    """The state of Levenberg-Marquardt steps.
+
+    Attributes:
+        theta: logarithms of the weights ``(k,)``.
+    """
+
+    def __init__(self, settings: MPCInverse, given: Demonstrated, start: WeightedCost):
+        super().__init__()
+        self.settings, self.given, self.start = settings, given, start
+        self.plans = _Plans(settings, given, start)
+        self.theta, self.mu, self.converged = start.weights.detach().double().log(), 1e-3, False
+        self.history["loss"] = []
+        self._errors: Tensor | None = None
+        self._jacobian: Tensor | None = None
+
+    @property
+    def errors(self) -> Tensor:
+        """Errors of the plans of the present weights ``(N, T m)``."""
+        if self._errors is None:
+            self._errors = self.plans.errors(self.theta)
+        return self._errors
+
+    @property
+    def jacobian(self) -> Tensor:
+        """Their derivatives ``(rows, k)``."""
+        if self._jacobian is None:
+            self.plans.of(self.theta)
+            self._jacobian = self.plans.jacobian(self.theta).flatten(0, 1)
+        return self._jacobian
+
+    def advance(self) -> None:
+        """Take a step that lowers the loss; at first, look at it."""
+        losses, tolerance = self.history["loss"], self.settings.tolerance
+        if not losses:
+            losses.append(float(self.errors.square().mean()))
+            if not math.isfinite(losses[0]):
+                raise ValueError(
+                    "there is no plan for some demonstration with the weights that the search begins with; look at "
+                    "solve(problem, planner, x0)"
+                )
+        elif self._step():
+            if 1.0 - losses[-1] / losses[-2] < tolerance:
+                self.finished = self.converged = True
+        else:
+            self.finished = self.converged = True
+        self.iterations += 1
+        if losses[-1] <= tolerance or self._is_flat():
+            self.finished = self.converged = True
+        if self.iterations > self.settings.max_iterations:
+            self.finished = True
+
+    def _is_flat(self) -> bool:
+        J, r = self.jacobian, self.errors
+        size = float(J.square().sum(0).mean())
+        return float((J.mT @ r.flatten()).abs().max()) <= 1e-14 * max(size, 1e-300)
+
+    def _step(self) -> bool:
+        """Whether a step lowers the loss; it is taken then."""
+        J, r, losses = self.jacobian, self.errors, self.history["loss"]
+        A, b = J.mT @ J, J.mT @ r.flatten()
+        size = float(A.diagonal().mean())
+        while self.mu < 1e8:
+            step = -torch.linalg.solve(A + self.mu * size * torch.eye(len(b), dtype=b.dtype), b)
+            step = step * (self.settings.max_change / step.abs().max()).clamp_max(1.0)
+            tried = self.plans.errors(self.theta + step)
+            loss = float(tried.square().mean())
+            if loss < losses[-1]:
+                self.theta, self.mu = self.theta + step, 0.1 * self.mu
+                self._errors, self._jacobian = tried, None
+                losses.append(loss)
+                return True
+            self.mu *= 5.0
+        return False
+
+    def learned(self) -> LearnedCost:
+        """What there is now."""
+        losses = self.history["loss"]
+        J = self.jacobian
+        identifiable = IdentifiableWeights.of(J / J.shape[0] ** 0.5, self.settings.rank_tolerance)
+        loss = losses[-1] if losses else float(self.errors.square().mean())
+        report = MPCInverseReport(loss, identifiable, self.plans.invalid, self.given.prediction_error)
+        return LearnedCost(of_weights(self.start, self.theta.exp()), self.converged, self.history, report)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes; plans are made anew from the weights."""
+        return {
+            "theta": self.theta,
+            "mu": self.mu,
+            "losses": list(self.history["loss"]),
+            "iterations": self.iterations,
+            "finished": self.finished,
+            "converged": self.converged,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        self.theta, self.mu = state["theta"].clone(), state["mu"]
+        self.history["loss"] = list(state["losses"])
+        self.iterations, self.finished, self.converged = state["iterations"], state["finished"], state["converged"]
+        self._errors = self._jacobian = None
 
 
 class _Plans:
@@ -119,7 +273,13 @@ class _Plans:
         self.size = torch.where(size > 0, size, torch.ones_like(size))
         self.gradient = Implicit(curvature=settings.curvature, invalid="zero", tolerance=1e-9)
         self.invalid = 0
+        self.theta: Tensor | None = None
         self.plan: Solution | None = None
+
+    def of(self, theta: Tensor) -> None:
+        """Make the last plans those of these logarithms of weights."""
+        if self.theta is None or not torch.equal(self.theta, theta):
+            self.errors(theta)
 
     def errors(self, theta: Tensor) -> Tensor:
         """Differences of controls in their sizes, ``(N, T m)``; infinite where there is no plan."""
@@ -130,7 +290,7 @@ class _Plans:
             plan = solve(
                 problem, self.settings.planner, given.xs[:, 0], init=first, gradient=self.gradient, throw=False
             ).detach()
-        self.plan, self.invalid = plan, int((~_certified(plan)).sum())
+        self.theta, self.plan, self.invalid = theta, plan, int((~_certified(plan)).sum())
         errors = (plan.us - given.us) / self.size
         return errors.masked_fill(~plan.usable[:, None, None], math.inf).flatten(1)
 
@@ -163,41 +323,3 @@ class _Plans:
 def _certified(plan: Solution) -> Tensor:
     """Which plans have valid derivatives, ``(N,)`` of bool."""
     return plan.usable if plan.certificate is None else plan.certificate.optimal
-
-
-def _minimized(settings: MPCInverse, plans: _Plans, theta: Tensor) -> tuple[Tensor, bool, list[float], Tensor]:
-    """Logarithms of weights, whether they are a minimum, losses, and the Jacobian there ``(rows, k)``."""
-    r = plans.errors(theta)
-    losses = [float(r.square().mean())]
-    if not math.isfinite(losses[0]):
-        raise ValueError(
-            "there is no plan for some demonstration with the weights that the search begins with; look at "
-            "solve(problem, planner, x0)"
-        )
-    J, mu, converged = plans.jacobian(theta).flatten(0, 1), 1e-3, False
-    for _ in range(settings.max_iterations):
-        A, b = J.mT @ J, J.mT @ r.flatten()
-        size = float(A.diagonal().mean())
-        if losses[-1] <= settings.tolerance or float(b.abs().max()) <= 1e-14 * max(size, 1e-300):
-            converged = True
-            break
-        while mu < 1e8:
-            step = -torch.linalg.solve(A + mu * size * torch.eye(len(b), dtype=b.dtype), b)
-            step = step * (settings.max_change / step.abs().max()).clamp_max(1.0)
-            tried = plans.errors(theta + step)
-            loss = float(tried.square().mean())
-            if loss < losses[-1]:
-                break
-            mu *= 5.0
-        else:  # no step lowers the loss any further
-            plans.errors(theta)
-            converged = True
-            break
-        fall = 1.0 - loss / losses[-1]
-        theta, r, mu = theta + step, tried, 0.1 * mu
-        losses.append(loss)
-        J = plans.jacobian(theta).flatten(0, 1)
-        if fall < settings.tolerance:
-            converged = True
-            break
-    return theta, converged or losses[-1] <= settings.tolerance, losses, J

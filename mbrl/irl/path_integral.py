@@ -15,8 +15,8 @@ penalty of absolute weights, and noise about demonstrations only.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +74,9 @@ class PathIntegralIRL(CostLearner):
         TypeError: noise or planner is of another kind.
     """
 
+    shows: ClassVar[str] = "the log-likelihood of demonstrations among sampled trajectories"
+
+    _: KW_ONLY
     temperature: float = 1.0
     num_samples: int = 50
     noise: Noise = field(default_factory=KnotNoise)

@@ -225,8 +225,9 @@ def in_tables(trajectories: Any, world: TabularWorld) -> TabularTrajectories:
     if not trajectories:
         raise ValueError("demonstrations must have at least one trajectory, got none")
     mdp, name = process(world), world_name(world)
-    width = trajectories[0].observations.shape[1]
-    if width not in (1, mdp.states) and trajectories[0].states is None:
+    first = trajectories[0]
+    width, one_hot = first.observations.shape[1], bool((first.observations.sum(1) == 1).all())
+    if width not in (1, mdp.states) and (first.states is None or one_hot):
         raise ValueError(
             f"demonstrations show {width} columns, {name} has {mdp.states} states: they are of another world, or of the same "
             "one with other options"

@@ -7,9 +7,11 @@ policy depends on, a positive factor and potential shaping :math:`\gamma \Phi(s'
 .. math:: C(r)(s, a, s') = r(s, a, s') + \mathbb E \bigl[ \gamma r(s', A, S') - r(s, A, S') - \gamma r(S, A, S') \bigr], \qquad
     d(r_1, r_2) = \sqrt{\tfrac12 (1 - \rho(C(r_1), C(r_2)))}
 
-with :math:`S, S'` and A drawn independently, and the Pearson correlation :math:`\rho` over a distribution of transitions. All
-expectations are exact sums.
+with :math:`S, S'` and A drawn independently, and the Pearson correlation :math:`\rho` over a distribution of transitions. In
+tables all expectations are exact sums; for continuous states and controls they are means over samples (section 5.1 there).
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -92,6 +94,73 @@ def canonical_reward(mdp: TabularMDP, reward: Tensor) -> Tensor:
     r = r.view(*r.shape, *[1] * (3 - r.ndim)).expand(S, A, S)
     leaving = r.mean((1, 2))  # E[r(s, A, S')]
     return r + mdp.discount * leaving - leaving[:, None, None] - mdp.discount * leaving.mean()
+
+
+Reward = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A reward ``fn(x, u, x_next) -> (*batch,)`` of states ``(*batch, n)`` and controls ``(*batch, m)``."""
+
+Transitions = tuple[Tensor, Tensor, Tensor]
+"""States ``(N, n)``, controls ``(N, m)`` and next states ``(N, n)``."""
+
+
+@torch.no_grad()
+def sampled_epic_distance(
+    first: Reward, second: Reward, transitions: Transitions, others: Transitions | None = None, *, discount: float
+) -> float:
+    """The EPIC distance of two rewards of continuous states and controls, from samples.
+
+    Args:
+        first: of a state, a control and the next state.
+        second: likewise.
+        transitions: over which rewards are compared, N of them.
+        others: M draws of S, A and S' of the canonical form, each independent of the others; by default those of the transitions,
+            each of the three in another order.
+        discount: gamma.
+
+    Raises:
+        ValueError: shapes do not belong together, or a reward is not finite there, or is nothing but shaping, without direction.
+    """
+    x, u, after = transitions
+    if not len(x) == len(u) == len(after) >= 2:
+        raise ValueError(f"need at least 2 transitions, as many of each, got {len(x)}, {len(u)} and {len(after)}")
+    if others is None:
+        generator = torch.Generator().manual_seed(0)
+        order = [torch.randperm(len(x), generator=generator) for _ in range(3)]
+        others = x[order[0]], u[order[1]], after[order[2]]
+    canonical = [_canonical_samples(reward, transitions, others, discount) for reward in (first, second)]
+    for reward, shaped in zip((first, second), canonical, strict=True):
+        size = float(reward(x, u, after).abs().max())
+        if not bool(shaped.isfinite().all()):
+            raise ValueError(
+                "a reward is not finite at some transition; leave those out where the simulation has diverged"
+            )
+        if float(shaped.abs().max()) <= 1e-9 * size:
+            raise ValueError("a reward is constant but for potential shaping, so it has no direction to compare")
+    share = torch.full((len(x),), 1.0 / len(x), dtype=torch.float64)
+    return max(0.0, 0.5 * (1.0 - _pearson(canonical[0], canonical[1], share))) ** 0.5
+
+
+PAIRS = 2**18
+"""Largest number of rewards at a time."""
+
+
+def _canonical_samples(reward: Reward, transitions: Transitions, others: Transitions, discount: float) -> Tensor:
+    """The canonically shaped reward at transitions ``(N,)``."""
+    S, A, after = others
+    M = len(S)
+
+    def leaving(x: Tensor) -> Tensor:
+        """Mean over A and S' of rewards from states ``(N, n)``."""
+        found = []
+        for rows in x.split(max(PAIRS // M, 1)):
+            many = (part.expand(len(rows), *part.shape) for part in (A, after))
+            found.append(reward(rows.unsqueeze(1).expand(-1, M, -1), *many).mean(-1))
+        return torch.cat(found)
+
+    x, u, x_next = transitions
+    return (
+        reward(x, u, x_next) + discount * leaving(x_next) - leaving(x) - discount * reward(S, A, after).mean()
+    ).double()
 
 
 def _pearson(first: Tensor, second: Tensor, weights: Tensor) -> float:

@@ -9,6 +9,7 @@ from mbrl.plots.learning_curves import plot_learning_curves
 from mbrl.plots.paths import animate_paths, plot_paths
 from mbrl.plots.rendering import RenderingUnavailable, render_mujoco
 from mbrl.plots.report import Picture, Table, Text, Video, html_report
+from mbrl.plots.rewards import plot_reward_maps, plot_rewards_against_truth, reward_sections
 from mbrl.plots.run_comparison import run_sections
 from mbrl.plots.style import figure_to_data_uri, save_figure
 from mbrl.plots.tasks import render_task, write_task_video
@@ -36,10 +37,13 @@ __all__ = [
     "plot_paths",
     "plot_planning",
     "plot_predictions",
+    "plot_reward_maps",
+    "plot_rewards_against_truth",
     "plot_training",
     "plot_trajectory",
     "render_mujoco",
     "render_task",
+    "reward_sections",
     "run_sections",
     "save_figure",
     "train_sections",

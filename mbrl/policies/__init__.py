@@ -24,6 +24,7 @@ from mbrl.policies.heads import (
 from mbrl.policies.learned_actor import LearnedActor
 from mbrl.policies.networks import Body, FeedForward, Recurrent
 from mbrl.policies.normalizer import RunningNormalizer
+from mbrl.policies.planning_policy import PlanningPolicy
 from mbrl.policies.policy import NetworkSettings, Policy, PolicyMemory
 from mbrl.policies.saving import load_policy, save_policy
 from mbrl.policies.spline_noise import SplineNoise
@@ -54,6 +55,7 @@ __all__ = [
     "MixtureHead",
     "NetworkSettings",
     "NoClosedFormError",
+    "PlanningPolicy",
     "Policy",
     "PolicyMemory",
     "Recurrent",

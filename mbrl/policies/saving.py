@@ -7,20 +7,23 @@ from typing import Any
 
 from dynamics.serialization import read_tensors, write_tensors
 from mbrl.policies.learned_actor import Labels, LearnedActor
+from mbrl.policies.planning_policy import PlanningPolicy
 from mbrl.policies.policy import Policy
 from mbrl.policies.tabular_policy import TabularPolicy
 from mbrl.policies.trajectory_library import TrajectoryLibrary
 
 FORMAT = "mbrl-control policy 1"
-KINDS: dict[str, type[LearnedActor]] = {kind.__name__: kind for kind in (Policy, TrajectoryLibrary, TabularPolicy)}
+KINDS: dict[str, type[LearnedActor]] = {
+    kind.__name__: kind for kind in (Policy, TrajectoryLibrary, TabularPolicy, PlanningPolicy)
+}
 
 
 def save_policy(policy: LearnedActor, path: str | Path) -> Path:
     """Write a policy with all that it needs and what is known of its columns to one file, whole or not at all.
 
     Args:
-        policy: a :class:`mbrl.Policy`, with the statistics of its normalizer, a :class:`mbrl.TrajectoryLibrary` or a
-            :class:`mbrl.TabularPolicy`.
+        policy: a :class:`mbrl.Policy`, with the statistics of its normalizer, a :class:`mbrl.TrajectoryLibrary`, a
+            :class:`mbrl.TabularPolicy`, or a :class:`mbrl.PlanningPolicy` on a task of the library.
         path: the file, by convention ``policy.safetensors``; an existing file is replaced.
 
     Returns:

@@ -14,6 +14,7 @@ from mbrl.tasks.point_navigation import point_navigation
 from mbrl.tasks.reacher import reacher
 from mbrl.tasks.shaping import shaped
 from mbrl.tasks.swimmer import swimmer
+from mbrl.tasks.task_cost import TaskCost
 from mbrl.tasks.worlds import GridWorld, gridworld, objectworld
 
 # The library's own tasks by name; mbrl.envs registers mbrl/<name>-v0 for each.
@@ -39,6 +40,7 @@ __all__ = [
     "WORLDS",
     "GridWorld",
     "Task",
+    "TaskCost",
     "acrobot_swing_up",
     "car_parking",
     "cart_pole_swing_up",

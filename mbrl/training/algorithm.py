@@ -154,12 +154,14 @@ class Algorithm(abc.ABC):
         demonstrations: ``"required"``, ``"optional"`` or ``"none"``: whether it learns from episodes of an expert.
         step_unit: what its steps are.
         shows: what its metrics ``train/...`` show, in words that go on after "returns of episodes, and".
+        word: what it is called on the command line; empty for its name.
         keeps_lowest: metric at whose lowest value the weights are kept; empty where the policy has the latest ones.
     """
 
     demonstrations: ClassVar[Demonstrations] = "none"
     step_unit: ClassVar[str] = "environment steps"
     shows: ClassVar[str] = "how the policy changed"
+    word: ClassVar[str] = ""
     keeps_lowest: ClassVar[str] = ""
 
     @abc.abstractmethod

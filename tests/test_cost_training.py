@@ -1,0 +1,219 @@
+"""Learners of costs as training: the same as the direct call, resumed to the bit, and a policy that plans with the cost."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import mbrl
+from dynamics import LinearDynamics, Trajectory
+from mbrl import KKTInverse, LaplaceIRL, MPCInverse, PlanningPolicy, TaskCost
+from mbrl.tasks import CONSTRUCTORS
+from mbrl.tasks.base import uniform_initial_state
+from planners import DDP, LQR, FunctionCost, QuadraticCost, ResidualCost, TransitionCost, solve
+
+DOUBLE = torch.float64
+Q, R = torch.tensor([2.0, 0.5], dtype=DOUBLE), torch.tensor([0.3], dtype=DOUBLE)
+STEPS = 8
+
+
+def regulator(**fields):
+    A = torch.tensor([[1.0, 0.3], [0.2, 0.9]], dtype=DOUBLE)
+    plant = LinearDynamics(A, torch.tensor([[0.0], [0.5]], dtype=DOUBLE), dt=0.1)
+    start = uniform_initial_state([-1.0, -1.0], [1.0, 1.0])
+    task = mbrl.Task(
+        "Regulator", plant, QuadraticCost(Q.diag(), R.diag()), (-50.0, 50.0), start, horizon=STEPS, episode_steps=STEPS
+    )
+    return replace(task, **fields)
+
+
+def demonstrated(task, number=2, steps=STEPS, *, noise=0.0):
+    x0 = task.initial_state(number, torch.Generator().manual_seed(0))
+    plan = solve(task.problem(horizon=steps), DDP(tolerance=1e-10), x0)
+    if not noise:
+        return episodes(task, plan.xs, plan.us)
+    generator, x = torch.Generator().manual_seed(1), x0
+    xs, us = [x], []
+    for t in range(steps):
+        us.append(plan.us[:, t] + noise * torch.randn(number, 1, generator=generator, dtype=DOUBLE))
+        x = task.dynamics(x, us[-1])
+        xs.append(x)
+    return episodes(task, torch.stack(xs, 1), torch.stack(us, 1))
+
+
+def episodes(task, xs, us):
+    return [
+        Trajectory(x, u, states=x, dt=task.dynamics.dt, truncated=True)
+        for x, u in zip(xs.numpy(), us.numpy(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_terms_add_up_to_the_cost(name):
+    task = CONSTRUCTORS[name]()
+    cost = TaskCost(task)
+    assert (cost.terms == "squares") == task.cost.needs_next_state
+    generator = torch.Generator().manual_seed(0)
+    x, u = (
+        task.initial_state(3, generator),
+        torch.randn(3, task.dynamics.control_dim, generator=generator, dtype=DOUBLE),
+    )
+    truth = task.cost
+    if cost.true_weights is None:
+        n, m = task.dynamics.state_dim, task.dynamics.control_dim
+        truth = QuadraticCost(torch.eye(n, dtype=DOUBLE), torch.eye(m, dtype=DOUBLE))
+    weighted = cost if cost.true_weights is None else cost.with_weights(cost.true_weights)
+    torch.testing.assert_close(weighted.stage(x, u, 0), truth.stage(x, u, 0), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(weighted.terminal(x), truth.terminal(x), rtol=1e-10, atol=1e-12)
+    assert len(cost.names) == cost.features(x, u, 0).shape[-1] == cost.terminal_features(x).shape[-1]
+
+
+def test_terms_of_all_kinds_of_costs():
+    def residual(x, u, t):
+        return torch.cat([2.0 * x, u.sin()], dim=-1)
+
+    def hill(x, u, t):
+        return -x[..., 0].square()
+
+    own = QuadraticCost(Q.diag(), R.diag(), Q_terminal=Q.diag()) + 3.0 * ResidualCost(residual, lambda x: x[..., :1])
+    own = own + -2.0 * FunctionCost(hill) + QuadraticCost(torch.ones(2, 2, dtype=DOUBLE), R.diag())
+    task = regulator(cost=own)
+    cost = TaskCost(task)
+    assert cost.names == (
+        *("x0", "x1", "u0", "last x0", "last x1"),
+        *("residual 0", "residual 1", "residual 2", "last residual 0"),
+        *("hill", "QuadraticCost"),
+    )
+    x, u = torch.randn(5, 2, dtype=DOUBLE), torch.randn(5, 1, dtype=DOUBLE)
+    true = cost.with_weights(cost.true_weights)
+    torch.testing.assert_close(true.stage(x, u, 0), own.stage(x, u, 0))
+    torch.testing.assert_close(true.terminal(x), own.terminal(x))
+    shares = cost.with_equal_shares(x.unsqueeze(0), u[:4].unsqueeze(0))
+    spent = shares.features(x[:4], u[:4], 0).sum(0) + shares.terminal_features(x[4])
+    torch.testing.assert_close(spent.abs() * shares.weights.detach() / 4, torch.ones(11, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize(
+    ("learner", "noise"),
+    [(MPCInverse(start="equal"), 0.0), (MPCInverse(), 0.05), (KKTInverse(), 0.0), (LaplaceIRL(), 0.3)],
+)
+def test_training_is_learning(learner, noise):
+    task = regulator()
+    demonstrations = demonstrated(task, noise=noise)
+    result = mbrl.train(learner, task, demonstrations=demonstrations, evaluation_episodes=0)
+    xs, us = (
+        torch.stack([torch.tensor(v) for v in part])
+        for part in zip(*[(d.states, d.controls) for d in demonstrations], strict=True)
+    )
+    guess = learner.first_guess(task, TaskCost(task).with_equal_shares(xs, us), demonstrations)
+    direct = learner.learn(task, guess, demonstrations)
+    assert torch.equal(result.reward.weights, direct.weights)
+    for name, numbers in direct.history.items():
+        column = result.metrics[f"train/{name}"]
+        assert column[~torch.tensor(column).isnan().numpy()].tolist() == (
+            numbers if isinstance(learner, MPCInverse) else numbers[-1:]
+        )
+    assert result.metrics["weight/x0"][-1] == float(result.reward.weights.detach()[0])
+    if not noise:
+        true, found = result.reward.true_weights, result.reward.weights.detach()
+        torch.testing.assert_close(found / found[0], true / true[0], rtol=1e-4, atol=1e-5)
+
+
+def test_resumed_it_is_the_same(tmp_path):
+    task, learner = regulator(), MPCInverse(start="equal", tolerance=1e-9)
+    arguments = {"demonstrations": demonstrated(task, noise=0.02), "evaluation_episodes": 0}
+    whole = mbrl.train(learner, task, **arguments)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(row):
+        if row["step"] == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        mbrl.train(learner, task, run=tmp_path / "run", on_iteration=kill, **arguments)
+    resumed = mbrl.train(learner, task, run=tmp_path / "run", resume="must", **arguments)
+    assert resumed.steps == whole.steps > 3
+    assert torch.equal(whole.reward.weights, resumed.reward.weights)
+    assert whole.metrics["train/loss"].tolist() == resumed.metrics["train/loss"].tolist()
+
+
+def test_the_policy_plans_as_the_demonstrator_does():
+    """In receding horizon, with the gain of the regulator of the true weights."""
+    task = regulator()
+    policy = mbrl.train(MPCInverse(), task, demonstrations=demonstrated(task), evaluation_episodes=0).policy
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(3), dtype=DOUBLE)
+    expected = solve(replace(task.problem(), control_limits=None), LQR(), x).us[:, 0]
+    found, memory = policy.act(x, policy.init(6))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert memory.time == 1
+
+
+def test_files_hold_weights_and_which_task(tmp_path):
+    task = mbrl.pendulum_swing_up("torch")
+    heavy = replace(task, dynamics=task.dynamics.with_parameters(mass=torch.tensor(1.3, dtype=DOUBLE)))
+    cost = TaskCost(heavy, [1.0, 0.03, 0.02])
+    policy = PlanningPolicy(heavy, cost, DDP(max_iterations=4), horizon=6)
+    again = mbrl.load_policy(mbrl.save_policy(policy, tmp_path / "policy.safetensors"))
+    assert again.planner == policy.planner
+    assert torch.equal(again.cost.weights, cost.weights)
+    assert float(again.task.dynamics.mass) == 1.3
+    x = task.initial_state(2, torch.Generator().manual_seed(0))
+    assert torch.equal(policy.act(x, policy.init(2))[0], again.act(x, again.init(2))[0])
+    reward = mbrl.load_reward(mbrl.save_reward(cost, tmp_path / "reward.safetensors"))
+    u = torch.zeros(2, 1, dtype=DOUBLE)
+    assert torch.equal(reward.stage(x, u, 0), cost.stage(x, u, 0))
+    other = regulator()
+    mbrl.save_policy(PlanningPolicy(other, TaskCost(other), DDP()), tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="Regulator is no task of this library"):
+        mbrl.load_policy(tmp_path / "other.safetensors")
+
+
+def trained(learner=MPCInverse(), task=None, **arguments):  # noqa: B008
+    return mbrl.train(learner, task or regulator(), **{"evaluation_episodes": 0, **arguments})
+
+
+def moving():
+    return regulator(cost=TransitionCost(lambda x, u, after, t: after.square().sum(-1)))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: trained(), "MPCInverse learns from demonstrations"),
+        (
+            lambda: trained(task="CartPole-v1", demonstrations=demonstrated(regulator())),
+            "needs the plant and the cost of a mbrl.Task",
+        ),
+        (
+            lambda: trained(task=mbrl.gridworld(2), demonstrations=demonstrated(regulator())),
+            "of a mbrl.Task, got GridWorld",
+        ),
+        (
+            lambda: trained(demonstrations=[*demonstrated(regulator()), *demonstrated(regulator(), steps=5)]),
+            "demonstrations of one length, got 5 to 8 steps; record them with steps=5",
+        ),
+        (
+            lambda: trained(
+                demonstrations=demonstrated(mbrl.pendulum_swing_up("torch"), 1),
+                init=PlanningPolicy(regulator(), TaskCost(regulator()), DDP()),
+            ),
+            "init would be ignored",
+        ),
+        (
+            lambda: trained(demonstrations=[d.replace(states=None) for d in demonstrated(regulator())]),
+            "must have states",
+        ),
+        (
+            lambda: trained(KKTInverse(terms="own"), moving(), demonstrations=demonstrated(regulator())),
+            "choose 'squares'",
+        ),
+        (lambda: TaskCost(regulator(), terms="none"), "terms must be one of"),
+        (lambda: TaskCost(regulator(), [1.0]), "task Regulator has 3 terms"),
+        (lambda: MPCInverse(start="random"), "start must be"),
+    ],
+)
+def test_bad_input(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
