@@ -404,3 +404,23 @@ def test_what_never_changes_is_not_divided_by_nothing():
     cost.normalize(x[:1, :1].expand(1, 5, 2))
     assert bool(cost.residual(x).isfinite().all())
     torch.testing.assert_close(cost.std, torch.ones(3, dtype=DOUBLE))
+
+
+def test_a_network_is_kept_in_a_file_with_the_task_that_it_was_made_for(tmp_path):
+    task = mbrl.pendulum_swing_up("torch")
+    cost = NetworkCost.for_task(task, hidden=(8,), outputs=3, control_weight=0.7, seed=1)
+    x, u = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
+    cost.normalize(x)
+    read = mbrl.load_reward(mbrl.save_reward(cost, tmp_path / "reward.safetensors"))
+    assert isinstance(read, NetworkCost)
+    assert torch.equal(read.stage(x, u, 0), cost.stage(x, u, 0))
+    alone = NetworkCost(task.observe, 3, cost._actions)
+    with pytest.raises(ValueError, match="for_task"):
+        mbrl.save_reward(alone, tmp_path / "reward.safetensors")
+
+
+def test_a_run_leaves_the_network_and_not_a_cost_of_the_caller(tmp_path):
+    task = regulator(5)
+    for name, settings in (("network", {}), ("own", {"cost": DiagonalQuadraticCost([1.0, 1.0], [1.0])})):
+        trained(GCL(**{**SHORT, **settings}), task, demonstrated(task, 4), run=tmp_path / name)
+        assert (tmp_path / name / "reward.safetensors").exists() == (name == "network")

@@ -36,6 +36,7 @@ likely as its price says, and demonstrations at limits are taken for drawn there
 import copy
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -50,6 +51,7 @@ from mbrl.irl.cost_learner import Demonstrated, copied
 from mbrl.irl.demonstrated_controller import demonstrated_controller
 from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.partition import LogPartition, log_partition
+from mbrl.irl.reward_files import save_reward
 from mbrl.runs.records import fingerprint, json_values
 from mbrl.tasks import Task
 from mbrl.training.algorithm import Assignment, Demonstrations
@@ -383,6 +385,11 @@ class GCLLearner(AlternatingLearner):
             "train/dual": float(self.processes.mean(step.dual.log().mean()).exp()),
         }
         return step.controller, None, metrics
+
+    def leave(self, folder: Path) -> None:
+        """The cost, as ``reward.safetensors``, unless it is the caller's own, whose form no file holds."""
+        if isinstance(self.reward, NetworkCost) and self.reward.task is not None:
+            save_reward(self.reward, folder / "reward.safetensors")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""

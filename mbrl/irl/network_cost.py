@@ -7,7 +7,8 @@ with controls a in half widths of their limits. The form is that of a distance t
 controls is not learned: it is what keeps the integral over controls finite, and it sets the scale of the rest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from mbrl.policies.action_space import ContinuousActions
 from mbrl.policies.networks import FeedForward, seeded_weights
 from mbrl.tasks import Task
+from mbrl.tasks.task_cost import recorded_task, task_record
 from planners import Cost, ResidualCost
 
 FIRST_SCALE = 0.1
@@ -50,6 +52,8 @@ class NetworkCost(Cost):
     ):
         super().__init__()
         self.observe, self.control_weight, self._actions = observe, float(control_weight), actions
+        self.hidden, self.outputs = tuple(hidden), outputs
+        self.task: Task | None = None  # that it was made for
         self.register_buffer("mean", torch.zeros(observation_dim, dtype=torch.float64))
         self.register_buffer("std", torch.ones(observation_dim, dtype=torch.float64))
         with seeded_weights(seed):
@@ -60,15 +64,16 @@ class NetworkCost(Cost):
             last.bias.mul_(FIRST_SCALE)
         self.network = nn.Sequential(*body.layers, last).double()
 
-    @staticmethod
+    @classmethod
     def for_task(
+        cls,
         task: Task,
         *,
         hidden: Sequence[int] = (32, 32),
         outputs: int = 16,
         control_weight: float = 1.0,
         seed: int = 0,
-    ) -> "NetworkCost":
+    ) -> Self:
         """A cost of what a task shows, with its limits.
 
         Args:
@@ -80,9 +85,34 @@ class NetworkCost(Cost):
         """
         seen = task.observe(torch.zeros(1, task.dynamics.state_dim, dtype=torch.float64)).shape[-1]
         actions = ContinuousActions(*task.limits())
-        return NetworkCost(
+        cost = cls(
             task.observe, seen, actions, hidden=hidden, outputs=outputs, control_weight=control_weight, seed=seed
         )
+        cost.task = task
+        return cost
+
+    def config(self) -> dict[str, Any]:
+        """JSON values from which :func:`mbrl.load_reward` makes the cost again, without its weights.
+
+        Raises:
+            ValueError: it was not made for a task.
+        """
+        if self.task is None:
+            raise ValueError(
+                "what the cost sees is a function that no file can hold; make it with NetworkCost.for_task"
+            )
+        shape = {"hidden": list(self.hidden), "outputs": self.outputs, "control_weight": self.control_weight}
+        return {"task": task_record(self.task), **shape}
+
+    @classmethod
+    def made(cls, config: Mapping[str, Any]) -> Self:
+        """The cost of a :meth:`config`, with weights of seed 0.
+
+        Raises:
+            ValueError: the task is none of this library, or another one now.
+        """
+        shape = {name: config[name] for name in ("hidden", "outputs", "control_weight")}
+        return cls.for_task(recorded_task(config["task"]), **shape)
 
     @torch.no_grad()
     def normalize(self, xs: Tensor) -> None:

@@ -8,11 +8,12 @@ from torch import nn
 
 from dynamics.serialization import read_tensors, write_tensors
 from mbrl.irl.base import FeatureReward
+from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.reward_network import REWARDS
 from mbrl.tasks.task_cost import TaskCost
 
 FORMAT = "mbrl-control reward 1"
-KINDS: dict[str, Any] = {**{kind.__name__: kind for kind in (FeatureReward, TaskCost)}, **REWARDS}
+KINDS: dict[str, Any] = {**{kind.__name__: kind for kind in (FeatureReward, TaskCost, NetworkCost)}, **REWARDS}
 """What can be written: modules with ``config()`` and ``made(config)``."""
 
 
@@ -20,8 +21,8 @@ def save_reward(reward: nn.Module, path: str | Path) -> Path:
     """Write a reward to one file, whole or not at all.
 
     Args:
-        reward: a :class:`mbrl.FeatureReward`, a :class:`mbrl.RewardModel` of this library, or a :class:`mbrl.TaskCost` of a
-            task of this library.
+        reward: a :class:`mbrl.FeatureReward`, a :class:`mbrl.RewardModel` of this library, or a :class:`mbrl.TaskCost` or
+            :class:`mbrl.NetworkCost` of a task of this library.
         path: the file, by convention ``reward.safetensors``; an existing file is replaced.
 
     Returns:
