@@ -50,7 +50,7 @@ class Size:
     looks: int
 
 
-FULL = Size(("cart-pole", "planar quadrotor", "reach"), 2, 300_000, 20)
+FULL = Size(("cart-pole", "planar quadrotor", "reach"), 3, 300_000, 20)
 QUICK = Size(("reach",), 1, 20_000, 4)
 
 
