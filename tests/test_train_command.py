@@ -685,8 +685,20 @@ def test_a_cost_is_learned_from_demonstrations(tmp_path, mbrl_says):
     status, out, err = mbrl_says(*wanted, "--run", tmp_path / "run")
     assert (status, err) == (0, "")
     assert "2 iterations, in each of them 2 rollouts of 10 steps from each state in which a demonstration begins" in out
+    assert "learned reward, PendulumSwingUp:" in out
+    assert isinstance(mbrl.load_reward(tmp_path / "run"), mbrl.NetworkCost)
     metrics = mbrl.read_run(tmp_path / "run").metrics
     assert np.isfinite(metrics["train/log_partition"]).all()
+
+
+def test_what_can_only_be_none_is_no_option(mbrl_says):
+    status, out, _ = mbrl_says("train", "gcl", "--help")
+    assert status == 0
+    assert "--cost-hidden" in out
+    assert "--cost " not in out
+    status, _, err = mbrl_says("train", "gcl", *ON_PENDULUM[1:], "--cost", 1)
+    assert status == 2
+    assert "--cost-hidden" in err
 
 
 def test_guided_policy_search_says_what_an_iteration_takes():

@@ -250,12 +250,17 @@ class WithoutTask:
 
 
 def as_typed(hint: Any) -> Any:
-    """An annotation as what can be typed: numbers in a row in the place of tensors and sequences, and no modules."""
+    """An annotation as what can be typed: numbers in a row in the place of tensors and sequences, and no modules.
+
+    What may be a module or None is None, and nothing is said of it.
+    """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         kept = tuple(
             as_typed(part) for part in parts if not (inspect.isclass(part) and issubclass(part, Tensor | Module))
         )
+        if kept == (type(None),):
+            return Annotated[None, tyro.conf.Suppress]
         return Union[kept]  # noqa: UP007 (built from a list)
     if origin is Sequence:
         return tuple[as_typed(parts[0]), ...]
