@@ -419,6 +419,18 @@ def test_a_network_is_kept_in_a_file_with_the_task_that_it_was_made_for(tmp_path
         mbrl.save_reward(alone, tmp_path / "reward.safetensors")
 
 
+def test_a_network_in_a_file_charges_controls_by_the_limits_that_it_was_made_with(tmp_path):
+    task = replace(mbrl.pendulum_swing_up("torch", torque_limit=8.0), horizon=7, episode_steps=9, discount=0.9)
+    cost = NetworkCost.for_task(task, hidden=(8,), outputs=3)
+    x, u = torch.randn(5, 2, dtype=DOUBLE), torch.randn(5, 1, dtype=DOUBLE)
+    read = mbrl.load_reward(mbrl.save_reward(cost, tmp_path / "reward.safetensors"))
+    assert torch.equal(read.stage(x, u, 0), cost.stage(x, u, 0))
+    assert (read.task.horizon, read.task.episode_steps, read.task.discount) == (7, 9, 0.9)
+    other = NetworkCost.for_task(replace(task, observation=lambda x: torch.cat([x, x[..., :1]], -1)))
+    with pytest.raises(ValueError, match="the observation of task PendulumSwingUp is another one"):
+        mbrl.load_reward(mbrl.save_reward(other, tmp_path / "reward.safetensors"))
+
+
 def test_a_run_leaves_the_network_and_not_a_cost_of_the_caller(tmp_path):
     task = regulator(5)
     for name, settings in (("network", {}), ("own", {"cost": DiagonalQuadraticCost([1.0, 1.0], [1.0])})):
