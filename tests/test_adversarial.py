@@ -524,6 +524,13 @@ def test_what_does_not_fit_is_told(call, message):
         call()
 
 
+def test_settings_of_another_kind_are_told():
+    with pytest.raises(TypeError, match=r"policy must be an on-policy algorithm such as mbrl\.PPO\(\), got BC"):
+        GAIL(policy=mbrl.BC())
+    with pytest.raises(TypeError, match=r"discriminator must be mbrl\.DiscriminatorSettings"):
+        AIRL(discriminator={"updates": 3})
+
+
 # It learns
 
 
