@@ -145,6 +145,22 @@ def test_probabilities_of_applied_controls_add_up_to_one():
     assert torch.equal(applied_log_prob(gaussian, far, free), gaussian.log_prob(far))
 
 
+def test_a_control_without_limits_beside_one_with_limits():
+    """Each has the probability that it would have alone."""
+    mixed = ContinuousActions(torch.tensor([-2.0, -torch.inf]), torch.tensor([3.0, torch.inf]))
+    both, limited = mbrl.Policy(1, mixed), mbrl.Policy(1, ContinuousActions(mixed.lower[:1], mixed.upper[:1]))
+    mean, log_std = torch.tensor([0.7, 0.2]).double(), torch.tensor([-0.3, 0.1]).double()
+    first, second = (DiagonalGaussian(mean[i : i + 1], log_std[i : i + 1]) for i in range(2))
+    for action in ([1.0, 1.0], [5.0, 7.0], [-1.0, -3.0], [0.2, 0.1]):
+        a = torch.tensor(action).double()
+        expected = applied_log_prob(first, a[:1], limited) + second.log_prob(a[1:])
+        for distribution in (
+            DiagonalGaussian(mean, log_std),
+            GaussianMixture(torch.zeros(2).double(), mean.expand(2, 2), log_std.expand(2, 2)),
+        ):
+            torch.testing.assert_close(applied_log_prob(distribution, a, both), expected)
+
+
 @pytest.mark.parametrize("head", ["squashed-gaussian", "beta"])
 def test_bounded_heads_are_asked_inside_of_their_limits(head):
     actions = ContinuousActions(torch.tensor([-2.0]), torch.tensor([3.0]))
@@ -435,6 +451,7 @@ def test_a_learner_that_was_loaded_goes_on(algorithm):
     file.seek(0)
     other = first(algorithm, task, demonstrations)
     other.load_state_dict(torch.load(file, weights_only=True))
+    assert other._elapsed.tolist() == [6, 6]  # of the second episode, which is how much is left after its end
     for _ in range(2):
         row, of_other = ({n: v for n, v in one.iterate().items() if n[:4] != "time"} for one in (learner, other))
         assert row == of_other
@@ -505,6 +522,13 @@ def test_processes_share_what_they_learn_from():
 def test_what_does_not_fit_is_told(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_settings_of_another_kind_are_told():
+    with pytest.raises(TypeError, match=r"policy must be an on-policy algorithm such as mbrl\.PPO\(\), got BC"):
+        GAIL(policy=mbrl.BC())
+    with pytest.raises(TypeError, match=r"discriminator must be mbrl\.DiscriminatorSettings"):
+        AIRL(discriminator={"updates": 3})
 
 
 # It learns

@@ -207,6 +207,16 @@ def test_a_policy_that_costs_more_in_the_model_is_not_taken(monkeypatch, better)
     assert same != better
 
 
+def test_rollouts_are_charged_as_plans_are():
+    """With the discount of the task, without which improvements that plans promise would be measured in other units."""
+    task = dataclasses.replace(regulator(6), discount=0.8)
+    space, generator = actions_of_task(task), torch.Generator().manual_seed(0)
+    policy = mbrl.Policy.for_task(task, LINEAR, seed=3)
+    rollouts = roll_out(task, policy_actions(policy, task, generator), task.initial_state(5, generator)[None])
+    expected = task.problem(horizon=6).trajectory_cost(rollouts.states, space.controls(rollouts.actions))
+    torch.testing.assert_close(rollouts.total_costs, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_local_models_are_not_asked_beyond_their_bound():
     settings = {**FAST, "teacher": LocalTeacher(), "supervised": SupervisedStep(steps=20)}
     _, rows = trained(MDGPS(**settings, iterations=2), pendulum(8))

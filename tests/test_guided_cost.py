@@ -15,6 +15,7 @@ from dynamics import LinearDynamics, Trajectory
 from mbrl import GCL, LocalTeacher, ModelTeacher, NetworkCost, NetworkSettings, SupervisedStep, Task
 from mbrl.irl.demonstrated_controller import demonstrated_controller
 from mbrl.tasks.base import uniform_initial_state
+from mbrl.training.processes import Processes
 from planners import DDP, LQR, Cost, DiagonalQuadraticCost, LinearFeatureCost, QuadraticCost, solve
 
 DOUBLE = torch.float64
@@ -316,6 +317,29 @@ def test_processes_learn_one_cost_from_demonstrations_of_their_own():
         )
 
 
+def test_processes_weigh_all_demonstrations_alike():
+    """Whichever has more of them: together their gradient is that of one process with all."""
+    meeting = Meeting(2)
+    demonstrations = [
+        one
+        for seed, number in enumerate((3, 2, 1))
+        for one in demonstrated(regulator(5), number, seed=seed, from_one_state=True)
+    ]
+
+    def first(processes):
+        settings = GCL(**{**SHORT, "cost": guess(), "cost_steps": 1})
+        return settings.learner(mbrl.Assignment(regulator(5), None, demonstrations=demonstrations, processes=processes))
+
+    alone, *together = (first(processes) for processes in (Processes(), *meeting.processes()))
+    assert [len(learner._shown.x0) for learner in together] == [2, 1]
+    alone._descend()  # with demonstrations as the only samples
+    meeting.run([learner._descend for learner in together])
+    (expected,) = alone._parameters
+    assert float(expected.grad.abs().min()) > 1e-2
+    for learner in together:
+        torch.testing.assert_close(learner._parameters[0].grad, expected.grad, rtol=1e-10, atol=1e-12)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -419,8 +443,25 @@ def test_a_network_is_kept_in_a_file_with_the_task_that_it_was_made_for(tmp_path
         mbrl.save_reward(alone, tmp_path / "reward.safetensors")
 
 
-def test_a_run_leaves_the_network_and_not_a_cost_of_the_caller(tmp_path):
+def test_a_network_in_a_file_charges_controls_by_the_limits_that_it_was_made_with(tmp_path):
+    task = replace(mbrl.pendulum_swing_up("torch", torque_limit=8.0), horizon=7, episode_steps=9, discount=0.9)
+    cost = NetworkCost.for_task(task, hidden=(8,), outputs=3)
+    x, u = torch.randn(5, 2, dtype=DOUBLE), torch.randn(5, 1, dtype=DOUBLE)
+    read = mbrl.load_reward(mbrl.save_reward(cost, tmp_path / "reward.safetensors"))
+    assert torch.equal(read.stage(x, u, 0), cost.stage(x, u, 0))
+    assert (read.task.horizon, read.task.episode_steps, read.task.discount) == (7, 9, 0.9)
+    other = NetworkCost.for_task(replace(task, observation=lambda x: torch.cat([x, x[..., :1]], -1)))
+    with pytest.raises(ValueError, match="the observation of task PendulumSwingUp is another one"):
+        mbrl.load_reward(mbrl.save_reward(other, tmp_path / "reward.safetensors"))
+
+
+def test_a_run_leaves_costs_of_a_task_and_no_others(tmp_path):
     task = regulator(5)
-    for name, settings in (("network", {}), ("own", {"cost": DiagonalQuadraticCost([1.0, 1.0], [1.0])})):
+    own_terms = {"cost": mbrl.TaskCost(task, terms="squares")}
+    for name, settings in (
+        ("network", {}),
+        ("terms", own_terms),
+        ("own", {"cost": DiagonalQuadraticCost([1.0, 1.0], [1.0])}),
+    ):
         trained(GCL(**{**SHORT, **settings}), task, demonstrated(task, 4), run=tmp_path / name)
-        assert (tmp_path / name / "reward.safetensors").exists() == (name == "network")
+        assert (tmp_path / name / "reward.safetensors").exists() == (name != "own")

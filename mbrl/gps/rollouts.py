@@ -31,7 +31,8 @@ class Rollouts:
     Attributes:
         states: ``(S, C, T+1, n)``; after a divergence the last finite one.
         actions: as drawn, before clamping, ``(S, C, T, a)``.
-        costs: of each step, ``(S, C, T)``, the terminal cost in the last one; after a divergence the largest finite cost of all.
+        costs: of each step, as plans count them, which is with the task's discount, ``(S, C, T)``, the terminal cost in the last
+            one; after a divergence the largest finite cost of all.
         valid: whether a rollout stayed finite, ``(S, C)``.
     """
 
@@ -107,8 +108,8 @@ def roll_out(
         x = torch.where(finite.unsqueeze(-1), x_next, x)
         xs.append(x)
         actions.append(a)
-    costs[-1] = costs[-1] + task.cost.terminal(x)
-    cost = torch.stack(costs, -1)
+    costs[-1] = costs[-1] + task.discount * task.cost.terminal(x)
+    cost = torch.stack(costs, -1) * task.discount ** torch.arange(len(costs)).to(x)
     lost = cost.isnan().to(torch.uint8).cummax(-1).values.bool()  # a diverged world may look finite again
     worst = cost[~lost].max() if bool((~lost).any()) else cost.new_tensor(0.0)  # of none, nothing is known
     return Rollouts(torch.stack(xs, -2), torch.stack(actions, -2), torch.where(lost, worst, cost), ~lost.any(-1))

@@ -64,6 +64,7 @@ class Adversarial(Algorithm, abc.ABC):
         horizon: how ends of episodes are dealt with: ``"fixed"``, ``"absorbing"`` or ``"variable"``.
 
     Raises:
+        TypeError: the policy or the discriminator has settings of another kind.
         ValueError: a setting is none there is.
     """
 
@@ -77,6 +78,15 @@ class Adversarial(Algorithm, abc.ABC):
     horizon: Horizon = "fixed"
 
     def __post_init__(self):
+        if not isinstance(self.policy, OnPolicy):
+            raise TypeError(
+                f"policy must be an on-policy algorithm such as mbrl.PPO(), got {type(self.policy).__name__}; a policy to begin "
+                "with is init= of mbrl.train"
+            )
+        if not isinstance(self.discriminator, DiscriminatorSettings):
+            raise TypeError(
+                f"discriminator must be mbrl.DiscriminatorSettings(...), got {type(self.discriminator).__name__}"
+            )
         for name, kinds in (("inputs", RewardInputs), ("horizon", Horizon)):
             if getattr(self, name) not in get_args(kinds):
                 known = ", ".join(map(repr, get_args(kinds)))

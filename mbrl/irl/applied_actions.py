@@ -29,25 +29,29 @@ def applied_log_prob(distribution: ActionDistribution, actions: Tensor, policy: 
         actions: drawn by the policy, or those of an expert's controls.
         policy: says what the limits are.
     """
-    if isinstance(distribution, Categorical) or not _limited(policy.actions):
+    limited = _limited(policy.actions).to(actions.device)
+    if isinstance(distribution, Categorical) or not bool(limited.any()):
         return distribution.log_prob(actions)
     if policy.head.bounded:
         return distribution.log_prob(actions.clamp(MARGIN - 1, 1 - MARGIN))
     if isinstance(distribution, DiagonalGaussian):
-        return _clamped(actions, distribution.mean, distribution.log_std).sum(-1)
+        return _clamped(actions, distribution.mean, distribution.log_std, limited).sum(-1)
     if isinstance(distribution, GaussianMixture):
-        of_components = _clamped(actions.unsqueeze(-2), distribution.means, distribution.log_stds).sum(-1)
-        return (distribution.logits.log_softmax(-1) + of_components).logsumexp(-1)
+        of_each = _clamped(actions.unsqueeze(-2), distribution.means, distribution.log_stds, limited).sum(-1)
+        return (distribution.logits.log_softmax(-1) + of_each).logsumexp(-1)
     raise TypeError(f"cannot tell how likely controls are under a {type(distribution).__name__}; choose another head")
 
 
-def _limited(space: ActionSpace) -> bool:
-    return isinstance(space, ContinuousActions) and bool(space.lower.isfinite().all())
+def _limited(space: ActionSpace) -> Tensor:
+    """Which controls have limits, ``(m,)`` of bool; of finitely many none has."""
+    if isinstance(space, ContinuousActions):
+        return space.lower.isfinite()
+    return torch.zeros(space.control_dim, dtype=torch.bool)
 
 
-def _clamped(actions: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Of each coordinate of an action, clamped to [-1, 1]."""
+def _clamped(actions: Tensor, mean: Tensor, log_std: Tensor, limited: Tensor) -> Tensor:
+    """Of each coordinate of an action, clamped to [-1, 1] where it is limited."""
     inside = torch.distributions.Normal(mean, log_std.exp(), validate_args=False).log_prob(actions)
     below, above = (torch.special.log_ndtr((s * mean - 1) * (-log_std).exp()) for s in (-1, 1))
-    at_upper = torch.where(actions >= 1 - AT_LIMIT, above, inside)
-    return torch.where(actions <= AT_LIMIT - 1, below, at_upper)
+    at_upper = torch.where(limited & (actions >= 1 - AT_LIMIT), above, inside)
+    return torch.where(limited & (actions <= AT_LIMIT - 1), below, at_upper)

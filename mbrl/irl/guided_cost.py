@@ -53,7 +53,7 @@ from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.partition import LogPartition, log_partition
 from mbrl.irl.reward_files import save_reward
 from mbrl.runs.records import fingerprint, json_values
-from mbrl.tasks import Task
+from mbrl.tasks import Task, TaskCost
 from mbrl.training.algorithm import Assignment, Demonstrations
 from mbrl.training.checking import check_numbers
 from mbrl.training.errors import TrainingError
@@ -205,6 +205,8 @@ class GCLLearner(AlternatingLearner):
         self._shown = _Shown.of(given.xs, self.space.actions(given.us), self.processes.rank, self.processes.number)
         self.x0 = torch.cat([self._shown.x0, self.x0[len(self._shown.x0) :]])
         self.settings = replace(algorithm, conditions=len(self.x0))
+        # of all demonstrations, beside an equal share of the processes: the mean over those weighs demonstrations alike
+        self._weight = float(self._shown.there.sum()) * self.processes.number / len(given.us)
         self._parameters = [p for p in self.reward.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(self._parameters, lr=algorithm.cost_learning_rate)
         self.memory = Memory(self.task)
@@ -281,9 +283,9 @@ class GCLLearner(AlternatingLearner):
         return {
             "rollout/cost": float(mean(paid[finite].mean())),
             "train/cost_steps": float(self._steps_taken),
-            "train/objective": float(mean(objective.value)),
-            "train/log_partition": float(mean(objective.log_partition)),
-            "train/demonstration_cost": float(mean(objective.demonstration_cost)),
+            "train/objective": float(mean(self._weight * objective.value)),
+            "train/log_partition": float(mean(self._weight * objective.log_partition)),
+            "train/demonstration_cost": float(mean(self._weight * objective.demonstration_cost)),
             "train/sample_cost": float(mean(charged[finite].mean())),
             "train/effective_samples": float(mean(share.mean())),
         }
@@ -298,8 +300,9 @@ class GCLLearner(AlternatingLearner):
                 break
             gradients = torch.autograd.grad(found.value, self._parameters, materialize_grads=True)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
-                self.processes.sum_into(gradient)
-                parameter.grad = gradient / self.processes.number
+                weighted = self._weight * gradient
+                self.processes.sum_into(weighted)
+                parameter.grad = weighted / self.processes.number
             self._optimizer.step()
             self._steps_taken = step + 1
         with torch.no_grad():
@@ -312,7 +315,7 @@ class GCLLearner(AlternatingLearner):
         return found
 
     def objective(self) -> CostObjective:
-        """L with the samples that there are, and a graph to the parameters of the cost."""
+        """L with the samples and demonstrations that this process has, and a graph to the parameters of the cost."""
         shown, memory = self._shown, self.memory
         samples = memory.rollouts
         if samples is None:
@@ -331,7 +334,8 @@ class GCLLearner(AlternatingLearner):
             counts[0] = shown.there.sum(0)
         log_q = memory.log_q[:, :, :C].sum(-1)
         partition = log_partition(costs, log_q, counts, temperature=self.temperature, valid=there)
-        share = shown.there.sum(0) / shown.there.sum()
+        number = shown.there.sum(0).to(costs)
+        share = number / number.sum()
         demonstrated = self._charged(shown.states, self.space.unclamped(shown.actions))[shown.there]
         log_z = (share * partition.value).sum()
         value = demonstrated.mean() / self.temperature + log_z
@@ -387,8 +391,8 @@ class GCLLearner(AlternatingLearner):
         return step.controller, None, metrics
 
     def leave(self, folder: Path) -> None:
-        """The cost, as ``reward.safetensors``, unless it is the caller's own, whose form no file holds."""
-        if isinstance(self.reward, NetworkCost) and self.reward.task is not None:
+        """The cost, as ``reward.safetensors``, if it is one that was made for a task; no file holds the form of others."""
+        if isinstance(self.reward, NetworkCost | TaskCost) and self.reward.task is not None:
             save_reward(self.reward, folder / "reward.safetensors")
 
     def state_dict(self) -> dict[str, Any]:

@@ -102,7 +102,8 @@ def reward_env(environment: str | EnvFactory, reward: RewardModel, **options: An
 
     Args:
         environment: an id, or a function without arguments that makes one, with observations of one axis.
-        reward: of what the environment shows.
+        reward: of what the environment shows. What it pays after the end of an episode, if it knows an absorbing state, is left
+            to who trains.
         **options: of ``gymnasium.make`` or the function.
     """
     return partial(_with_reward, environment, reward, **options)

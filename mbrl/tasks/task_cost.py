@@ -21,6 +21,9 @@ from planners import Cost, GoalCost, QuadraticCost, ResidualCost, SmoothAbsCost,
 Terms = Literal["auto", "own", "squares"]
 """Which terms are weighted: the task's own, squares of states and controls, or the squares where there are none of its own."""
 
+NUMBERS = "horizon", "episode_steps", "discount", "termination_cost"
+"""Of a task, that a file holds beside the limits of its controls."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Group:
@@ -228,15 +231,23 @@ def _residuals(task: Task, cost: ResidualCost, factor: float) -> _Group:
 
 def task_record(task: Task) -> dict[str, Any]:
     """Which task of the library it is, in JSON, as far as it can be told."""
-    from mbrl.runs.records import fingerprint
-
     plant = task.dynamics
     return {
         "name": task.name,
         "dynamics": type(plant).__name__,
         "parameters": {name: getattr(plant, name).tolist() for name in plant.physical_parameters},
-        "cost": fingerprint(task.cost),
+        "limits": [limit.tolist() for limit in task.limits()],
+        "control_values": None if task.control_values is None else task.control_values.tolist(),
+        "numbers": {name: getattr(task, name) for name in NUMBERS},
+        **_functions(task),
     }
+
+
+def _functions(task: Task) -> dict[str, Any]:
+    """What no file can hold, as far as two of them can be told apart."""
+    from mbrl.runs.records import fingerprint
+
+    return {name: fingerprint(getattr(task, name)) for name in ("cost", "observation", "termination")}
 
 
 def recorded_task(record: Mapping[str, Any]) -> Task:
@@ -245,7 +256,6 @@ def recorded_task(record: Mapping[str, Any]) -> Task:
     Raises:
         ValueError: it is none of this library, or another one now.
     """
-    from mbrl.runs.records import fingerprint
     from mbrl.tasks import CONSTRUCTORS
 
     name = record["name"]
@@ -268,8 +278,14 @@ def recorded_task(record: Mapping[str, Any]) -> Task:
     if own != record["parameters"]:
         values = {key: torch.tensor(value, dtype=torch.float64) for key, value in record["parameters"].items()}
         task = replace(task, dynamics=task.dynamics.with_parameters(**values))
-    if fingerprint(task.cost) != record["cost"]:
-        raise ValueError(
-            f"the cost of task {name} is another one than that of the file, which was made with other options"
-        )
-    return task
+    for part, own in _functions(task).items():
+        if own != record[part]:
+            raise ValueError(
+                f"the {part} of task {name} is another one than that of the file, which was made with other options"
+            )
+    if [limit.tolist() for limit in task.limits()] != record["limits"]:
+        lower, upper = (torch.tensor(limit, dtype=torch.float64) for limit in record["limits"])
+        task = replace(task, control_limits=(lower, upper))
+    values = record["control_values"]
+    values = None if values is None else torch.tensor(values, dtype=torch.float64)
+    return replace(task, control_values=values, **record["numbers"])
