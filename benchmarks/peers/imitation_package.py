@@ -74,6 +74,7 @@ def train(request):
     from imitation.algorithms.adversarial.gail import GAIL
     from imitation.data import rollout
     from imitation.data.types import Trajectory
+    from imitation.policies.base import NormalizeFeaturesExtractor
     from imitation.rewards.reward_nets import BasicRewardNet, BasicShapedRewardNet
     from imitation.util.networks import RunningNorm
     from stable_baselines3 import PPO
@@ -106,12 +107,17 @@ def train(request):
         learner = PPO(
             "MlpPolicy", venv, n_steps=256, batch_size=64, seed=seed, gamma=settings["discount"],
             learning_rate=settings["learning_rate"], gae_lambda=settings["trace_decay"],
+            policy_kwargs={
+                "features_extractor_class": NormalizeFeaturesExtractor,
+                "features_extractor_kwargs": {"normalize_class": RunningNorm},
+            },
         )  # fmt: skip
         kind, net = (GAIL, BasicRewardNet) if contestant == "gail" else (AIRL, BasicShapedRewardNet)
+        shaped = {"discount_factor": settings["discount"]} if contestant == "airl" else {}
         trainer = kind(
             demonstrations=transitions, demo_batch_size=min(1024, len(transitions)), gen_replay_buffer_capacity=2048,
             n_disc_updates_per_round=8, venv=venv, gen_algo=learner,
-            reward_net=net(venv.observation_space, venv.action_space, normalize_input_layer=RunningNorm),
+            reward_net=net(venv.observation_space, venv.action_space, normalize_input_layer=RunningNorm, **shaped),
         )  # fmt: skip
         trainer.train(request["steps"])
         policy, steps = learner, learner.num_timesteps
