@@ -72,9 +72,9 @@ def main(quick: bool) -> list[dict[str, Any]]:
     demonstrations, which are drawn from the expert's stochastic policy. Its interval is a bootstrap's over seeds and episodes.
     "steps" are environment steps of a learner, for behavioral cloning none, and for DAgger, which asks the expert in them, as
     many as its ten iterations take. On-policy learners have the expert's settings of PPO, the peer's as many steps in an
-    iteration and normalized observations, but not the normalized rewards of ours; cloning has 3000 gradient steps. "seconds" are a training's on a processor of "hardware". "same world" is the
-    largest difference of a reward or observation between the two versions of gymnasium, of all steps of an episode, each from
-    the same state.
+    iteration and normalized observations, but not the normalized rewards of ours; cloning has 3000 gradient steps. "seconds" are
+    a training's on a processor of "hardware". "same world" is the largest difference of a reward or observation between the two
+    versions of gymnasium, of all steps of an episode, each from the same state.
     """
     results = run(cells(quick, None), folder("irl_table", quick))
     return [row for case in (QUICK if quick else FULL) for row in _rows(case, results)]
