@@ -17,6 +17,7 @@ from dynamics import CartPole, LinearDynamics, MujocoDynamics, TorchDynamics, Tr
 from mbrl import TaskEnv, cart_pole_swing_up, make_env, pendulum_swing_up
 from mbrl.plots import RenderingUnavailable, render_mujoco, render_task, write_task_video
 from mbrl.plots.rendering import MujocoRenderer
+from mbrl.tasks import WORLDS
 
 BACKENDS = ("mujoco", "torch")
 
@@ -346,7 +347,8 @@ def test_an_environment_can_be_copied_in_the_middle_of_an_episode():
 
 
 def test_importing_the_package_registers_the_ids():
-    assert {spec for spec in gymnasium.registry if spec.startswith("mbrl/")} == {f"mbrl/{n}-v0" for n in ALL_TASKS}
+    named = {*ALL_TASKS, *WORLDS}
+    assert {spec for spec in gymnasium.registry if spec.startswith("mbrl/")} == {f"mbrl/{n}-v0" for n in named}
     assert mbrl.make_env is make_env
 
 
