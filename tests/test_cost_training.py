@@ -7,7 +7,7 @@ import torch
 
 import mbrl
 from dynamics import LinearDynamics, Trajectory
-from mbrl import KKTInverse, LaplaceIRL, MPCInverse, PlanningPolicy, TaskCost
+from mbrl import KKTInverse, LaplaceIRL, MPCInverse, PathIntegralIRL, PlanningPolicy, TaskCost
 from mbrl.tasks import CONSTRUCTORS
 from mbrl.tasks.base import uniform_initial_state
 from planners import DDP, LQR, FunctionCost, QuadraticCost, ResidualCost, TransitionCost, solve
@@ -101,11 +101,7 @@ def test_training_is_learning(learner, noise):
     task = regulator()
     demonstrations = demonstrated(task, noise=noise)
     result = mbrl.train(learner, task, demonstrations=demonstrations, evaluation_episodes=0)
-    xs, us = (
-        torch.stack([torch.tensor(v) for v in part])
-        for part in zip(*[(d.states, d.controls) for d in demonstrations], strict=True)
-    )
-    guess = learner.first_guess(task, TaskCost(task).with_equal_shares(xs, us), demonstrations)
+    guess = learner.first_guess(task, TaskCost(task).with_equal_shares(*stacked(demonstrations)), demonstrations)
     direct = learner.learn(task, guess, demonstrations)
     assert torch.equal(result.reward.weights, direct.weights)
     for name, numbers in direct.history.items():
@@ -117,6 +113,51 @@ def test_training_is_learning(learner, noise):
     if not noise:
         true, found = result.reward.true_weights, result.reward.weights.detach()
         torch.testing.assert_close(found / found[0], true / true[0], rtol=1e-4, atol=1e-5)
+
+
+def stacked(demonstrations):
+    return (torch.stack([torch.tensor(getattr(d, name)) for d in demonstrations]) for name in ("states", "controls"))
+
+
+def test_a_choice_among_samples_is_a_training():
+    """With limits in which controls are used, what is optimal is told from its noisy copies, and by the seed's noise."""
+    task, learner = regulator(control_limits=(-1.0, 1.0)), PathIntegralIRL()
+    demonstrations = demonstrated(task, 10)
+    first, second = (
+        mbrl.train(learner, task, demonstrations=demonstrations, evaluation_episodes=0, seed=seed) for seed in (0, 1)
+    )
+    guess = learner.first_guess(task, TaskCost(task).with_equal_shares(*stacked(demonstrations)), demonstrations)
+    seed = mbrl.Assignment(task, 1, seed=1).seed_for("cost")
+    direct = learner.learn(task, guess, demonstrations, seed=seed)
+    assert torch.equal(second.reward.weights, direct.weights)
+    assert not torch.equal(first.reward.weights, second.reward.weights)
+    assert not direct.report.certain
+    assert direct.converged
+    assert 0.0 < second.metrics["train/objective"][-1] < 0.1
+    for result in (first, second):
+        true, found = result.reward.true_weights, result.reward.weights.detach()
+        torch.testing.assert_close(found / found[0], true / true[0], rtol=0.3, atol=0.0)
+
+
+def test_a_choice_that_is_certain_at_first_says_so():
+    task = regulator()  # with limits so wide that no noisy copy is nearly as good
+    demonstrations = demonstrated(task)
+    cost = TaskCost(task).with_equal_shares(*stacked(demonstrations))
+    learned = PathIntegralIRL().learn(task, cost, demonstrations)
+    assert torch.equal(learned.weights, cost.weights)
+    assert learned.report.certain
+    assert not learned.converged
+    assert "had a chance" in str(learned.report)
+    trained = mbrl.train(PathIntegralIRL(), task, demonstrations=demonstrations, evaluation_episodes=0)
+    assert trained.metrics["train/objective"][-1] > 0.0
+
+
+def test_a_search_where_costs_overflow_goes_on_before_that():
+    task = regulator()
+    arguments = {"demonstrations": demonstrated(task, 10), "evaluation_episodes": 0}
+    result = mbrl.train(PathIntegralIRL(std=0.01), task, **arguments)
+    assert bool(result.reward.weights.isfinite().all())
+    assert result.metrics["train/objective"][-1] < 0.1
 
 
 def test_resumed_it_is_the_same(tmp_path):

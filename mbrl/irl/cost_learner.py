@@ -143,8 +143,13 @@ class CostLearner(Algorithm):
             TypeError: an argument is of another kind.
         """
 
-    def search(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> CostSearch:
-        """A search at its start, with the arguments of :meth:`learn`; by default all of the learning is one iteration."""
+    def search(
+        self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory], *, seed: int = 0
+    ) -> CostSearch:
+        """A search at its start, with the arguments of :meth:`learn` and a seed of what is drawn.
+
+        By default all of the learning is one iteration, in which nothing is drawn.
+        """
         return WholeSearch(self, problem, cost, demonstrations)
 
     def first_guess(self, task: Task, cost: TaskCost, demonstrations: Sequence[Trajectory]) -> TaskCost:
@@ -185,18 +190,23 @@ def searched(search: CostSearch) -> LearnedCost:
 
 
 class WholeSearch(CostSearch):
-    """All of the learning in one iteration."""
+    """All of the learning in one iteration, with the arguments of :meth:`CostLearner.learn` and the learner's own options."""
 
     def __init__(
-        self, settings: CostLearner, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]
+        self,
+        settings: CostLearner,
+        problem: Problem | Task,
+        cost: Cost,
+        demonstrations: Sequence[Trajectory],
+        **options: Any,
     ):
         super().__init__()
-        self.settings, self.arguments = settings, (problem, cost, demonstrations)
+        self.settings, self.arguments, self.options = settings, (problem, cost, demonstrations), options
         self.found: LearnedCost | None = None
 
     def advance(self) -> None:
         """Learn."""
-        self.found = self.settings.learn(*self.arguments)
+        self.found = self.settings.learn(*self.arguments, **self.options)
         self.history = {name: numbers[-1:] for name, numbers in self.found.history.items()}
         self.iterations, self.finished = 1, True
 
@@ -238,6 +248,7 @@ class TaskCostLearner(Learner):
             task,
             algorithm.first_guess(task, cost.with_equal_shares(given.xs, given.us), demonstrations),
             demonstrations,
+            seed=assignment.seed_for("cost"),
         )
         self._learned: LearnedCost | None = None
 

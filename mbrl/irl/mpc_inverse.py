@@ -139,8 +139,10 @@ class MPCInverse(CostLearner):
         """
         return searched(self.search(problem, cost, demonstrations))
 
-    def search(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> "MPCInverseSearch":
-        """A search at its start; its first iteration is the loss of the weights to begin with."""
+    def search(
+        self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory], *, seed: int = 0
+    ) -> "MPCInverseSearch":
+        """A search at its start; its first iteration is the loss of the weights to begin with, and nothing is drawn."""
         start = weighted(cost, "MPCInverse")
         given = Demonstrated.of(
             problem,
