@@ -301,6 +301,13 @@ def test_what_does_not_fit_is_refused(learner, arguments, error, message):
         learner.learn(*arguments(*small()))
 
 
+def test_what_steps_cannot_change_is_refused():
+    with pytest.raises(ValueError, match="begin with positive ones"):
+        mbrl.LEARCH().learn(LinearTerrain([1.0, 0.0]), *small())
+    with pytest.raises(ValueError, match="parameters to learn"):
+        mbrl.LEARCH().learn(ExponentialTerrain(2).requires_grad_(False), *small())
+
+
 def test_settings_out_of_range_are_refused():
     for bad in ({"margin": 1.5}, {"learning_rate": 0.0}, {"patience": 0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
