@@ -180,6 +180,20 @@ def test_resumed_it_is_the_same(tmp_path):
     assert whole.metrics["train/loss"].tolist() == resumed.metrics["train/loss"].tolist()
 
 
+def test_invalid_plans_are_counted_at_the_weights_that_are_returned():
+    """Whatever the last step tried, and after a resumption, too."""
+    task, learner = regulator(), MPCInverse(start="equal", max_iterations=3)
+    demonstrations = demonstrated(task, noise=0.05)
+    cost = TaskCost(task).with_equal_shares(*stacked(demonstrations))
+    search = learner.search(task, cost, demonstrations)
+    while not search.finished:
+        search.advance()
+    assert search.jacobian is not None  # is known before the next plans
+    search.plans.errors(search.theta + 50.0)
+    search.plans.invalid = 99
+    assert search.learned().report.invalid_plans == 0
+
+
 def test_the_policy_plans_as_the_demonstrator_does():
     """In receding horizon, with the gain of the regulator of the true weights."""
     task = regulator()

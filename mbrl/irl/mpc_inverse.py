@@ -242,6 +242,7 @@ class MPCInverseSearch(CostSearch):
         """What there is now."""
         losses = self.history["loss"]
         J = self.jacobian
+        self.plans.of(self.theta)  # the last ones may be of a step that was not taken
         identifiable = IdentifiableWeights.of(J / J.shape[0] ** 0.5, self.settings.rank_tolerance)
         loss = losses[-1] if losses else float(self.errors.square().mean())
         report = MPCInverseReport(loss, identifiable, self.plans.invalid, self.given.prediction_error)
