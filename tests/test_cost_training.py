@@ -10,7 +10,7 @@ from dynamics import LinearDynamics, Trajectory
 from mbrl import KKTInverse, LaplaceIRL, MPCInverse, PathIntegralIRL, PlanningPolicy, TaskCost
 from mbrl.tasks import CONSTRUCTORS
 from mbrl.tasks.base import uniform_initial_state
-from planners import DDP, LQR, FunctionCost, QuadraticCost, ResidualCost, TransitionCost, solve
+from planners import DDP, LQR, MPPI, FunctionCost, QuadraticCost, ResidualCost, TransitionCost, solve
 
 DOUBLE = torch.float64
 Q, R = torch.tensor([2.0, 0.5], dtype=DOUBLE), torch.tensor([0.3], dtype=DOUBLE)
@@ -137,6 +137,18 @@ def test_a_choice_among_samples_is_a_training():
     for result in (first, second):
         true, found = result.reward.true_weights, result.reward.weights.detach()
         torch.testing.assert_close(found / found[0], true / true[0], rtol=0.3, atol=0.0)
+
+
+def test_what_sampled_for_a_choice_acts_too():
+    """With discrete controls, which the planner of other learners does not take."""
+    task = regulator(control_limits=(-1.0, 1.0), control_values=torch.tensor([[-1.0], [0.0], [1.0]], dtype=DOUBLE))
+    generator = torch.Generator().manual_seed(0)
+    us = torch.randint(-1, 2, (2, STEPS, 1), generator=generator).double()
+    demonstrations = episodes(task, task.dynamics.rollout(task.initial_state(2, generator), us), us)
+    learner = PathIntegralIRL(num_samples=5, planner=MPPI(num_samples=20, max_iterations=9), rounds=1)
+    policy = mbrl.train(learner, task, demonstrations=demonstrations, evaluation_episodes=0).policy
+    assert policy.planner == MPPI(num_samples=20, max_iterations=5)
+    assert KKTInverse().acting == DDP(max_iterations=5)
 
 
 def test_a_choice_that_is_certain_at_first_says_so():

@@ -3,7 +3,7 @@
 import abc
 import copy
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,6 +19,9 @@ from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations, Learn
 from planners import DDP, Cost, Planner, Problem, WeightedCost
 
 AnyCost = TypeVar("AnyCost", bound=Cost)
+
+ACTING = 5
+"""Iterations of a planner at every step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +161,8 @@ class CostLearner(Algorithm):
 
     @property
     def acting(self) -> Planner:
-        """What plans with the cost that a training has learned."""
-        return DDP()
+        """What plans with the cost that a training has learned, with few iterations, because each plan begins with the last."""
+        return in_receding_horizon(DDP())
 
     @property
     def ends_after(self) -> int | None:
@@ -180,6 +183,13 @@ class CostLearner(Algorithm):
     def learner(self, assignment: Assignment) -> "TaskCostLearner":
         """A learner at its first step."""
         return TaskCostLearner(self, assignment)
+
+
+def in_receding_horizon(planner: Planner) -> Planner:
+    """A planner with few iterations at every step, where it has a number of them."""
+    if any(one.name == "max_iterations" for one in fields(planner)):
+        return replace(planner, max_iterations=min(ACTING, planner.max_iterations))  # type: ignore[call-arg]
+    return planner
 
 
 def searched(search: CostSearch) -> LearnedCost:

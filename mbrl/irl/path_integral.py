@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from dynamics import Trajectory
-from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, WholeSearch, copied
+from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, WholeSearch, copied, in_receding_horizon
 from mbrl.tasks import Task
 from mbrl.tasks.task_cost import TaskCost
 from mbrl.training.checking import check_numbers
-from planners import Cost, KnotNoise, Noise, Problem, SamplingPlanner, solve
+from planners import Cost, KnotNoise, Noise, Planner, Problem, SamplingPlanner, solve
 from planners.sampling.space import SearchSpace
 from planners.solve import Request
 
@@ -163,6 +163,11 @@ class PathIntegralIRL(CostLearner):
     ) -> WholeSearch:
         """A search at its start, whose noise is that of the seed; all of the learning is one iteration."""
         return WholeSearch(self, problem, cost, demonstrations, seed=seed)
+
+    @property
+    def acting(self) -> Planner:
+        """The planner, if there is one."""
+        return super().acting if self.planner is None else in_receding_horizon(self.planner)
 
     def first_guess(self, task: Task, cost: TaskCost, demonstrations: Sequence[Trajectory]) -> TaskCost:
         """Weights by which candidates differ from demonstrations by the temperature, in the median."""
