@@ -93,6 +93,14 @@ def test_terms_of_all_kinds_of_costs():
     torch.testing.assert_close(spent.abs() * shares.weights.detach() / 4, torch.ones(11, dtype=DOUBLE))
 
 
+def test_terms_of_two_costs_alike_are_told_apart():
+    quadratic = QuadraticCost(Q.diag(), R.diag())
+    residual = ResidualCost(lambda x, u, t: x)
+    cost = TaskCost(regulator(cost=quadratic + quadratic + residual + residual))
+    assert cost.names[:6] == ("x0", "x1", "u0", "x0 (2)", "x1 (2)", "u0 (2)")
+    assert cost.names[6:] == ("residual 0", "residual 1", "residual 0 (2)", "residual 1 (2)")
+
+
 @pytest.mark.parametrize(
     ("learner", "noise"),
     [(MPCInverse(start="equal"), 0.0), (MPCInverse(), 0.05), (KKTInverse(), 0.0), (LaplaceIRL(), 0.3)],
