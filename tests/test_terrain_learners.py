@@ -355,6 +355,13 @@ def test_regret_is_beside_the_best_of_all_paths():
         mbrl.path_regret(cost, Path(((0, 0),), 0.0, 0))
 
 
+def test_regret_of_a_line_past_the_corner_of_an_obstacle_is_not_negative():
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[1, 2] = True
+    cost = CostMap(LinearTerrain([1.0]), FeatureGrid(torch.zeros(1, 4, 4).double(), obstacles=mask))
+    assert mbrl.path_regret(cost, torch.tensor([[0.0, 0.0], [3.0, 3.0]])) == pytest.approx(0.0, abs=1e-12)
+
+
 # --- choices among sampled trajectories
 
 
