@@ -1,5 +1,6 @@
 """Learners of costs as training: the same as the direct call, resumed to the bit, and a policy that plans with the cost."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -91,6 +92,12 @@ def test_terms_of_all_kinds_of_costs():
     shares = cost.with_equal_shares(x.unsqueeze(0), u[:4].unsqueeze(0))
     spent = shares.features(x[:4], u[:4], 0).sum(0) + shares.terminal_features(x[4])
     torch.testing.assert_close(spent.abs() * shares.weights.detach() / 4, torch.ones(11, dtype=DOUBLE))
+
+
+def test_a_copy_learns_no_more_than_the_cost():
+    cost = TaskCost(regulator())
+    assert copy.deepcopy(cost).free.requires_grad
+    assert not copy.deepcopy(cost.requires_grad_(False)).free.requires_grad
 
 
 def test_terms_of_two_costs_alike_are_told_apart():

@@ -74,7 +74,9 @@ class TaskCost(WeightedCost):
         """A copy with weights of its own, of the same task."""
         new = self._copied()
         new._parameters = {
-            name: nn.Parameter(p.detach().clone()) for name, p in self._parameters.items() if p is not None
+            name: nn.Parameter(p.detach().clone(), p.requires_grad)
+            for name, p in self._parameters.items()
+            if p is not None
         }
         return new
 
