@@ -170,6 +170,11 @@ def test_paths_keep_off_the_corners_of_obstacles():
     way = scene.centers[[0, 0, 1], [0, 1, 1]]
     assert scene.cells_along(way) == ((0, 0), (0, 1), (1, 1))
     assert grid().cells_along(way) == ((0, 0), (1, 1))
+    assert scene.cells_along(scene.centers[[0, 2], [0, 2]]) == ((0, 0), (0, 1), (1, 1), (2, 2))  # from corner to corner
+    touching = mask.clone()
+    touching[0, 1] = True
+    with pytest.raises(ValueError, match="between two obstacles"):
+        grid(obstacles=touching).cells_along(scene.centers[[0, 2], [0, 2]])
     with pytest.raises(ValueError, match=r"obstacle, first in cell \(1, 0\)"):
         scene.cells_along(scene.centers[:3, 0])
     with pytest.raises(ValueError, match=r"leaves the map of \(6, 5\) cells"):

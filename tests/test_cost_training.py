@@ -1,5 +1,6 @@
 """Learners of costs as training: the same as the direct call, resumed to the bit, and a policy that plans with the cost."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,10 +8,10 @@ import torch
 
 import mbrl
 from dynamics import LinearDynamics, Trajectory
-from mbrl import KKTInverse, LaplaceIRL, MPCInverse, PlanningPolicy, TaskCost
+from mbrl import KKTInverse, LaplaceIRL, MPCInverse, PathIntegralIRL, PlanningPolicy, TaskCost
 from mbrl.tasks import CONSTRUCTORS
 from mbrl.tasks.base import uniform_initial_state
-from planners import DDP, LQR, FunctionCost, QuadraticCost, ResidualCost, TransitionCost, solve
+from planners import DDP, LQR, MPPI, FunctionCost, QuadraticCost, ResidualCost, TransitionCost, solve
 
 DOUBLE = torch.float64
 Q, R = torch.tensor([2.0, 0.5], dtype=DOUBLE), torch.tensor([0.3], dtype=DOUBLE)
@@ -93,6 +94,20 @@ def test_terms_of_all_kinds_of_costs():
     torch.testing.assert_close(spent.abs() * shares.weights.detach() / 4, torch.ones(11, dtype=DOUBLE))
 
 
+def test_a_copy_learns_no_more_than_the_cost():
+    cost = TaskCost(regulator())
+    assert copy.deepcopy(cost).free.requires_grad
+    assert not copy.deepcopy(cost.requires_grad_(False)).free.requires_grad
+
+
+def test_terms_of_two_costs_alike_are_told_apart():
+    quadratic = QuadraticCost(Q.diag(), R.diag())
+    residual = ResidualCost(lambda x, u, t: x)
+    cost = TaskCost(regulator(cost=quadratic + quadratic + residual + residual))
+    assert cost.names[:6] == ("x0", "x1", "u0", "x0 (2)", "x1 (2)", "u0 (2)")
+    assert cost.names[6:] == ("residual 0", "residual 1", "residual 0 (2)", "residual 1 (2)")
+
+
 @pytest.mark.parametrize(
     ("learner", "noise"),
     [(MPCInverse(start="equal"), 0.0), (MPCInverse(), 0.05), (KKTInverse(), 0.0), (LaplaceIRL(), 0.3)],
@@ -101,11 +116,7 @@ def test_training_is_learning(learner, noise):
     task = regulator()
     demonstrations = demonstrated(task, noise=noise)
     result = mbrl.train(learner, task, demonstrations=demonstrations, evaluation_episodes=0)
-    xs, us = (
-        torch.stack([torch.tensor(v) for v in part])
-        for part in zip(*[(d.states, d.controls) for d in demonstrations], strict=True)
-    )
-    guess = learner.first_guess(task, TaskCost(task).with_equal_shares(xs, us), demonstrations)
+    guess = learner.first_guess(task, TaskCost(task).with_equal_shares(*stacked(demonstrations)), demonstrations)
     direct = learner.learn(task, guess, demonstrations)
     assert torch.equal(result.reward.weights, direct.weights)
     for name, numbers in direct.history.items():
@@ -117,6 +128,63 @@ def test_training_is_learning(learner, noise):
     if not noise:
         true, found = result.reward.true_weights, result.reward.weights.detach()
         torch.testing.assert_close(found / found[0], true / true[0], rtol=1e-4, atol=1e-5)
+
+
+def stacked(demonstrations):
+    return (torch.stack([torch.tensor(getattr(d, name)) for d in demonstrations]) for name in ("states", "controls"))
+
+
+def test_a_choice_among_samples_is_a_training():
+    """With limits in which controls are used, what is optimal is told from its noisy copies, and by the seed's noise."""
+    task, learner = regulator(control_limits=(-1.0, 1.0)), PathIntegralIRL()
+    demonstrations = demonstrated(task, 10)
+    first, second = (
+        mbrl.train(learner, task, demonstrations=demonstrations, evaluation_episodes=0, seed=seed) for seed in (0, 1)
+    )
+    guess = learner.first_guess(task, TaskCost(task).with_equal_shares(*stacked(demonstrations)), demonstrations)
+    seed = mbrl.Assignment(task, 1, seed=1).seed_for("cost")
+    direct = learner.learn(task, guess, demonstrations, seed=seed)
+    assert torch.equal(second.reward.weights, direct.weights)
+    assert not torch.equal(first.reward.weights, second.reward.weights)
+    assert not direct.report.certain
+    assert direct.converged
+    assert 0.0 < second.metrics["train/objective"][-1] < 0.1
+    for result in (first, second):
+        true, found = result.reward.true_weights, result.reward.weights.detach()
+        torch.testing.assert_close(found / found[0], true / true[0], rtol=0.3, atol=0.0)
+
+
+def test_what_sampled_for_a_choice_acts_too():
+    """With discrete controls, which the planner of other learners does not take."""
+    task = regulator(control_limits=(-1.0, 1.0), control_values=torch.tensor([[-1.0], [0.0], [1.0]], dtype=DOUBLE))
+    generator = torch.Generator().manual_seed(0)
+    us = torch.randint(-1, 2, (2, STEPS, 1), generator=generator).double()
+    demonstrations = episodes(task, task.dynamics.rollout(task.initial_state(2, generator), us), us)
+    learner = PathIntegralIRL(num_samples=5, planner=MPPI(num_samples=20, max_iterations=9), rounds=1)
+    policy = mbrl.train(learner, task, demonstrations=demonstrations, evaluation_episodes=0).policy
+    assert policy.planner == MPPI(num_samples=20, max_iterations=5)
+    assert KKTInverse().acting == DDP(max_iterations=5)
+
+
+def test_a_choice_that_is_certain_at_first_says_so():
+    task = regulator()  # with limits so wide that no noisy copy is nearly as good
+    demonstrations = demonstrated(task)
+    cost = TaskCost(task).with_equal_shares(*stacked(demonstrations))
+    learned = PathIntegralIRL().learn(task, cost, demonstrations)
+    assert torch.equal(learned.weights, cost.weights)
+    assert learned.report.certain
+    assert not learned.converged
+    assert "had a chance" in str(learned.report)
+    trained = mbrl.train(PathIntegralIRL(), task, demonstrations=demonstrations, evaluation_episodes=0)
+    assert trained.metrics["train/objective"][-1] > 0.0
+
+
+def test_a_search_where_costs_overflow_goes_on_before_that():
+    task = regulator()
+    arguments = {"demonstrations": demonstrated(task, 10), "evaluation_episodes": 0}
+    result = mbrl.train(PathIntegralIRL(std=0.01), task, **arguments)
+    assert bool(result.reward.weights.isfinite().all())
+    assert result.metrics["train/objective"][-1] < 0.1
 
 
 def test_resumed_it_is_the_same(tmp_path):
@@ -137,6 +205,20 @@ def test_resumed_it_is_the_same(tmp_path):
     assert resumed.steps == whole.steps > 3
     assert torch.equal(whole.reward.weights, resumed.reward.weights)
     assert whole.metrics["train/loss"].tolist() == resumed.metrics["train/loss"].tolist()
+
+
+def test_invalid_plans_are_counted_at_the_weights_that_are_returned():
+    """Whatever the last step tried, and after a resumption, too."""
+    task, learner = regulator(), MPCInverse(start="equal", max_iterations=3)
+    demonstrations = demonstrated(task, noise=0.05)
+    cost = TaskCost(task).with_equal_shares(*stacked(demonstrations))
+    search = learner.search(task, cost, demonstrations)
+    while not search.finished:
+        search.advance()
+    assert search.jacobian is not None  # is known before the next plans
+    search.plans.errors(search.theta + 50.0)
+    search.plans.invalid = 99
+    assert search.learned().report.invalid_plans == 0
 
 
 def test_the_policy_plans_as_the_demonstrator_does():

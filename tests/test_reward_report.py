@@ -272,6 +272,20 @@ def test_pages_and_words(tmp_path):
         assert page.count("<img") == (one.truth is not None or one.world is not None)
 
 
+def test_captions_say_where_rewards_are_compared(tmp_path):
+    class Network(torch.nn.Module):
+        def forward(self, y, u, after):
+            return -y.square().sum(-1)
+
+    for report, where in (
+        (reward_report(regulator(), Network(), episodes=2), "transition"),
+        (reward_report(random_mdp(0), torch.randn(4, 3, dtype=DOUBLE)), "state and action"),
+        (reward_report(world().mdp, torch.arange(16.0)), "state"),
+    ):
+        page = html_report(tmp_path / "page.html", "Reward", reward_sections(report)).read_text()
+        assert f"Learned and true reward of each {where}." in page
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [

@@ -301,6 +301,13 @@ def test_what_does_not_fit_is_refused(learner, arguments, error, message):
         learner.learn(*arguments(*small()))
 
 
+def test_what_steps_cannot_change_is_refused():
+    with pytest.raises(ValueError, match="begin with positive ones"):
+        mbrl.LEARCH().learn(LinearTerrain([1.0, 0.0]), *small())
+    with pytest.raises(ValueError, match="parameters to learn"):
+        mbrl.LEARCH().learn(ExponentialTerrain(2).requires_grad_(False), *small())
+
+
 def test_settings_out_of_range_are_refused():
     for bad in ({"margin": 1.5}, {"learning_rate": 0.0}, {"patience": 0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
@@ -346,6 +353,13 @@ def test_regret_is_beside_the_best_of_all_paths():
         assert mbrl.path_regret(cost, Path(every[k], 0.0, 0)) == pytest.approx(values[k] / values.min() - 1, abs=1e-9)
     with pytest.raises(ValueError, match="where it begins"):
         mbrl.path_regret(cost, Path(((0, 0),), 0.0, 0))
+
+
+def test_regret_of_a_line_past_the_corner_of_an_obstacle_is_not_negative():
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[1, 2] = True
+    cost = CostMap(LinearTerrain([1.0]), FeatureGrid(torch.zeros(1, 4, 4).double(), obstacles=mask))
+    assert mbrl.path_regret(cost, torch.tensor([[0.0, 0.0], [3.0, 3.0]])) == pytest.approx(0.0, abs=1e-12)
 
 
 # --- choices among sampled trajectories

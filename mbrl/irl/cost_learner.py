@@ -3,7 +3,7 @@
 import abc
 import copy
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,6 +19,9 @@ from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations, Learn
 from planners import DDP, Cost, Planner, Problem, WeightedCost
 
 AnyCost = TypeVar("AnyCost", bound=Cost)
+
+ACTING = 5
+"""Iterations of a planner at every step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +146,13 @@ class CostLearner(Algorithm):
             TypeError: an argument is of another kind.
         """
 
-    def search(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> CostSearch:
-        """A search at its start, with the arguments of :meth:`learn`; by default all of the learning is one iteration."""
+    def search(
+        self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory], *, seed: int = 0
+    ) -> CostSearch:
+        """A search at its start, with the arguments of :meth:`learn` and a seed of what is drawn.
+
+        By default all of the learning is one iteration, in which nothing is drawn.
+        """
         return WholeSearch(self, problem, cost, demonstrations)
 
     def first_guess(self, task: Task, cost: TaskCost, demonstrations: Sequence[Trajectory]) -> TaskCost:
@@ -153,8 +161,8 @@ class CostLearner(Algorithm):
 
     @property
     def acting(self) -> Planner:
-        """What plans with the cost that a training has learned."""
-        return DDP()
+        """What plans with the cost that a training has learned, with few iterations, because each plan begins with the last."""
+        return in_receding_horizon(DDP())
 
     @property
     def ends_after(self) -> int | None:
@@ -177,6 +185,13 @@ class CostLearner(Algorithm):
         return TaskCostLearner(self, assignment)
 
 
+def in_receding_horizon(planner: Planner) -> Planner:
+    """A planner with few iterations at every step, where it has a number of them."""
+    if any(one.name == "max_iterations" for one in fields(planner)):
+        return replace(planner, max_iterations=min(ACTING, planner.max_iterations))  # type: ignore[call-arg]
+    return planner
+
+
 def searched(search: CostSearch) -> LearnedCost:
     """What a search finds."""
     while not search.finished:
@@ -185,18 +200,23 @@ def searched(search: CostSearch) -> LearnedCost:
 
 
 class WholeSearch(CostSearch):
-    """All of the learning in one iteration."""
+    """All of the learning in one iteration, with the arguments of :meth:`CostLearner.learn` and the learner's own options."""
 
     def __init__(
-        self, settings: CostLearner, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]
+        self,
+        settings: CostLearner,
+        problem: Problem | Task,
+        cost: Cost,
+        demonstrations: Sequence[Trajectory],
+        **options: Any,
     ):
         super().__init__()
-        self.settings, self.arguments = settings, (problem, cost, demonstrations)
+        self.settings, self.arguments, self.options = settings, (problem, cost, demonstrations), options
         self.found: LearnedCost | None = None
 
     def advance(self) -> None:
         """Learn."""
-        self.found = self.settings.learn(*self.arguments)
+        self.found = self.settings.learn(*self.arguments, **self.options)
         self.history = {name: numbers[-1:] for name, numbers in self.found.history.items()}
         self.iterations, self.finished = 1, True
 
@@ -238,6 +258,7 @@ class TaskCostLearner(Learner):
             task,
             algorithm.first_guess(task, cost.with_equal_shares(given.xs, given.us), demonstrations),
             demonstrations,
+            seed=assignment.seed_for("cost"),
         )
         self._learned: LearnedCost | None = None
 

@@ -67,11 +67,19 @@ class LEARCH(TerrainLearner):
         """Learn; see :meth:`TerrainLearner.learn`.
 
         ``history`` has the ``objective`` of each round, and ``converged`` is whether it stopped falling.
+
+        Raises:
+            ValueError: also where a weight of a linear terrain is zero, which would stay so, or nothing is to be learned.
+            TypeError: also where the terrain is of another kind.
         """
         margin = PathMargin(self, terrain, grids, demonstrations)
         if not isinstance(margin.terrain, LinearTerrain | ExponentialTerrain):
             raise TypeError(f"LEARCH needs LinearTerrain or ExponentialTerrain, got {type(terrain).__name__}")
         parameters = [p for p in margin.terrain.parameters() if p.requires_grad]
+        if not parameters or not all(bool(p.isfinite().all()) for p in parameters):
+            raise ValueError(
+                "LEARCH needs finite parameters to learn; a weight of zero stays zero, so begin with positive ones"
+            )
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
         best, lowest, history, converged = [p.detach().clone() for p in parameters], float("inf"), [], False
         for iteration in range(self.max_iterations):

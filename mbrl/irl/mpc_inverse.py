@@ -14,7 +14,7 @@ Each search for a plan begins with the demonstrated controls, so that it ends in
 
 import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -27,6 +27,7 @@ from mbrl.irl.cost_learner import (
     Demonstrated,
     IdentifiableWeights,
     LearnedCost,
+    in_receding_horizon,
     of_weights,
     searched,
     weighted,
@@ -41,7 +42,6 @@ from planners.solve import Request
 
 SMALLEST = 1e-4  # weight to begin with, in equal shares
 ROWS = 1024  # plans in one batch of the Jacobian
-ACTING = 5  # iterations of a planner at every step
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +119,7 @@ class MPCInverse(CostLearner):
     @property
     def acting(self) -> Planner:
         """The planner, in receding horizon with few iterations, because each plan begins with the last one."""
-        if any(one.name == "max_iterations" for one in fields(self.planner)):
-            return replace(self.planner, max_iterations=min(ACTING, self.planner.max_iterations))  # type: ignore[call-arg]
-        return self.planner
+        return in_receding_horizon(self.planner)
 
     @property
     def ends_after(self) -> int | None:
@@ -139,8 +137,10 @@ class MPCInverse(CostLearner):
         """
         return searched(self.search(problem, cost, demonstrations))
 
-    def search(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> "MPCInverseSearch":
-        """A search at its start; its first iteration is the loss of the weights to begin with."""
+    def search(
+        self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory], *, seed: int = 0
+    ) -> "MPCInverseSearch":
+        """A search at its start; its first iteration is the loss of the weights to begin with, and nothing is drawn."""
         start = weighted(cost, "MPCInverse")
         given = Demonstrated.of(
             problem,
@@ -240,6 +240,7 @@ class MPCInverseSearch(CostSearch):
         """What there is now."""
         losses = self.history["loss"]
         J = self.jacobian
+        self.plans.of(self.theta)  # the last ones may be of a step that was not taken
         identifiable = IdentifiableWeights.of(J / J.shape[0] ** 0.5, self.settings.rank_tolerance)
         loss = losses[-1] if losses else float(self.errors.square().mean())
         report = MPCInverseReport(loss, identifiable, self.plans.invalid, self.given.prediction_error)

@@ -12,6 +12,10 @@ Candidates are rollouts of noisy copies of the demonstrated controls, with the n
 limits: what a sampled-trajectory planner looks at near the demonstration. Where a ``planner`` is given, candidates about its
 plans under the cost that was learned so far join them in each round, so that what is cheap elsewhere is noticed. The paper has a
 penalty of absolute weights, and noise about demonstrations only.
+
+A candidate that costs many T more than the demonstration has no probability, and no derivative either. Where that holds for all
+of them under the cost that the search begins with, nothing can be learned; a training therefore begins with a cost by which
+candidates differ from demonstrations by T.
 """
 
 from collections.abc import Sequence
@@ -22,12 +26,16 @@ import torch
 from torch import Tensor
 
 from dynamics import Trajectory
-from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, copied
+from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, WholeSearch, copied, in_receding_horizon
 from mbrl.tasks import Task
+from mbrl.tasks.task_cost import TaskCost
 from mbrl.training.checking import check_numbers
-from planners import Cost, KnotNoise, Noise, Problem, SamplingPlanner, solve
+from planners import Cost, KnotNoise, Noise, Planner, Problem, SamplingPlanner, solve
 from planners.sampling.space import SearchSpace
 from planners.solve import Request
+
+MOST_SEARCHES = 10
+"""Times that the minimization begins anew after costs have overflown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +47,21 @@ class PathIntegralReport:
         ranks: candidates that are cheaper than each demonstration ``(N,)``.
         candidates: how many each was compared with.
         excluded: candidates that were not finite, of all demonstrations together.
+        certain: whether no candidate had a chance already under the cost that the search began with, so that nothing was learned.
     """
 
     probabilities: Tensor
     ranks: Tensor
     candidates: int
     excluded: int
+    certain: bool
 
     def __str__(self) -> str:
+        if self.certain:
+            return (
+                f"none of the {self.candidates} candidates had a chance under the cost that the search began with, so that "
+                "nothing was learned; choose a smaller std, smaller weights to begin with or a higher temperature"
+            )
         first = float((self.ranks == 0).double().mean())
         return (
             f"{100 * first:.0f} % of the demonstrations are cheaper than all of their {self.candidates} candidates; median "
@@ -57,6 +72,9 @@ class PathIntegralReport:
 @dataclass(frozen=True)
 class PathIntegralIRL(CostLearner):
     """Costs of any form by maximum entropy over sampled trajectories.
+
+    Candidates tell most where they are nearly as good as what was demonstrated: where the limits are much wider than the controls
+    that are used, take a smaller ``std``.
 
     Attributes:
         temperature: T of the demonstrator [cost per nat]; it sets the scale of the cost.
@@ -123,7 +141,47 @@ class PathIntegralIRL(CostLearner):
         Raises:
             ValueError: also where control limits are missing or not finite, and candidates of another shape.
         """
-        given = Demonstrated.of(
+        given = self._demonstrated(problem, cost, demonstrations)
+        choice = _Choice(self, given, copied(cost))
+        if not all(bool(p.isfinite().all()) for p in choice.parameters):
+            raise ValueError("parameters must be finite; a weight of zero stays zero, so begin with positive ones")
+        generator = torch.Generator().manual_seed(seed)
+        choice.add(choice.around(given.us, generator) if candidates is None else _checked(candidates, given))
+        history, converged, certain = [], False, True
+        rounds = 1 if self.planner is None else self.rounds
+        for _ in range(rounds):
+            if self.planner is not None:
+                plans = choice.planned(self.planner, generator)
+                choice.add(torch.cat([plans.unsqueeze(1), choice.around(plans, generator)], dim=1))
+            certain = certain and choice.value() <= self.tolerance
+            converged = choice.minimize() and not certain
+            history.append(choice.value())
+        return LearnedCost(choice.cost, converged, {"objective": history}, choice.report(certain))
+
+    def search(
+        self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory], *, seed: int = 0
+    ) -> WholeSearch:
+        """A search at its start, whose noise is that of the seed; all of the learning is one iteration."""
+        return WholeSearch(self, problem, cost, demonstrations, seed=seed)
+
+    @property
+    def acting(self) -> Planner:
+        """The planner, if there is one."""
+        return super().acting if self.planner is None else in_receding_horizon(self.planner)
+
+    def first_guess(self, task: Task, cost: TaskCost, demonstrations: Sequence[Trajectory]) -> TaskCost:
+        """Weights by which candidates differ from demonstrations by the temperature, in the median."""
+        choice = _Choice(self, self._demonstrated(task, cost, demonstrations), cost)
+        choice.add(choice.around(choice.given.us, torch.Generator().manual_seed(0)))
+        with torch.no_grad():
+            costs = choice.costs()
+        apart = (costs[:, 1:] - costs[:, :1]).abs()
+        apart = apart[apart.isfinite() & (apart > 0)]
+        factor = self.temperature / float(apart.median()) if len(apart) else 1.0
+        return TaskCost(task, factor * cost.weights.detach(), terms=cost.terms)
+
+    def _demonstrated(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> Demonstrated:
+        return Demonstrated.of(
             problem,
             cost,
             demonstrations,
@@ -131,20 +189,6 @@ class PathIntegralIRL(CostLearner):
             learner="PathIntegralIRL",
             other="make them part of the cost",
         )
-        choice = _Choice(self, given, copied(cost))
-        if not all(bool(p.isfinite().all()) for p in choice.parameters):
-            raise ValueError("parameters must be finite; a weight of zero stays zero, so begin with positive ones")
-        generator = torch.Generator().manual_seed(seed)
-        choice.add(choice.around(given.us, generator) if candidates is None else _checked(candidates, given))
-        history, converged = [], False
-        rounds = 1 if self.planner is None else self.rounds
-        for _ in range(rounds):
-            if self.planner is not None:
-                plans = choice.planned(self.planner, generator)
-                choice.add(torch.cat([plans.unsqueeze(1), choice.around(plans, generator)], dim=1))
-            converged = choice.minimize()
-            history.append(choice.value())
-        return LearnedCost(choice.cost, converged, {"objective": history}, choice.report())
 
 
 class _Choice:
@@ -202,35 +246,58 @@ class _Choice:
             return float(self.objective())
 
     def minimize(self) -> bool:
-        """Lower the objective; whether its derivatives vanish."""
-        settings = self.settings
-        optimizer = torch.optim.LBFGS(
-            self.parameters,
-            max_iter=settings.max_iterations,
-            tolerance_grad=settings.tolerance,
-            tolerance_change=0.0,
-            line_search_fn="strong_wolfe",
-        )
+        """Lower the objective; whether its derivatives vanish.
 
-        def closure() -> Any:
-            optimizer.zero_grad()
-            value = self.objective()
-            value.backward()
-            return value
+        A line search that leads to where costs overflow is given up, and the next one begins at the best parameters so far.
+        """
+        settings, left = self.settings, self.settings.max_iterations
+        for _ in range(MOST_SEARCHES):
+            best, lowest = [p.detach().clone() for p in self.parameters], self.value()
+            optimizer = torch.optim.LBFGS(
+                self.parameters,
+                max_iter=left,
+                tolerance_grad=settings.tolerance,
+                tolerance_change=0.0,
+                line_search_fn="strong_wolfe",
+            )
 
-        optimizer.step(closure)
-        closure()
+            def closure() -> Any:
+                nonlocal best, lowest
+                optimizer.zero_grad()  # noqa: B023 (called within the iteration)
+                value = self.objective()
+                value.backward()
+                slopes = [p.grad for p in self.parameters if p.grad is not None]
+                if not all(bool(part.isfinite().all()) for part in (value, *slopes)):
+                    raise FloatingPointError("the costs of trajectories are not finite")
+                if float(value.detach()) < lowest:
+                    best, lowest = [p.detach().clone() for p in self.parameters], float(value.detach())
+                return value
+
+            try:
+                optimizer.step(closure)
+                break
+            except FloatingPointError:
+                with torch.no_grad():
+                    for parameter, value in zip(self.parameters, best, strict=True):
+                        parameter.copy_(value)
+                left -= optimizer.state[self.parameters[0]]["n_iter"]
+                if left < 1:
+                    break
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.objective().backward()
         slope = max(float(p.grad.abs().amax()) for p in self.parameters if p.grad is not None)
-        optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         return slope <= 10.0 * settings.tolerance
 
-    def report(self) -> PathIntegralReport:
-        """What the choice looks like."""
+    def report(self, certain: bool) -> PathIntegralReport:
+        """What the choice looks like; whether it was certain at first is handed on."""
         with torch.no_grad():
             costs = self.costs()
         p = torch.softmax(-costs / self.settings.temperature, dim=-1)[:, 0]
         ranks = (costs[:, 1:] < costs[:, :1]).sum(-1)
-        return PathIntegralReport(p, ranks, costs.shape[1] - 1, int(costs.isinf().sum()))
+        return PathIntegralReport(p, ranks, costs.shape[1] - 1, int(costs.isinf().sum()), certain)
 
 
 def _checked(candidates: Tensor, given: Demonstrated) -> Tensor:

@@ -10,7 +10,7 @@ seen no demonstration tells.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,7 @@ class RewardReport:
         truth: likewise.
         world: in tables, where these can be drawn as a map.
         weights: of a cost, learned and true by name.
+        compared: where rewards are: ``"state"``, ``"state and action"`` or ``"transition"``.
     """
 
     task: str
@@ -107,6 +108,7 @@ class RewardReport:
     truth: Tensor | None
     world: GridWorld | None = None
     weights: dict[str, tuple[float, float | None]] | None = None
+    compared: Literal["state", "state and action", "transition"] = "transition"
 
     @property
     def lost(self) -> float | None:
@@ -253,7 +255,18 @@ def _in_tables(
         there = _values(other, _tabular_rewards(elsewhere, reward), None)
     drawn = world if isinstance(world, GridWorld) and rewards.ndim == 1 else None
     return RewardReport(
-        world_name(world), found, gap, epic, correlation, returns, there, tuple(notes), rewards, truth, drawn
+        world_name(world),
+        found,
+        gap,
+        epic,
+        correlation,
+        returns,
+        there,
+        tuple(notes),
+        rewards,
+        truth,
+        drawn,
+        compared="state" if rewards.ndim == 1 else "state and action",
     )
 
 

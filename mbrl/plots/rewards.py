@@ -158,14 +158,8 @@ def reward_sections(report: "RewardReport") -> list[Section]:
         figure = plot_reward_maps(report.world, report.learned, report.truth)
         sections.append(Picture(figure, words + "." + arrows))
     elif report.truth is not None:
-        what = (
-            "transition, of demonstrations and of random controls" if report.weights is not None else "state and action"
-        )
-        sections.append(
-            Picture(
-                plot_rewards_against_truth(report.learned, report.truth), f"Learned and true reward of each {what}."
-            )
-        )
+        figure = plot_rewards_against_truth(report.learned, report.truth)
+        sections.append(Picture(figure, f"Learned and true reward of each {report.compared}."))
     if report.weights is not None:
         sections.append(_weights_table(report.weights))
     if report.gap is not None:

@@ -45,7 +45,7 @@ class TaskCost(WeightedCost):
             squares where the task's cost depends on the next state, so that it has none.
 
     Attributes:
-        names: of the terms.
+        names: of the terms, no two the same.
         true_weights: those of the task's own cost ``(k,)``; None for squares.
 
     Raises:
@@ -69,7 +69,7 @@ class TaskCost(WeightedCost):
         super().__init__(weights.double(), None, True)
         self.task, self.groups = task, groups
         self.terms: Terms = "own" if own else "squares"
-        self.names = tuple(name for group in groups for name in group.names)
+        self.names = _told_apart([name for group in groups for name in group.names])
         truth = [weight for group in groups for weight in group.weights]
         self.true_weights = torch.tensor(truth, dtype=torch.float64) if own else None
 
@@ -77,7 +77,9 @@ class TaskCost(WeightedCost):
         """A copy with weights of its own, of the same task."""
         new = self._copied()
         new._parameters = {
-            name: nn.Parameter(p.detach().clone()) for name, p in self._parameters.items() if p is not None
+            name: nn.Parameter(p.detach().clone(), p.requires_grad)
+            for name, p in self._parameters.items()
+            if p is not None
         }
         return new
 
@@ -115,6 +117,12 @@ class TaskCost(WeightedCost):
             ValueError: the task is none of this library, or another one now.
         """
         return cls(recorded_task(config["task"]), terms=config["terms"])
+
+
+def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """Names with a number after those that come again, as of two residual costs."""
+    before = [names[:i].count(name) for i, name in enumerate(names)]
+    return tuple(f"{name} ({count + 1})" if count else name for name, count in zip(names, before, strict=True))
 
 
 def _groups(task: Task, cost: Cost, factor: float) -> list[_Group]:

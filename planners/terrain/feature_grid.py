@@ -144,7 +144,8 @@ class FeatureGrid:
                 positions ``(L, 2)`` [m].
 
         Raises:
-            ValueError: the path is empty, leaves the map or enters an obstacle, or the grid has batch axes.
+            ValueError: the path is empty, leaves the map, enters an obstacle or leads between two that touch at a corner, or the
+                grid has batch axes.
         """
         self._check_single("cells_along")
         whole = isinstance(path, Path) and self._is_of_these_cells(path)
@@ -161,6 +162,8 @@ class FeatureGrid:
         for cell in cells:
             while len(thin) >= 2 and self._are_neighbors(thin[-2], cell):
                 thin.pop()
+            if thin and not self._are_neighbors(thin[-1], cell):
+                thin.append(self._around_corner(thin[-1], cell))
             if not thin or thin[-1] != cell:
                 thin.append(cell)
         return tuple(thin)
@@ -222,3 +225,10 @@ class FeatureGrid:
         if max(abs(a[0] - b[0]), abs(a[1] - b[1])) > 1:
             return False
         return self.obstacles is None or not bool(self.obstacles[a[0], b[1]] | self.obstacles[b[0], a[1]])
+
+    def _around_corner(self, a: Cell, b: Cell) -> Cell:
+        """The free cell beside the corner of an obstacle that a step from a to b cuts."""
+        for beside in ((a[0], b[1]), (b[0], a[1])):
+            if not bool(self.obstacles[beside]):
+                return beside
+        raise ValueError(f"the path leads between two obstacles that touch at a corner, from cell {a} to {b}")
