@@ -11,7 +11,8 @@ from tabular_worlds import DOUBLE, random_mdp
 
 import mbrl
 from dynamics import LinearDynamics, Trajectory
-from mbrl import TabularPolicy, TaskCost, reward_report, sampled_epic_distance
+from mbrl import FeatureGap, TabularPolicy, TaskCost, reward_report, sampled_epic_distance
+from mbrl.irl.reward_report import _lost
 from mbrl.plots import html_report, reward_sections
 from mbrl.tasks.base import uniform_initial_state
 from planners import (
@@ -323,3 +324,12 @@ def test_a_cost_of_the_next_state():
     report = reward_report(task, TaskCost(task), episodes=2)
     assert 0 < report.epic < 1
     assert report.weights["x0"] == (1.0, None)
+
+
+def test_what_random_actions_do_as_well_has_no_share():
+    features = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    gap = FeatureGap(("a", "b"), features, features + 1.0, features.clone())
+    assert gap.gap == float("inf")
+    assert "tell nothing" in str(gap)
+    assert _lost({"expert": -19.08, "random": -19.11, "retrained": -19.3}) is None
+    assert _lost({"expert": -10.0, "random": -20.0, "retrained": -15.0}) == 0.5

@@ -46,6 +46,12 @@ from planners import (
 MOST_FEATURES, MOST_STATES = 300, 1500  # up to which identifiability and the EPIC distance in tables take a second
 
 
+ALIKE = 1e-9
+"""Relative difference of features below which they are the same but for rounding."""
+TIED = 0.01
+"""Relative difference of the returns of expert and random actions below which no share of it is told."""
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureGap:
     """Features of the expert and of the learned policy, from the same starts and over as many steps.
@@ -64,12 +70,14 @@ class FeatureGap:
 
     @property
     def gap(self) -> float:
-        """Distance of the learned from the expert's features, over that of random actions from the expert's."""
+        """Distance of the learned from the expert's features, over that of random actions; infinite where these do as the expert."""
         sizes = torch.maximum(self.expert.abs(), self.random.abs()).clamp_min(1e-12)
         far = float(((self.random - self.expert) / sizes).norm())
-        return float(((self.learned - self.expert) / sizes).norm()) / max(far, 1e-300)
+        return float(((self.learned - self.expert) / sizes).norm()) / far if far > ALIKE else torch.inf
 
     def __str__(self) -> str:
+        if self.gap == torch.inf:
+            return "random actions have the features of the expert, so that these tell nothing"
         return f"features of the learned policy differ from the expert's by {_share(self.gap)} of what random actions differ by"
 
 
@@ -495,7 +503,7 @@ def _retrained(task: Task, cost: Cost, shown: list[Trajectory], asked: _Asked) -
 def _lost(returns: dict[str, float]) -> float | None:
     best = returns.get("optimal", returns.get("expert"))
     random, found = returns.get("random"), returns.get("retrained", returns.get("learned policy"))
-    if best is None or random is None or found is None or best - random <= 1e-9 * max(1.0, abs(best)):
+    if best is None or random is None or found is None or best - random <= TIED * max(abs(best), abs(random)):
         return None
     return (best - found) / (best - random)
 
