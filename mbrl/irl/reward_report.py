@@ -70,7 +70,7 @@ class FeatureGap:
 
     @property
     def gap(self) -> float:
-        """Distance of the learned from the expert's features, over that of random actions; infinite where these do as the expert."""
+        """Distance of the learned from the expert's features, over that of random actions; infinite where these have the same."""
         sizes = torch.maximum(self.expert.abs(), self.random.abs()).clamp_min(1e-12)
         far = float(((self.random - self.expert) / sizes).norm())
         return float(((self.learned - self.expert) / sizes).norm()) / far if far > ALIKE else torch.inf
