@@ -1,4 +1,4 @@
-"""What ends of episodes teach adversarial imitation by themselves: CartPole-v1, share of the expert's return over random actions'."""
+"""What ends of episodes teach adversarial imitation by themselves: CartPole-v1, share of the expert's return over random's."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ DEMONSTRATIONS = 5
 def main(quick: bool) -> list[dict[str, Any]]:
     """One row per number of demonstrations, treatment of ends and form of the reward; ``mbrl.GAIL`` on ``mbrl.PPO``.
 
-    "share" is 0 for random actions and 1 for the expert, which never lets the pole fall: the median of the seeds, and all of them.
-    Without demonstrations there is nothing to learn, so that the aim is at most 0.1; with them, at least 0.9.
+    "share" is 0 for random actions and 1 for the expert, which never lets the pole fall: the median of the seeds, and all of
+    them. Without demonstrations there is nothing to learn, so that the aim is at most 0.1; with them, at least 0.9.
     """
     import gymnasium
     import torch
