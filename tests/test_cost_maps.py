@@ -1,5 +1,6 @@
 """Cost maps against scipy's interpolation, finite differences and the costs of graph search."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from scipy.interpolate import RegularGridInterpolator
 
+import mbrl
 from dynamics import Car, DoubleIntegrator
 from dynamics.derivatives import finite_difference_jacobian
 from planners import (
@@ -294,3 +296,21 @@ def test_what_does_not_fit_is_refused(make, message):
 def test_other_kinds_are_refused():
     with pytest.raises(TypeError, match="FeatureGrid"):
         CostMap(LinearTerrain([1.0]), torch.zeros(1, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "terrain",
+    [LinearTerrain([0.5, 0.0, 2.0], floor=0.3), ExponentialTerrain(3, hidden=(4,), kernel_size=3, floor=0.3, seed=1)],
+    ids=["linear", "network"],
+)
+def test_terrain_is_kept_in_a_file(terrain, dtype, generator, tmp_path):
+    terrain = copy.deepcopy(terrain).to(dtype)
+    with torch.no_grad():
+        for p in terrain.parameters():
+            p.add_(torch.rand(p.shape, generator=generator, dtype=dtype))
+    features = torch.rand(2, 3, 5, 6, generator=generator, dtype=dtype)
+    read = mbrl.load_reward(mbrl.save_reward(terrain, tmp_path / "terrain.safetensors"))
+    assert type(read) is type(terrain)
+    assert next(read.parameters()).dtype == dtype
+    assert torch.equal(read(features), terrain(features))

@@ -176,7 +176,7 @@ def test_files_of_other_things(tmp_path):
     policy = mbrl.save_policy(mbrl.Policy(3, LIMITS), tmp_path / "policy.safetensors")
     with pytest.raises(ValueError, match="write rewards with mbrl"):
         mbrl.load_reward(policy)
-    with pytest.raises(TypeError, match=r"save_reward takes a mbrl.FeatureReward or .*, got Linear"):
+    with pytest.raises(TypeError, match=r"save_reward takes one of FeatureReward, .*, got Linear"):
         mbrl.save_reward(torch.nn.Linear(2, 1), tmp_path / "reward.safetensors")
 
 

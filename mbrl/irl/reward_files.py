@@ -11,9 +11,11 @@ from mbrl.irl.base import FeatureReward
 from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.reward_network import REWARDS
 from mbrl.tasks.task_cost import TaskCost
+from planners import ExponentialTerrain, LinearTerrain
 
 FORMAT = "mbrl-control reward 1"
-KINDS: dict[str, Any] = {**{kind.__name__: kind for kind in (FeatureReward, TaskCost, NetworkCost)}, **REWARDS}
+_COSTS = (TaskCost, NetworkCost, LinearTerrain, ExponentialTerrain)
+KINDS: dict[str, Any] = {**{kind.__name__: kind for kind in (FeatureReward, *_COSTS)}, **REWARDS}
 """What can be written: modules with ``config()`` and ``made(config)``."""
 
 
@@ -21,8 +23,8 @@ def save_reward(reward: nn.Module, path: str | Path) -> Path:
     """Write a reward to one file, whole or not at all.
 
     Args:
-        reward: a :class:`mbrl.FeatureReward`, a :class:`mbrl.RewardModel` of this library, or a :class:`mbrl.TaskCost` or
-            :class:`mbrl.NetworkCost` of a task of this library.
+        reward: a :class:`mbrl.FeatureReward`, a :class:`mbrl.RewardModel` of this library, a :class:`mbrl.TaskCost` or
+            :class:`mbrl.NetworkCost` of a task of this library, or the terrain of a :class:`planners.CostMap`.
         path: the file, by convention ``reward.safetensors``; an existing file is replaced.
 
     Returns:
@@ -33,7 +35,7 @@ def save_reward(reward: nn.Module, path: str | Path) -> Path:
     """
     name = type(reward).__name__
     if KINDS.get(name) is not type(reward):
-        raise TypeError(f"save_reward takes a {' or a '.join(f'mbrl.{known}' for known in KINDS)}, got {name}")
+        raise TypeError(f"save_reward takes one of {', '.join(KINDS)}, got {name}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in reward.state_dict().items()}

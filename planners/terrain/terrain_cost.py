@@ -9,7 +9,8 @@ network of those of the cell and of its neighbors.
 import abc
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,16 @@ class LinearTerrain(TerrainCost):
         super().__init__(len(w), floor)
         self.free = nn.Parameter(w.log())
 
+    def config(self) -> dict[str, Any]:
+        """The number of features and the floor."""
+        return {"num_features": self.num_features, "floor": self.floor, "dtype": _name(self.free.dtype)}
+
+    @classmethod
+    def made(cls, config: Mapping[str, Any]) -> Self:
+        """The terrain of a :meth:`config`, with weights of one."""
+        made = cls(torch.ones(config["num_features"]), floor=config["floor"])
+        return made.to(getattr(torch, config["dtype"]))
+
     @property
     def weights(self) -> Tensor:
         """The weights ``(k,)``, with a graph to the parameter."""
@@ -131,6 +142,7 @@ class ExponentialTerrain(TerrainCost):
                 "need at least one feature, hidden layers of at least one unit and an odd kernel_size, got "
                 f"{num_features}, {tuple(hidden)} and {kernel_size}"
             )
+        self.hidden, self.kernel_size = tuple(hidden), kernel_size
         generator = torch.Generator().manual_seed(seed)
         sizes = [num_features, *hidden, 1]
         layers: list[nn.Module] = []
@@ -151,6 +163,17 @@ class ExponentialTerrain(TerrainCost):
             layers += [layer, nn.Tanh()]
         self.network = nn.Sequential(*layers[:-1])
 
+    def config(self) -> dict[str, Any]:
+        """The arguments, but for the seed."""
+        arguments = {"num_features": self.num_features, "floor": self.floor, "hidden": list(self.hidden)}
+        return {**arguments, "kernel_size": self.kernel_size, "dtype": _name(next(self.parameters()).dtype)}
+
+    @classmethod
+    def made(cls, config: Mapping[str, Any]) -> Self:
+        """The terrain of a :meth:`config`, with weights of seed 0."""
+        arguments = {name: config[name] for name in ("num_features", "floor", "hidden", "kernel_size")}
+        return cls(**arguments).to(getattr(torch, config["dtype"]))
+
     def log_excess(self, features: Tensor) -> Tensor:
         """The logarithm s of the cost above the floor of ``(N, k, H, W)``: ``(N, H, W)``."""
         return self.network(features).squeeze(-3)
@@ -158,3 +181,7 @@ class ExponentialTerrain(TerrainCost):
     def excess(self, features: Tensor) -> Tensor:
         """Its exponential, which is bounded."""
         return self.log_excess(features).clamp_max(LARGEST_LOG).exp()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
