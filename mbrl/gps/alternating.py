@@ -35,6 +35,8 @@ SHRINK = 0.25
 """Factor of the bound on a step that costs too much in the model: half a step."""
 TRIALS = 7
 """Of bounds; controllers for which none is small enough stay what they set out from."""
+EQUAL = 1e-6
+"""Share of a cost by which two are told apart: steps of what has converged cost the same but for that."""
 
 Objective = Callable[[LinearGaussianController, Rollouts], Tensor]
 """What a controller is to minimize, for each of its rollouts, ``(S, C)``."""
@@ -250,6 +252,7 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             )
 
         limit = worth(start)
+        limit = limit + EQUAL * limit.abs()
         for _ in range(TRIALS):
             found = step(bound)
             good = worth(found.controller) <= limit
