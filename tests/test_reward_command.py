@@ -103,6 +103,7 @@ def test_a_cost_of_a_task(says, monkeypatch):
     )
     assert (status, err) == (0, "")
     assert "EPIC distance from the truth" in out
+    assert "imitation loss" in out  # what the learner says of its own answer
     policy = mbrl.load_policy("run")
     assert policy.planner.max_iterations == 5
     assert policy.cost.names == mbrl.load_reward("run").names == ("angle", "angle_velocity", "torque")

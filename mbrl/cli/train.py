@@ -190,6 +190,8 @@ class _Training:
         from mbrl.plots.train_sections import training_result
 
         sys.stdout.write(f"{training_result(mbrl.read_run(folder))}\npolicy: {folder / 'policy.safetensors'}\n")
+        if (said := getattr(getattr(result.learner, "learned", None), "report", None)) is not None:
+            sys.stdout.write(f"{said}\n")  # what a learner of costs has to say of its own answer
         self._look(folder, result.policy, result.evaluation, seed)
 
     def train(self, folder: Path, seed: int) -> mbrl.TrainingResult:
