@@ -260,7 +260,7 @@ def test_controllers_can_be_checked_in_the_model_against_cost_and_entropy():
         learner.controllers, _, metrics = learner.improved(situation)
         assert metrics["train/kl"] < 1.1 * 10
         gap = [(c.entropy() - best.entropy()).abs().sum() for c in (before, learner.controllers)]
-        assert float(gap[1]) <= float(gap[0])
+        assert float(gap[1]) <= float(gap[0]) + 1e-9  # rounding, once converged
 
 
 @pytest.mark.parametrize(
