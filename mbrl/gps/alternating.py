@@ -29,7 +29,15 @@ from mbrl.gps.rollouts import Choose, Rollouts, controller_actions, controller_s
 from mbrl.gps.supervised import Targets, targets
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import KLStep, LinearGaussianController, LinearQuadratic, StateMarginals, expand_about, expected_kl
+from planners import (
+    KLStep,
+    LinearGaussianController,
+    LinearQuadratic,
+    StateMarginals,
+    expand_about,
+    expected_kl,
+    kl_constrained_step,
+)
 
 SHRINK = 0.25
 """Factor of the bound on a step that costs too much in the model: half a step."""
@@ -261,6 +269,40 @@ class AlternatingLearner(GuidedLearner, abc.ABC):
             bound = torch.where(good, bound, SHRINK * bound)
         bound = torch.where(good, bound, 0.0)
         return step(bound), bound
+
+    def step_from(
+        self,
+        before: LinearGaussianController,
+        situation: Situation,
+        lq: LinearQuadratic,
+        entropy_weight: float | Tensor,
+        kl_limit: float,
+        objective: Objective,
+    ) -> KLStep:
+        """The checked step of least cost and most entropy within a divergence from controllers, about which the model holds.
+
+        Args:
+            before: the controllers.
+            situation: where.
+            lq: the problem.
+            entropy_weight: what a nat of entropy is worth, a number or ``(C, T)`` [cost per nat].
+            kl_limit: bound on the divergence per step of the plan, on average [nat].
+            objective: what the step minimizes, in rollouts.
+        """
+
+        def within(bound: Tensor) -> KLStep:
+            return kl_constrained_step(
+                lq,
+                before,
+                kl_limit=bound,
+                about=(situation.xs, situation.us),
+                noise=situation.noise,
+                entropy_weight=entropy_weight,
+                covariance_floor=self.least_variance,
+            )
+
+        bound = situation.cost.new_full(situation.cost.shape, kl_limit * self.task.episode_steps)
+        return self.checked(situation, within, bound, before, objective)[0]
 
     def _trials(self, model: Dynamics, x0: Tensor) -> Callable[..., Tensor]:
         """Mean objectives ``(C,)`` of what chooses actions, in rollouts in a model, all with the same noise."""

@@ -30,7 +30,7 @@ from mbrl.gps.linearized_policy import linearized
 from mbrl.gps.rollouts import Rollouts
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import KLStep, LinearGaussianController, expected_kl, kl_constrained_step, with_kl_penalty
+from planners import KLStep, LinearGaussianController, expected_kl, with_kl_penalty
 
 
 @dataclass(frozen=True)
@@ -106,24 +106,12 @@ class BADMMLearner(AlternatingLearner):
         lq = with_kl_penalty(situation.lq, policy, weights, about=about)
         lq = replace(lq, r=lq.r - multipliers)
 
-        def within(bound: Tensor) -> KLStep:
-            return kl_constrained_step(
-                lq,
-                before,
-                kl_limit=bound,
-                about=about,
-                noise=situation.noise,
-                entropy_weight=weights,
-                covariance_floor=self.least_variance,
-            )
-
         def augmented(controller: LinearGaussianController, rollouts: Rollouts) -> Tensor:
             penalty = weights * kl_along(controller, policy, rollouts.states)
             linear = (multipliers * controller.mean(rollouts.states[..., :-1, :])).sum(-1)
             return rollouts.total_costs + (penalty - linear).sum(-1)
 
-        bound = weights.new_full(weights.shape[:1], self.settings.kl_limit * self.task.episode_steps)
-        return self.checked(situation, within, bound, before, augmented)[0]
+        return self.step_from(before, situation, lq, weights, self.settings.kl_limit, augmented)
 
     def _shift(self, controller: LinearGaussianController) -> Tensor:
         """What the policy is fitted to beside the controllers' means, ``(C, T, m)``."""

@@ -22,7 +22,7 @@ from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation, 
 from mbrl.gps.rollouts import Rollouts
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
-from planners import KLStep, LinearGaussianController, expected_kl, kl_constrained_step, with_kl_penalty
+from planners import LinearGaussianController, expected_kl, with_kl_penalty
 
 LARGEST_GROWTH = 2.0
 """Of a multiplier in one iteration."""
@@ -74,22 +74,10 @@ class ConstrainedLearner(AlternatingLearner):
         settings, about, nu = self.settings, (situation.xs, situation.us), self.multipliers
         lq = with_kl_penalty(situation.lq, situation.policy, nu, about=about)
 
-        def within(bound: Tensor) -> KLStep:
-            return kl_constrained_step(
-                lq,
-                self.previous,
-                kl_limit=bound,
-                about=about,
-                noise=situation.noise,
-                entropy_weight=nu,
-                covariance_floor=self.least_variance,
-            )
-
         def penalized(controller: LinearGaussianController, rollouts: Rollouts) -> Tensor:
             return rollouts.total_costs + (nu * kl_along(controller, situation.policy, rollouts.states)).sum(-1)
 
-        bound = nu.new_full(nu.shape[:1], settings.kl_limit * self.task.episode_steps)
-        step, _ = self.checked(situation, within, bound, self.previous, penalized)
+        step = self.step_from(self.previous, situation, lq, nu, settings.kl_limit, penalized)
         kl = expected_kl(step.controller, situation.policy, step.marginals)
         growth = (1 + settings.multiplier_rate * kl).clamp_max(LARGEST_GROWTH)
         self.multipliers = (nu * growth).clamp_max(1e8)

@@ -57,7 +57,7 @@ from mbrl.tasks import Task, TaskCost
 from mbrl.training.algorithm import Assignment, Demonstrations
 from mbrl.training.checking import check_numbers
 from mbrl.training.errors import TrainingError
-from planners import Cost, KLStep, LinearGaussianController, kl_constrained_step
+from planners import Cost, LinearGaussianController
 
 
 @dataclass(frozen=True)
@@ -368,22 +368,11 @@ class GCLLearner(AlternatingLearner):
     def improved(self, situation: Situation) -> tuple[LinearGaussianController, Tensor | None, dict[str, float]]:
         """The step of least cost and most entropy within the bound."""
 
-        def within(bound: Tensor) -> KLStep:
-            return kl_constrained_step(
-                situation.lq,
-                self.previous,
-                kl_limit=bound,
-                about=(situation.xs, situation.us),
-                noise=situation.noise,
-                entropy_weight=self.temperature,
-                covariance_floor=self.least_variance,
-            )
-
         def free_energy(controller: LinearGaussianController, rollouts: Rollouts) -> Tensor:
             return rollouts.total_costs - self.temperature * controller.entropy().sum(-1)
 
-        bound = self.x0.new_full((len(self.x0),), self.settings.kl_limit * self.task.episode_steps)
-        step, _ = self.checked(situation, within, bound, self.previous, free_energy)
+        settings, tau = self.settings, self.temperature
+        step = self.step_from(self.previous, situation, situation.lq, tau, settings.kl_limit, free_energy)
         metrics = {
             "train/kl": float(self.processes.mean(step.kl.sum(-1).mean())),
             "train/dual": float(self.processes.mean(step.dual.log().mean()).exp()),
