@@ -32,7 +32,8 @@ from mbrl.irl.base import (
     of_demonstrated_steps,
     rewards_of,
 )
-from mbrl.irl.reward_learner import RewardLearner, RewardSearch, searched
+from mbrl.irl.reward_learner import RewardLearner, RewardSearch
+from mbrl.irl.searching import searched
 from mbrl.training.checking import check_numbers
 from planners import TabularMDP, TabularTrajectories, occupancies, occupancies_by_step, solve_mdp
 

@@ -4,18 +4,17 @@ import abc
 import copy
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dynamics import Trajectory
-from mbrl.irl.reward_files import save_reward
+from mbrl.irl.searching import Search, SearchLearner
 from mbrl.policies.planning_policy import PlanningPolicy
 from mbrl.tasks import Task
 from mbrl.tasks.task_cost import TaskCost, Terms
-from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations, Learner
+from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations
 from planners import DDP, Cost, Planner, Problem, WeightedCost
 
 AnyCost = TypeVar("AnyCost", bound=Cost)
@@ -84,36 +83,6 @@ class IdentifiableWeights:
         return values - (values @ null) @ null.mT
 
 
-class CostSearch(abc.ABC):
-    """What changes while a cost is learned; what :meth:`state_dict` gives makes another search go on to the bit.
-
-    Attributes:
-        iterations: so far.
-        finished: whether there is no use in going on.
-        history: numbers of each iteration by name.
-    """
-
-    def __init__(self) -> None:
-        self.iterations, self.finished = 0, False
-        self.history: dict[str, list[float]] = {}
-
-    @abc.abstractmethod
-    def advance(self) -> None:
-        """Go one iteration further."""
-
-    @abc.abstractmethod
-    def learned(self) -> LearnedCost:
-        """What there is now."""
-
-    @abc.abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that changes."""
-
-    @abc.abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was called."""
-
-
 @dataclass(frozen=True)
 class CostLearner(Algorithm):
     """The settings of a learner of costs from demonstrations of a continuous system.
@@ -148,7 +117,7 @@ class CostLearner(Algorithm):
 
     def search(
         self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory], *, seed: int = 0
-    ) -> CostSearch:
+    ) -> Search[LearnedCost]:
         """A search at its start, with the arguments of :meth:`learn` and a seed of what is drawn.
 
         By default all of the learning is one iteration, in which nothing is drawn.
@@ -192,14 +161,7 @@ def in_receding_horizon(planner: Planner) -> Planner:
     return planner
 
 
-def searched(search: CostSearch) -> LearnedCost:
-    """What a search finds."""
-    while not search.finished:
-        search.advance()
-    return search.learned()
-
-
-class WholeSearch(CostSearch):
+class WholeSearch(Search[LearnedCost]):
     """All of the learning in one iteration, with the arguments of :meth:`CostLearner.learn` and the learner's own options."""
 
     def __init__(
@@ -234,7 +196,7 @@ class WholeSearch(CostSearch):
             self.advance()
 
 
-class TaskCostLearner(Learner):
+class TaskCostLearner(SearchLearner[LearnedCost]):
     """The state of a training of a cost.
 
     Attributes:
@@ -254,20 +216,8 @@ class TaskCostLearner(Learner):
         demonstrations = list(assignment.demonstrations or ())
         cost = TaskCost(task, terms=algorithm.terms)
         given = Demonstrated.of(task, cost, demonstrations, accepted=None, learner=name, other="")
-        self.search = algorithm.search(
-            task,
-            algorithm.first_guess(task, cost.with_equal_shares(given.xs, given.us), demonstrations),
-            demonstrations,
-            seed=assignment.seed_for("cost"),
-        )
-        self._learned: LearnedCost | None = None
-
-    @property
-    def learned(self) -> LearnedCost:
-        """What there is now, as :meth:`CostLearner.learn` gives it."""
-        if self._learned is None:
-            self._learned = self.search.learned()
-        return self._learned
+        first = algorithm.first_guess(task, cost.with_equal_shares(given.xs, given.us), demonstrations)
+        super().__init__(algorithm.search(task, first, demonstrations, seed=assignment.seed_for("cost")))
 
     @property
     def reward(self) -> TaskCost:
@@ -283,42 +233,15 @@ class TaskCostLearner(Learner):
         return PlanningPolicy(self.task, self.reward, self.algorithm.acting)
 
     @property
-    def steps(self) -> int:  # type: ignore[override]
-        """Iterations so far."""
-        return self.search.iterations
-
-    @property
-    def finished(self) -> bool:
-        """Whether the search has ended."""
-        return self.search.finished
-
-    @property
     def networks(self) -> dict[str, nn.Module]:
         """The cost."""
         return {"cost": self.reward}
 
     def iterate(self) -> dict[str, float]:
-        """Go one iteration further."""
-        before = {name: len(numbers) for name, numbers in self.search.history.items()}
-        self.search.advance()
-        self._learned = None
-        history = self.search.history.items()
-        found = {f"train/{name}": numbers[-1] for name, numbers in history if len(numbers) > before.get(name, 0)}
+        """Go one iteration further, and say what the weights are."""
+        found = super().iterate()
         weights = zip(self.reward.names, self.reward.weights.detach().tolist(), strict=True)
         return {**found, **{f"weight/{name}": weight for name, weight in weights}}
-
-    def leave(self, folder: Path) -> None:
-        """Write the cost."""
-        save_reward(self.reward, folder / "reward.safetensors")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that changes."""
-        return self.search.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was called."""
-        self.search.load_state_dict(state)
-        self._learned = None
 
 
 @dataclass(frozen=True, eq=False)

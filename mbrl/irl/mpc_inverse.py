@@ -23,17 +23,16 @@ from torch import Tensor
 from dynamics import Trajectory
 from mbrl.irl.cost_learner import (
     CostLearner,
-    CostSearch,
     Demonstrated,
     IdentifiableWeights,
     LearnedCost,
     in_receding_horizon,
     of_weights,
-    searched,
     weighted,
 )
 from mbrl.irl.kkt_inverse import ACCEPTED as KKT_ACCEPTED
 from mbrl.irl.kkt_inverse import KKTInverse
+from mbrl.irl.searching import Search, searched
 from mbrl.tasks import Task
 from mbrl.tasks.task_cost import TaskCost
 from mbrl.training.checking import check_numbers
@@ -161,7 +160,7 @@ class MPCInverse(CostLearner):
         return MPCInverseSearch(self, given, start)
 
 
-class MPCInverseSearch(CostSearch):
+class MPCInverseSearch(Search[LearnedCost]):
     """The state of Levenberg-Marquardt steps.
 
     Attributes:

@@ -8,26 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from mbrl.irl.base import FeatureReward, LearnedReward, checked
-from mbrl.irl.reward_files import save_reward
+from mbrl.irl.searching import Search, SearchLearner, searched
 from mbrl.policies.tabular_policy import TabularPolicy
 from mbrl.tasks.worlds import GridWorld, TabularWorld, process, world_name
-from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations, Learner
+from mbrl.training.algorithm import Algorithm, Assignment, Demonstrations
 from planners import TabularMDP, TabularTrajectories
 
 
-class RewardSearch(abc.ABC):
-    """What changes while a reward is learned; what :meth:`state_dict` gives makes another search go on to the bit.
+class RewardSearch(Search[LearnedReward]):
+    """What changes while a reward is learned.
 
     Attributes:
-        iterations: so far.
-        finished: whether there is no use in going on.
         converged: whether the learner's own criterion was met.
-        history: numbers of each iteration by name.
     """
 
     def __init__(self) -> None:
-        self.iterations, self.finished, self.converged = 0, False, False
-        self.history: dict[str, list[float]] = {}
+        super().__init__()
+        self.converged = False
 
     def log(self, **numbers: float) -> None:
         """Add numbers of an iteration to the history."""
@@ -38,18 +35,10 @@ class RewardSearch(abc.ABC):
         """There is no use in going on."""
         self.finished, self.converged = True, converged
 
-    @abc.abstractmethod
-    def advance(self) -> None:
-        """Go one iteration further."""
-
     @property
     @abc.abstractmethod
     def reward(self) -> FeatureReward:
         """The reward as it is now."""
-
-    @abc.abstractmethod
-    def learned(self) -> LearnedReward:
-        """What there is now."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""
@@ -126,20 +115,15 @@ class RewardLearner(Algorithm):
         return TabularRewardLearner(self, assignment)
 
 
-def searched(search: RewardSearch) -> LearnedReward:
-    """What a search finds."""
-    while not search.finished:
-        search.advance()
-    return search.learned()
-
-
-class TabularRewardLearner(Learner):
+class TabularRewardLearner(SearchLearner[LearnedReward]):
     """The state of a training of a reward in tables.
 
     Attributes:
         reward: as it is now.
         search: what learns it.
     """
+
+    search: RewardSearch
 
     def __init__(self, algorithm: RewardLearner, assignment: Assignment):
         name, world = type(algorithm).__name__, assignment.task
@@ -159,15 +143,8 @@ class TabularRewardLearner(Learner):
         self.demonstrations = in_tables(assignment.demonstrations or (), world)
         features = world.features if isinstance(world, GridWorld) else torch.eye(mdp.states).to(mdp.transitions)
         self.world, self.features = world, features
-        self.search = algorithm.search(mdp, features, self.demonstrations, seed=assignment.seed_for("reward"))
-        self._learned: LearnedReward | None = None
-
-    @property
-    def learned(self) -> LearnedReward:
-        """What there is now, as :meth:`RewardLearner.learn` gives it."""
-        if self._learned is None:
-            self._learned = self.search.learned()
-        return self._learned
+        search = algorithm.search(mdp, features, self.demonstrations, seed=assignment.seed_for("reward"))
+        super().__init__(search)
 
     @property
     def policy(self) -> TabularPolicy:  # type: ignore[override]
@@ -180,40 +157,9 @@ class TabularRewardLearner(Learner):
         return self.search.reward
 
     @property
-    def steps(self) -> int:  # type: ignore[override]
-        """Iterations so far."""
-        return self.search.iterations
-
-    @property
-    def finished(self) -> bool:
-        """Whether the search has ended."""
-        return self.search.finished
-
-    @property
     def networks(self) -> dict[str, nn.Module]:
         """The reward; no policy is solved for until it is needed."""
         return {"reward": self.reward}
-
-    def iterate(self) -> dict[str, float]:
-        """Go one iteration further."""
-        before = {name: len(numbers) for name, numbers in self.search.history.items()}
-        self.search.advance()
-        self._learned = None
-        history = self.search.history.items()
-        return {f"train/{name}": numbers[-1] for name, numbers in history if len(numbers) > before.get(name, 0)}
-
-    def leave(self, folder: Any) -> None:
-        """Write the reward."""
-        save_reward(self.reward, folder / "reward.safetensors")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that changes."""
-        return self.search.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was called."""
-        self.search.load_state_dict(state)
-        self._learned = None
 
 
 def in_tables(trajectories: Any, world: TabularWorld) -> TabularTrajectories:
