@@ -302,6 +302,8 @@ def test_the_end_of_the_learner_is_worth_what_follows(kind):
     learner.iterate()  # the sixteenth step was the first of the sixth episode, so that two more end it
     (_, later), _ = seen[2:]
     assert later.absorbed == 2 * 5 * 5
+    known = learner.reward.worth_of_the_end(0.99)  # who acts for the reward afterwards is paid the same
+    torch.testing.assert_close(learner._after_the_end(paid), known * paid.terminated.double())
 
 
 def test_rewards_to_the_end_and_for_ever_after_are_one_number_when_all_are_equal():

@@ -303,6 +303,38 @@ def test_an_environment_is_paid_by_a_reward(env_id, columns):
         y = after
 
 
+def test_the_end_of_an_episode_is_paid_for_all_that_comes_after_it():
+    """A pole that falls: the last step alone has gamma / (1 - gamma) times the reward of the absorbing state on top."""
+    actions = DiscreteActions(torch.tensor([[0.0], [1.0]]))
+    reward = random_weights(RewardNetwork(4, actions, hidden=(4,), dtype="float64", absorbing=True))
+    after = 9 * float(reward.absorbing_reward().detach())
+    assert after != 0
+    for discount, worth in ((0.9, after), (0.0, 0.0)):
+        env = mbrl.reward_env("CartPole-v1", reward, discount=discount)()
+        y, _ = env.reset(seed=0)
+        terminated = False
+        while not terminated:
+            y_before = torch.from_numpy(y.astype(np.float64))
+            y, paid, terminated, _, _ = env.step(1)
+            step = reward(
+                y_before, torch.ones(1).double(), torch.from_numpy(y.astype(np.float64)), torch.tensor(terminated)
+            )
+            assert paid == pytest.approx(float(step.detach()) + worth * terminated)
+    env = mbrl.reward_env("CartPole-v1", reward, discount=0.9, max_episode_steps=2)()
+    env.reset(seed=0)
+    before = env.step(1)[0]
+    last, paid, terminated, truncated, _ = env.step(1)
+    rows = [torch.from_numpy(y.astype(np.float64)) for y in (before, last)]
+    assert truncated
+    assert not terminated
+    assert paid == pytest.approx(float(reward(rows[0], torch.ones(1).double(), rows[1]).detach()))
+    for discount in (None, 1.0, -0.1):
+        with pytest.raises(ValueError, match=rf"pass discount=\.\.\., for instance the 0\.99 .* got {discount}"):
+            mbrl.reward_env("CartPole-v1", reward, discount=discount)
+    plain = random_weights(RewardNetwork(4, actions, hidden=(4,)))
+    assert plain.worth_of_the_end(None) == 0.0
+
+
 def test_training_on_a_learned_environment():
     reward = random_weights(RewardNetwork(4, DiscreteActions(torch.tensor([[0.0], [1.0]])), hidden=(4,)))
     algorithm = PPO(num_envs=2, steps_per_iteration=32, epochs=1)

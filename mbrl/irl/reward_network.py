@@ -209,6 +209,28 @@ class RewardModel(nn.Module, abc.ABC):
         """
         return self.of_rows(self.encoding.absorbing_row().to(self.device, self.dtype))
 
+    @torch.no_grad()
+    def worth_of_the_end(self, discount: float | None) -> float:
+        r"""What all steps after the end of an episode pay, at the step that ends it: :math:`\gamma r_{abs} / (1 - \gamma)`.
+
+        Args:
+            discount: gamma, of who acts for the reward.
+
+        Returns:
+            Zero where the reward knows no absorbing state.
+
+        Raises:
+            ValueError: it does, and the discount is missing or not in [0, 1).
+        """
+        if not self.encoding.absorbing:
+            return 0.0
+        if discount is None or not 0 <= discount < 1:
+            raise ValueError(
+                "the reward goes on after termination for ever, which has a value for discounts below 1; pass discount=..., "
+                f"for instance the 0.99 that it was learned with, got {discount}"
+            )
+        return discount / (1 - discount) * float(self.absorbing_reward())
+
 
 class RewardNetwork(RewardModel):
     """A reward that is a fully connected network.

@@ -84,36 +84,40 @@ def reward_task(task: Task, reward: RewardModel, *, discount: float | None = Non
     """
     after = 0.0
     if task.termination is not None and reward.encoding.absorbing:
-        gamma = task.discount if discount is None else discount
-        if not 0 <= gamma < 1:
-            raise ValueError(
-                "the reward goes on after termination for ever, which has a value for discounts below 1; pass discount=..., "
-                f"for instance the 0.99 that it was learned with, got {gamma}"
-            )
-        with torch.no_grad():
-            after = -gamma / (1 - gamma) * float(reward.absorbing_reward())
+        after = -reward.worth_of_the_end(task.discount if discount is None else discount)
     return replace(task, cost=RewardCost(reward, task), termination_cost=after)
 
 
-def reward_env(environment: str | EnvFactory, reward: RewardModel, **options: Any) -> EnvFactory:
-    """A function that makes a gymnasium environment with a learned reward, for training and evaluation.
+def reward_env(
+    environment: str | EnvFactory, reward: RewardModel, *, discount: float | None = None, **options: Any
+) -> EnvFactory:
+    r"""A function that makes a gymnasium environment with a learned reward, for training and evaluation.
 
-    The true reward is ``info["true_reward"]``.
+    Where the reward knows an absorbing state, the step that terminates an episode is paid :math:`\gamma / (1 - \gamma)` times the
+    reward of that state on top, as in the training that it was learned in; a truncated episode is not over. The true reward is
+    ``info["true_reward"]``.
 
     Args:
         environment: an id, or a function without arguments that makes one, with observations of one axis.
-        reward: of what the environment shows. What it pays after the end of an episode, if it knows an absorbing state, is left
-            to who trains.
+        reward: of what the environment shows.
+        discount: gamma, of what comes after termination: that of the algorithm which is going to be trained. Needed where the
+            reward knows an absorbing state; without one nothing comes after the end.
         **options: of ``gymnasium.make`` or the function.
+
+    Raises:
+        ValueError: the reward knows an absorbing state, and there is no discount below 1.
     """
-    return partial(_with_reward, environment, reward, **options)
+    reward.worth_of_the_end(discount)  # raises before environments are made
+    return partial(_with_reward, environment, reward, discount, **options)
 
 
-def _with_reward(environment: str | EnvFactory, reward: RewardModel, **options: Any) -> "gymnasium.Env":
+def _with_reward(
+    environment: str | EnvFactory, reward: RewardModel, discount: float | None, **options: Any
+) -> "gymnasium.Env":
     import gymnasium
 
     from mbrl.irl.reward_wrapper import RewardWrapper
 
     if isinstance(environment, str):
-        return RewardWrapper(gymnasium.make(checked_id(environment), **options), reward)
-    return RewardWrapper(made_env(environment, **options), reward)
+        return RewardWrapper(gymnasium.make(checked_id(environment), **options), reward, discount=discount)
+    return RewardWrapper(made_env(environment, **options), reward, discount=discount)

@@ -17,14 +17,18 @@ class RewardWrapper(gymnasium.Wrapper):
 
     Args:
         env: with observations of one axis.
-        reward: of what it shows. Where it knows an absorbing state, ends have no value of their own here: that is for who trains.
+        reward: of what it shows.
+        discount: gamma, where the reward knows an absorbing state: what this pays after the end of an episode is paid with the
+            step that terminates it.
 
     Raises:
-        ValueError: the reward is of other columns than the environment's.
+        ValueError: the reward is of other columns than the environment's, or knows an absorbing state and there is no discount
+            below 1.
     """
 
-    def __init__(self, env: gymnasium.Env, reward: RewardModel):
+    def __init__(self, env: gymnasium.Env, reward: RewardModel, *, discount: float | None = None):
         super().__init__(env)
+        self._after_the_end = reward.worth_of_the_end(discount)
         self.reward, self._actions = reward, env_actions(env)
         shape = env.observation_space.shape
         came, expected = (
@@ -53,6 +57,8 @@ class RewardWrapper(gymnasium.Wrapper):
         over = torch.tensor(bool(terminated))
         with torch.no_grad():
             reward = float(self.reward(self._before, self._control(action), after, over))
+        if terminated:
+            reward += self._after_the_end
         self._before = after
         return y, reward, bool(terminated), bool(truncated), {**info, "true_reward": float(true)}
 
