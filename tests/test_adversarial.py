@@ -1,5 +1,6 @@
 """GAIL and AIRL: the discriminator's optimum, ends of episodes, what the learner is paid, and that it learns."""
 
+import contextlib
 import importlib
 import io
 import re
@@ -618,9 +619,37 @@ def test_the_command_trains(kind, words, swings, tmp_path, monkeypatch, capsys):
     assert mbrl.load_reward(tmp_path / "run").observation_dim == 3
 
 
+@pytest.mark.parametrize("kind", ["gail", "airl"])
+def test_the_page_of_an_environment_examines_the_reward(kind, tmp_path, monkeypatch, capsys):
+    module = importlib.import_module("mbrl.plots.train_sections")
+    monkeypatch.setattr(module, "plot_learning_curves", lambda *args: new_figure(1, 1))
+    with contextlib.closing(gymnasium.make("CartPole-v1")) as env:
+        shown = mbrl.record_env(env, None, 3, dt=0.02, seed=4)
+    write_trajectories(tmp_path / "demos.npz", shown)
+    small = ["--policy.num-envs", 2, "--policy.steps-per-iteration", 16, "--policy.network.hidden", 8, "--steps", 32]
+    where = ["--task", "CartPole-v1", "--demos", tmp_path / "demos.npz", "--run", tmp_path / "run"]
+    quick = ["--no-video", "--evaluation-episodes", 0, "--horizon", "absorbing"]
+    command = [str(word) for word in ["train", kind, *where, *small, *quick]]
+    assert main(command) == 0
+    said, err = capsys.readouterr()
+    assert err == ""
+    page = (tmp_path / "run" / "report.html").read_text()
+    for text in ("learned reward, CartPole-v1:", "true return: expert"):
+        assert text in said
+    for text in ("Learned reward", "Means of features over all steps", "Learned and true reward of each transition"):
+        assert text in page
+    assert "no demonstrations" not in page
+    assert main([*command, "--control"]) == 0  # the run is finished, and its page made anew
+    assert "no demonstrations" in (tmp_path / "run" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["ppo", "--task", "CartPole-v1", "--steps", 10, "--control"],
+            r"--control is for adversarial algorithms \((gail, airl|airl, gail)\), got ppo",
+        ),
         (["gail", "--task", "CartPole-v1", "--steps", 10], "gail learns from demonstrations: --demos FILE"),
         (
             ["gail", "--task", "CartPole-v1", "--policy", "bc"],

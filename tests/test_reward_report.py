@@ -1,10 +1,14 @@
 """The report on a learned reward: its numbers against direct computations, and the sampled EPIC distance against exact ones."""
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 from dataclasses import replace
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from tabular_worlds import DOUBLE, random_mdp
@@ -12,8 +16,9 @@ from tabular_worlds import DOUBLE, random_mdp
 import mbrl
 from dynamics import LinearDynamics, Trajectory
 from mbrl import FeatureGap, TabularPolicy, TaskCost, reward_report, sampled_epic_distance
-from mbrl.irl.reward_report import _lost
+from mbrl.irl.reward_findings import _lost
 from mbrl.plots import html_report, reward_sections
+from mbrl.policies.action_space import ContinuousActions, DiscreteActions
 from mbrl.tasks.base import uniform_initial_state
 from planners import (
     DDP,
@@ -245,8 +250,217 @@ def test_retrained_and_without_demonstrations():
     assert math.isclose(report.returns["retrained"], mean_return(mbrl.record(task, result.policy, 2)))
     alive = replace(task, cost=FunctionCost(lambda x, u, t: -torch.ones_like(x[..., 0])))
     result = mbrl.train(algorithm, alive, steps=64, evaluation_episodes=0)
-    assert math.isclose(report.returns["no demonstrations"], mean_return(mbrl.record(task, result.policy, 2)))
+    assert math.isclose(report.returns["one in every step"], mean_return(mbrl.record(task, result.policy, 2)))
     assert reward_report(task, task.cost, control=-3.0, episodes=2).returns["no demonstrations"] == -3.0
+
+
+ADVERSARIAL = mbrl.GAIL(
+    policy=mbrl.PPO(num_envs=2, steps_per_iteration=32, network=mbrl.NetworkSettings(hidden=(4,))),
+    discriminator=mbrl.DiscriminatorSettings(hidden=(4,), updates=2),
+)
+
+
+def test_the_adversarial_algorithm_itself_without_demonstrations():
+    task, demonstrations = regulator(), planned(regulator())
+    learned = mbrl.train(ADVERSARIAL, task, steps=64, demonstrations=demonstrations, evaluation_episodes=0)
+    arguments = {"demonstrations": demonstrations, "policy": learned.policy}
+    report = reward_report(task, learned.reward, control=ADVERSARIAL, steps=64, **arguments)
+    nothing = mbrl.train(ADVERSARIAL, task, steps=64, demonstrations=[], evaluation_episodes=0)
+    starts = torch.stack([torch.tensor(d.states[0]) for d in demonstrations])
+    score = mean_return(mbrl.record(task, nothing.policy, 4, initial_states=starts))
+    assert math.isclose(report.returns["no demonstrations"], score)
+    best, random = report.returns["expert"], report.returns["random"]
+    assert math.isclose(report.shares["no demonstrations"], (score - random) / (best - random))
+    assert math.isclose(report.shares["learned policy"], 1 - report.lost)
+    assert "of the way from random actions to the expert: learned policy" in str(report)
+    assert "of the way" not in str(reward_report(task, learned.reward, **arguments))
+
+
+def test_a_control_whose_episodes_end_is_told():
+    """Episodes of one length are asked for, and those of the control terminate."""
+    task = regulator(termination=lambda x: x[..., 0] > 0)
+    report = reward_report(task, task.cost, control=ADVERSARIAL, steps=64, episodes=2)
+    assert "no demonstrations" not in report.returns
+    assert any("the control was not trained to its end: " in note for note in report.notes)
+
+
+def test_nothing_of_the_truth_is_left_for_what_is_trained_anew():
+    """Termination costs as the learned reward says, not as the true one does."""
+    task = regulator(termination=lambda x: x[..., 0] > 0.5, termination_cost=50.0, discount=0.9)
+    network = mbrl.RewardNetwork(2, mbrl.Policy.for_task(task).actions, hidden=(4,), absorbing=True, dtype="float64")
+    torch.nn.init.ones_(network.network[-1].weight)
+    algorithm = mbrl.PPO(num_envs=2, steps_per_iteration=32, network=mbrl.NetworkSettings(hidden=(4,)), discount=0.8)
+    report = reward_report(task, network, algorithm=algorithm, steps=64, episodes=2)
+    there = mbrl.reward_task(task, network, discount=0.8)
+    assert there.termination_cost == pytest.approx(-4 * float(network.absorbing_reward().detach()))
+    result = mbrl.train(algorithm, there, steps=64, evaluation_episodes=0)
+    assert math.isclose(report.returns["retrained"], mean_return(mbrl.record(task, result.policy, 2)))
+
+
+# Rewards that depend on time
+
+
+def at_steps(trajectories, steps):
+    return [t.slice(*steps) for t in trajectories]
+
+
+def clock():
+    """A task that costs as many as the step."""
+    return regulator(cost=FunctionCost(lambda x, u, t: t + 0.0 * x[..., 0]))
+
+
+def test_each_state_is_compared_at_its_own_step():
+    shown = at_steps(planned(clock()), (4, 8))
+    report = reward_report(clock(), clock().cost, demonstrations=shown)
+    steps = torch.bincount(-report.truth.long(), minlength=8).tolist()
+    assert steps == [8] * 4 + [12] * 4  # 8 episodes of random controls, and 4 demonstrations of the last four steps
+    assert "later steps" in str(report)
+    elsewhen = [t.replace(times=t.times + 0.03) for t in shown]
+    report = reward_report(clock(), clock().cost, demonstrations=elsewhen)
+    assert torch.bincount(-report.truth.long(), minlength=8).tolist() == [12] * 4 + [8] * 4
+    assert "the times of 4 of 4 demonstrations are no steps of the task" in str(report)
+    of_states = reward_report(regulator(), regulator().cost, demonstrations=elsewhen)
+    assert "steps" not in str(of_states)  # where time does not matter there is nothing to say
+
+
+def test_a_reward_that_is_right_at_first_is_not_the_true_one():
+    def cost(x, u, t):
+        sign = torch.where(torch.as_tensor(t) < 2, 1.0, -1.0)
+        return sign * x.square().sum(-1) + 0.1 * u[..., 0] ** 2
+
+    def potential(x):
+        return x[..., 0] + x[..., 1] ** 2
+
+    task = regulator(cost=FunctionCost(cost), discount=0.9)
+    same = TransitionCost(lambda x, u, after, t: 3 * cost(x, u, t) + 0.9 * potential(after) - potential(x))
+    assert reward_report(task, same, episodes=2).epic < 1e-6
+    at_first = reward_report(task, FunctionCost(lambda x, u, t: cost(x, u, 0)), episodes=2)
+    assert at_first.epic > 0.3
+    assert at_first.correlation < 0.5
+
+
+# In a gymnasium environment
+
+
+class Swing(torch.nn.Module):
+    """The true reward of Pendulum-v1, with a potential on top."""
+
+    def __init__(self, potential=0.0):
+        super().__init__()
+        self.potential = potential
+
+    def forward(self, y, u, after):
+        angle = torch.atan2(y[..., 1], y[..., 0])
+        paid = -(angle**2 + 0.1 * y[..., 2] ** 2 + 0.001 * u[..., 0] ** 2)
+        return 2 * paid + self.potential * (after[..., 2] - y[..., 2])
+
+
+TORQUES = ContinuousActions(torch.tensor([-2.0]), torch.tensor([2.0]))
+
+
+def pendulum(**options):
+    return gymnasium.make("Pendulum-v1", max_episode_steps=16, **options)
+
+
+def swung(actor=None, episodes=4, seed=7, make=pendulum):
+    with contextlib.closing(make()) as env:
+        return mbrl.record_env(env, actor, episodes, dt=0.05, seed=seed)
+
+
+def test_of_the_true_reward_of_an_environment():
+    report = reward_report(pendulum, Swing(), demonstrations=swung(), episodes=3)
+    assert report.epic is None
+    assert report.correlation == pytest.approx(1.0, abs=1e-6)
+    assert report.return_correlation == pytest.approx(1.0, abs=1e-6)
+    assert len(report.truth) == 3 * 16 + 4 * 16
+    torch.testing.assert_close(report.learned, 2 * report.truth, rtol=1e-4, atol=1e-4)
+    assert "no EPIC distance" in str(report)
+    assert math.isclose(report.returns["expert"], mean_return(swung()))
+    shaped = reward_report(pendulum, Swing(5.0), demonstrations=swung(), episodes=3)
+    assert shaped.correlation < 0.99
+    assert shaped.return_correlation > shaped.correlation
+
+
+def test_features_and_returns_in_an_environment():
+    policy = mbrl.Policy(3, TORQUES, mbrl.NetworkSettings(hidden=(4,)))
+    shown = swung(policy)
+    report = reward_report(pendulum, Swing(), policy=policy, demonstrations=shown, episodes=3, seed=5)
+    assert report.gap.counted == "means"
+    y = np.concatenate([d.observations[:-1] for d in shown])
+    u = np.concatenate([d.controls for d in shown])
+    values = np.concatenate([y, u], 1)
+    expected = np.stack([values, values**2], -1).reshape(len(values), -1).mean(0)
+    np.testing.assert_allclose(report.gap.expert, expected)
+    assert report.gap.names[:2] == ("y0", "y0 squared")
+    assert report.gap.names[-2:] == ("u0", "u0 squared")
+    assert set(report.returns) == {"expert", "random", "learned policy"}
+    assert 0 <= report.gap.gap < torch.inf
+
+
+def test_shares_of_numbered_actions_and_episodes_that_end():
+    """Demonstrations are cut at 10 steps, so that nothing else is paid for longer."""
+
+    class Alive(torch.nn.Module):
+        def forward(self, y, u, after):
+            return torch.ones_like(y[..., 0])
+
+    shown = [d.slice(0, min(d.num_steps, 10)) for d in swung(make=lambda: gymnasium.make("CartPole-v1"))]
+    policy = mbrl.Policy(4, DiscreteActions(torch.tensor([[0.0], [1.0]])), mbrl.NetworkSettings(hidden=(4,)))
+    report = reward_report("CartPole-v1", Alive(), policy=policy, demonstrations=shown, episodes=3)
+    assert report.task == "CartPole-v1"
+    assert report.gap.names[-3:] == ("y3 squared", "action 0", "action 1")
+    chosen = np.concatenate([d.controls for d in shown]).mean()
+    np.testing.assert_allclose(report.gap.expert[-2:], [1 - chosen, chosen])
+    assert max(report.returns.values()) <= 10
+    assert report.correlation is None  # all is one
+    assert any("no direction" in note for note in report.notes)
+    bare = [Trajectory(d.observations, d.controls, dt=1.0) for d in shown]
+    report = reward_report("CartPole-v1", Alive(), demonstrations=bare, episodes=3)
+    assert set(report.returns) == {"random"}
+    assert any("demonstrations have no rewards" in note for note in report.notes)
+
+
+def test_trained_anew_in_an_environment():
+    reward = mbrl.RewardNetwork(3, TORQUES, hidden=(4,))
+    torch.nn.init.ones_(reward.network[-1].weight)
+    ppo, weak = ADVERSARIAL.policy, functools.partial(pendulum, g=2.0)
+    options = {"episodes": 3, "steps": 64}
+    report = reward_report(pendulum, reward, algorithm=ppo, control=ADVERSARIAL, elsewhere=weak, **options)
+
+    def score(result, make):
+        with contextlib.closing(mbrl.envs.making.vector_env(make, 3)) as env:
+            return mean_return(mbrl.record_env(env, result.policy, 3, dt=0.05))
+
+    def trained(algorithm, make, **more):
+        return mbrl.train(algorithm, make, steps=64, evaluation_episodes=0, **more)
+
+    for found, make in ((report.returns, pendulum), (report.elsewhere, weak)):
+        assert math.isclose(found["retrained"], score(trained(ppo, mbrl.reward_env(make, reward)), make))
+        assert math.isclose(found["no demonstrations"], score(trained(ADVERSARIAL, make, demonstrations=[]), make))
+    alive = reward_report(pendulum, reward, control=ppo, **options).returns["one in every step"]
+    one = lambda: gymnasium.wrappers.TransformReward(pendulum(), lambda r: 1.0)  # noqa: E731
+    assert math.isclose(alive, score(trained(ppo, one), pendulum))
+
+
+def test_what_does_not_fit_an_environment():
+    for arguments, error, match in (
+        (
+            {"reward": QuadraticCost(torch.eye(3), torch.eye(1))},
+            TypeError,
+            "a module of observations.* got QuadraticCost",
+        ),
+        ({"reward": torch.ones(3)}, TypeError, "a module of observations.* got Tensor"),
+        ({"algorithm": DDP()}, ValueError, "planners know no model of, got DDP"),
+        ({"algorithm": ADVERSARIAL.policy, "steps": 64}, TypeError, "paid by a mbrl.RewardModel, got Swing"),
+        ({"elsewhere": regulator()}, ValueError, "elsewhere must be a gymnasium environment as well, got Task"),
+        (
+            {"demonstrations": planned(regulator())},
+            ValueError,
+            "demonstrations have 2 columns of observations, .* has 3",
+        ),
+    ):
+        with pytest.raises(error, match=match):
+            reward_report(pendulum, **{"reward": Swing(), "episodes": 1, **arguments})
 
 
 # Pages
@@ -291,9 +505,14 @@ def test_captions_say_where_rewards_are_compared(tmp_path):
     ("call", "error", "match"),
     [
         (
-            lambda: reward_report("CartPole-v1", torch.ones(2)),
+            lambda: reward_report(3, torch.ones(2)),
             TypeError,
-            "a Task, a GridWorld or a TabularMDP, got str",
+            "a gymnasium id, or a function that makes an environment, got int",
+        ),
+        (
+            lambda: reward_report(regulator(), regulator().cost, control=mbrl.BC(), steps=3),
+            ValueError,
+            "control must be an adversarial algorithm or one that takes no demonstrations, got BC",
         ),
         (lambda: reward_report(world(), torch.ones(3)), ValueError, "rewards must have the shape"),
         (lambda: reward_report(world(), mbrl.FeatureReward(3)), ValueError, "one of 3 features, Objectworld has 16"),

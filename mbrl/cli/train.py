@@ -28,6 +28,7 @@ from mbrl.cli.logs import Reading
 from mbrl.cli.main import LARGEST_SEED
 from mbrl.cli.runs import kept_folder, refuse
 from mbrl.cli.tasks import find_world
+from mbrl.irl.adversarial import Adversarial
 from mbrl.runs.records import differences, json_values, told_differences
 from mbrl.training.processes import is_first, started_together
 from mbrl.training.train import training_config
@@ -69,6 +70,9 @@ class Options:
     """Simulator, where the task has several."""
     task_options: tuple[str, ...] = ()
     """Of a world in tables, such as size=16 seed=1."""
+    control: bool = False
+    """Train once more at the end without demonstrations, for adversarial algorithms: the page says what that policy earns, taught
+    by the form of the reward."""
     device: str = "cpu"
     """Where networks are trained, such as cuda."""
     video: bool = True
@@ -158,6 +162,11 @@ class _Training:
             raise ValueError(f"{name} learns from demonstrations: --demos FILE, and mbrl collect records some")
         if algorithm.demonstrations == "none" and options.demos:
             raise ValueError(f"{name} would ignore --demos: mbrl train bc --demos ..., then {name} with --init RUN")
+        if options.control and started_together(os.environ):
+            raise ValueError("--control is a training of its own, by one process; leave it out under torchrun")
+        if options.control and not isinstance(algorithm, Adversarial):
+            known = ", ".join(word(kind) for kind in KINDS if issubclass(kind, Adversarial))
+            raise ValueError(f"--control is for adversarial algorithms ({known}), got {name}")
         demonstrations = options.reading.trajectories(options.demos, ()) if options.demos else None
         init = None if options.init is None else read_policy(options.init, task)
         return cls(options, task, algorithm, demonstrations, init)
@@ -178,9 +187,9 @@ class _Training:
         """Train with a seed and leave a page, as far as that is not done."""
         if (folder / "summary.json").exists() and not started_together(os.environ):
             self._check_finished(folder, seed)
-            if (folder / "report.html").exists():
+            if (folder / "report.html").exists() and not self.options.control:
                 sys.stdout.write(f"{folder} is finished\n")
-            else:  # killed after the end of the training
+            else:  # killed after the end of the training, or there is more to say
                 sys.stdout.write(f"{folder} is finished but for its page\n")
                 self._look(folder, read_policy(folder, self.task), None, seed)
             return
@@ -243,7 +252,7 @@ class _Training:
         name = self.task if isinstance(self.task, str) else self.task.name
         sections = train_sections(mbrl.read_run(folder), _set(self.algorithm))
         if (folder / "reward.safetensors").exists():
-            sections += self._examined(folder, policy)
+            sections += self._examined(folder, policy, seed)
         episode = self._episode(folder, policy, evaluation, seed)
         drawn = not isinstance(self.task, mbrl.GridWorld)
         if self.options.video and drawn and self._filmed(folder / "episode.mp4", policy, episode, seed):
@@ -251,14 +260,21 @@ class _Training:
         page = html_report(folder / "report.html", f"{type(self.algorithm).__name__} on {name}", sections)
         sys.stdout.write(f"report: {page}\n")
 
-    def _examined(self, folder: Path, policy: mbrl.LearnedActor) -> list[Any]:
+    def _examined(self, folder: Path, policy: mbrl.LearnedActor, seed: int) -> list[Any]:
         """What there is to say about the learned reward; what was learned is kept where it cannot be said."""
         from mbrl.plots import reward_sections
 
-        if isinstance(self.task, str):
-            return []
+        control = {"control": self.algorithm, "steps": self.options.steps} if self.options.control else {}
+        if control:
+            sys.stdout.write("training a policy without demonstrations (--control)\n")
+            sys.stdout.flush()
         report = mbrl.reward_report(
-            self.task, mbrl.load_reward(folder), policy=policy, demonstrations=self.demonstrations
+            self.task,
+            mbrl.load_reward(folder),
+            policy=policy,
+            demonstrations=self.demonstrations,
+            seed=seed,
+            **control,
         )
         sys.stdout.write(f"{report}\n")
         return reward_sections(report)

@@ -22,6 +22,7 @@ from mbrl.irl.path_integral import PathIntegralIRL, PathIntegralReport
 from mbrl.irl.path_margin import LearnedTerrain, TerrainLearner
 from mbrl.irl.path_metrics import modified_hausdorff_distance, path_overlap, path_regret
 from mbrl.irl.reward_files import load_reward, save_reward
+from mbrl.irl.reward_findings import FeatureGap, RewardReport
 from mbrl.irl.reward_learner import RewardLearner
 from mbrl.irl.reward_metrics import (
     canonical_reward,
@@ -31,7 +32,7 @@ from mbrl.irl.reward_metrics import (
     sampled_epic_distance,
 )
 from mbrl.irl.reward_network import DiscriminatorReward, RewardModel, RewardNetwork, ShapedReward
-from mbrl.irl.reward_report import FeatureGap, RewardReport, reward_report
+from mbrl.irl.reward_report import reward_report
 from mbrl.irl.reward_task import RewardCost, reward_env, reward_task
 
 __all__ = [

@@ -6,22 +6,30 @@ name if a policy that knows nothing else does well where the truth is paid, in t
 does, in one with other dynamics (Fu, Luo and Levine 2018). An adversarial method may do well although its reward says nothing,
 because a reward that is always positive or negative prefers long or short episodes (Kostrikov et al. 2019): a control that has
 seen no demonstration tells.
+
+A reward may depend on time: it is compared where demonstrations and samples are, each state at its own step.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynamics import Trajectory
+from mbrl.envs.making import AnyTask
+from mbrl.irl.adversarial import Adversarial
 from mbrl.irl.base import FeatureReward, by_action, demonstrated_features, of_demonstrated_steps
 from mbrl.irl.cost_learner import IdentifiableWeights
-from mbrl.irl.identifiability import Identifiability, identifiability
+from mbrl.irl.environment_report import in_an_environment
+from mbrl.irl.identifiability import identifiability
 from mbrl.irl.kkt_inverse import control_gradients
+from mbrl.irl.reward_findings import Asked, FeatureGap, RewardReport, number
 from mbrl.irl.reward_learner import in_tables
-from mbrl.irl.reward_metrics import Transitions, epic_distance, reward_correlation, sampled_epic_distance
+from mbrl.irl.reward_metrics import Reward, Transitions, epic_distance, reward_correlation, sampled_epic_distance
+from mbrl.irl.reward_network import RewardModel
+from mbrl.irl.reward_task import RewardCost, reward_task
 from mbrl.policies.actor import Actor
 from mbrl.policies.tabular_policy import TabularPolicy
 from mbrl.policies.uniform_noise import UniformNoise
@@ -46,130 +54,15 @@ from planners import (
 MOST_FEATURES, MOST_STATES = 300, 1500  # up to which identifiability and the EPIC distance in tables take a second
 
 
-ALIKE = 1e-9
-"""Relative difference of features below which they are the same but for rounding."""
-TIED = 0.01
-"""Relative difference of the returns of expert and random actions below which no share of it is told."""
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureGap:
-    """Features of the expert and of the learned policy, from the same starts and over as many steps.
-
-    Attributes:
-        names: of the features.
-        expert: sums of features along demonstrations, discounted in tables, on average ``(k,)``.
-        learned: those of the policy ``(k,)``.
-        random: those of random actions ``(k,)``.
-    """
-
-    names: tuple[str, ...]
-    expert: Tensor
-    learned: Tensor
-    random: Tensor
-
-    @property
-    def gap(self) -> float:
-        """Distance of the learned from the expert's features, over that of random actions; infinite where these have the same."""
-        sizes = torch.maximum(self.expert.abs(), self.random.abs()).clamp_min(1e-12)
-        far = float(((self.random - self.expert) / sizes).norm())
-        return float(((self.learned - self.expert) / sizes).norm()) / far if far > ALIKE else torch.inf
-
-    def __str__(self) -> str:
-        if self.gap == torch.inf:
-            return "random actions have the features of the expert, so that these tell nothing"
-        return f"features of the learned policy differ from the expert's by {_share(self.gap)} of what random actions differ by"
-
-
-@dataclass(frozen=True, eq=False)
-class RewardReport:
-    """What was found; None where it is not known or was not asked for.
-
-    Returns are those of the truth: values of the process with its discount in tables; on a task mean sums of rewards, from the
-    starts of the demonstrations and over as many steps where there are any, otherwise of new episodes.
-
-    Attributes:
-        task: its name.
-        identifiable: which directions of linear weights show, in behavior (tables) or in the demonstrations.
-        gap: features of expert and learned policy.
-        epic: distance of the learned from the true reward, 0 to 1; the two are equal for behavior at 0.
-        correlation: of the two.
-        returns: by what was done: ``"expert"`` or ``"optimal"``, ``"random"``, ``"learned policy"``, ``"retrained"``.
-        elsewhere: the same under other dynamics.
-        notes: why something is missing.
-        learned: rewards, of states ``(S,)``, or at sampled transitions ``(N,)``.
-        truth: likewise.
-        world: in tables, where these can be drawn as a map.
-        weights: of a cost, learned and true by name.
-        compared: where rewards are: ``"state"``, ``"state and action"`` or ``"transition"``.
-    """
-
-    task: str
-    identifiable: Identifiability | IdentifiableWeights | None
-    gap: FeatureGap | None
-    epic: float | None
-    correlation: float | None
-    returns: dict[str, float]
-    elsewhere: dict[str, float]
-    notes: tuple[str, ...]
-    learned: Tensor
-    truth: Tensor | None
-    world: GridWorld | None = None
-    weights: dict[str, tuple[float, float | None]] | None = None
-    compared: Literal["state", "state and action", "transition"] = "transition"
-
-    @property
-    def lost(self) -> float | None:
-        """Return that is lost by acting on the learned reward, over that of the best less that of random actions."""
-        return _lost(self.returns)
-
-    @property
-    def lost_elsewhere(self) -> float | None:
-        """The same under other dynamics."""
-        return _lost(self.elsewhere)
-
-    def __str__(self) -> str:
-        return "\n".join([f"learned reward, {self.task}:", *(f"  {line}" for line in self.lines())])
-
-    def lines(self) -> list[str]:
-        """What there is to say, a sentence each."""
-        said = [self._not_known()]
-        if self.epic is not None:
-            said.append(f"EPIC distance from the truth {self.epic:.3g} (0 the same for behavior, 1 the opposite)")
-        if self.correlation is not None:
-            said.append(f"correlation with the truth {self.correlation:.3g}")
-        if self.gap is not None:
-            said.append(str(self.gap))
-        for where, returns, lost in (
-            ("", self.returns, self.lost),
-            ("under other dynamics, ", self.elsewhere, self.lost_elsewhere),
-        ):
-            if returns:
-                numbers = ", ".join(f"{name} {value:.4g}" for name, value in returns.items())
-                share = "nothing" if lost is not None and lost < 0 else _share(lost or 0.0)
-                said.append(f"{where}true return: {numbers}" + ("" if lost is None else f"; {share} is lost"))
-        return said + list(self.notes)
-
-    def _not_known(self) -> str:
-        words = "not known from behavior: a positive factor and potential shaping"
-        if isinstance(self.identifiable, Identifiability):
-            k, hidden = len(self.identifiable.visibility), self.identifiable.invisible
-            return f"{words}; {hidden} of {k} directions of the weights show in no behavior"
-        if isinstance(self.identifiable, IdentifiableWeights):
-            k, hidden = len(self.identifiable.visibility), self.identifiable.invisible
-            return f"{words}; {hidden} of {k} directions of the weights do not show in these demonstrations"
-        return words
-
-
 def reward_report(
-    task: Task | TabularWorld,
+    task: AnyTask,
     reward: nn.Module | Tensor,
     *,
     policy: Actor | Tensor | None = None,
     demonstrations: Sequence[Trajectory] | None = None,
     algorithm: Algorithm | Planner | None = None,
     steps: int | None = None,
-    elsewhere: Task | TabularWorld | None = None,
+    elsewhere: AnyTask | None = None,
     control: float | Algorithm | None = None,
     episodes: int = 10,
     samples: int = 512,
@@ -178,22 +71,28 @@ def reward_report(
     """Examine a learned reward.
 
     In tables everything is exact, and the policy that is best for the learned reward is solved for. On a task, rewards are
-    compared at transitions of the demonstrations and of random controls.
+    compared at transitions of the demonstrations and of random controls, each at its own step: that of its time, where the times
+    of a demonstration are steps of the task, otherwise counted from its start, which a note says if it matters. In a gymnasium
+    environment they are compared where it pays: along its own episodes and demonstrations with rewards.
 
     Args:
-        task: a world or a process in tables, or a task; with its true reward, where that is known.
+        task: a world or a process in tables, or a task, with its true reward where that is known; or the id of a gymnasium
+            environment, or a function without arguments that makes one.
         reward: what was learned: a :class:`mbrl.FeatureReward` or rewards ``(S,)`` or ``(S, A)`` in tables; on a task a cost, or
-            a module ``reward(observations, controls, next_observations)``.
+            a module ``reward(observations, controls, next_observations)``; in an environment such a module.
         policy: what was learned beside the reward, an actor, or probabilities in tables.
         demonstrations: that it was learned from.
         algorithm: on a task, what finds a new policy for the learned reward alone: a training algorithm such as
-            :class:`mbrl.PPO`, or a planner.
-        steps: of the training.
-        elsewhere: a world with features of the same kind, or a task with the same states, that has other dynamics.
-        control: the true return of a control that has seen no demonstration, or the training algorithm that makes one with a
-            reward of one for every step.
-        episodes: of each evaluation on a task, where there are no demonstrations.
-        samples: transitions at which rewards are compared on a task.
+            :class:`mbrl.PPO`, or a planner; in an environment a training algorithm.
+        steps: of each training.
+        elsewhere: a world with features of the same kind, a task with the same states, or an environment with the same spaces,
+            that has other dynamics.
+        control: what tells whether the reward is the reason why a policy does well: an adversarial algorithm, such as the
+            :class:`mbrl.GAIL` that learned it, is trained anew with ``demonstrations=[]``, and whatever its policy earns then it
+            owes to the form of the reward and the ends of episodes; another training algorithm is trained for one in every step,
+            and tells what surviving earns. Or the true return of a policy without demonstrations, as a number.
+        episodes: of each evaluation on a task, where there are no demonstrations, or in an environment.
+        samples: transitions at which rewards are compared on a task or in an environment.
         seed: of what is drawn.
 
     Raises:
@@ -210,14 +109,25 @@ def reward_report(
                 f"elsewhere must be a world or a process in tables as well, got {type(elsewhere).__name__}"
             )
         return _in_tables(task, reward, policy, demonstrations, elsewhere)
-    if not isinstance(task, Task):
-        raise TypeError(f"task must be a Task, a GridWorld or a TabularMDP, got {type(task).__name__}")
-    if elsewhere is not None and not isinstance(elsewhere, Task):
-        raise ValueError(f"elsewhere must be a task as well, got {type(elsewhere).__name__}")
+    if not (isinstance(task, Task | str) or callable(task)):
+        raise TypeError(
+            "task must be a Task, a GridWorld, a TabularMDP, a gymnasium id, or a function that makes an environment, got "
+            f"{type(task).__name__}"
+        )
     if steps is not None and not (isinstance(algorithm, Algorithm) or isinstance(control, Algorithm)):
         raise ValueError("steps would be ignored: there is no training algorithm that takes some")
-    settings = _Asked(policy, demonstrations, algorithm, steps, elsewhere, control, episodes, samples, seed)
-    return _on_task(task, reward, settings)
+    if isinstance(control, Algorithm) and control.demonstrations == "required" and not isinstance(control, Adversarial):
+        raise ValueError(
+            f"control must be an adversarial algorithm or one that takes no demonstrations, got {type(control).__name__}"
+        )
+    settings = Asked(policy, demonstrations, algorithm, steps, elsewhere, control, episodes, samples, seed)
+    if isinstance(task, Task):
+        if elsewhere is not None and not isinstance(elsewhere, Task):
+            raise ValueError(f"elsewhere must be a task as well, got {type(elsewhere).__name__}")
+        return _on_task(task, reward, settings)
+    if elsewhere is not None and not (isinstance(elsewhere, str) or callable(elsewhere)):
+        raise ValueError(f"elsewhere must be a gymnasium environment as well, got {type(elsewhere).__name__}")
+    return in_an_environment(task, reward, settings)
 
 
 # In tables
@@ -249,8 +159,8 @@ def _in_tables(
         truth = own if own.ndim == 1 and rewards.ndim == 1 else mdp.expected_rewards()
         alike = rewards if rewards.shape == truth.shape else mdp.expected_rewards(rewards)
         if mdp.states <= MOST_STATES:
-            epic = _number(notes, lambda: epic_distance(mdp, rewards, own))
-        correlation = _number(notes, lambda: reward_correlation(alike, truth))
+            epic = number(notes, lambda: epic_distance(mdp, rewards, own))
+        correlation = number(notes, lambda: reward_correlation(alike, truth))
         returns = _values(mdp, rewards, table)
         rewards = alike
     else:
@@ -319,41 +229,26 @@ def _values(mdp: TabularMDP, rewards: Tensor, table: Tensor | None) -> dict[str,
 # On a task
 
 
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """What was asked for."""
-
-    policy: Any
-    demonstrations: Sequence[Trajectory] | None
-    algorithm: Algorithm | Planner | None
-    steps: int | None
-    elsewhere: Task | None
-    control: float | Algorithm | None
-    episodes: int
-    samples: int
-    seed: int
-
-    def generator(self) -> torch.Generator:
-        """The same for everything, so that all face the same starts."""
-        return torch.Generator().manual_seed(self.seed)
-
-
-def _on_task(task: Task, reward: Any, asked: _Asked) -> RewardReport:
+def _on_task(task: Task, reward: Any, asked: Asked) -> RewardReport:
     cost, notes = _as_cost(task, reward), []
     demonstrations = list(asked.demonstrations or ())
     shown = [d for d in demonstrations if d.states is not None]
     rows = _transitions(task, shown, asked)
 
-    def learned(x: Tensor, u: Tensor, after: Tensor) -> Tensor:
-        return -cost.transition(x, u, after, 0)
+    def rewarded(cost: Cost, at: Any = None) -> Reward:
+        def of(x: Tensor, u: Tensor, after: Tensor) -> Tensor:
+            return -cost.transition(x[..., :-1], u, after[..., :-1], x[..., -1].long() if at is None else at)
 
-    def true(x: Tensor, u: Tensor, after: Tensor) -> Tensor:
-        return -task.cost.transition(x, u, after, 0)
+        return of
 
+    learned, true = rewarded(cost), rewarded(task.cost)
     with torch.no_grad():
         here, truth = learned(*rows), true(*rows)
-    epic = _number(notes, lambda: sampled_epic_distance(learned, true, rows, discount=task.discount))
-    correlation = _number(notes, lambda: reward_correlation(here, truth))
+        alike = (here.equal(rewarded(cost, 0)(*rows)), truth.equal(rewarded(task.cost, 0)(*rows)))
+    if not all(alike):
+        notes += _untimed(task, shown)
+    epic = number(notes, lambda: sampled_epic_distance(learned, true, rows, discount=task.discount))
+    correlation = number(notes, lambda: reward_correlation(here, truth))
     found: IdentifiableWeights | None = None
     weights: dict[str, tuple[float, float | None]] | None = None
     if isinstance(cost, WeightedCost):
@@ -364,11 +259,11 @@ def _on_task(task: Task, reward: Any, asked: _Asked) -> RewardReport:
             pairs = zip(cost.names, cost.weights.tolist(), right, strict=True)
             weights = {name: (weight, true_one) for name, weight, true_one in pairs}
     gap, returns = _lived(task, cost, shown, asked)
-    returns |= _retrained(task, cost, shown, asked)
+    returns |= _retrained(task, reward, shown, asked, notes)
     there: dict[str, float] = {}
     if asked.elsewhere is not None:
         there = {"random": _mean_return(_random(asked.elsewhere), asked.elsewhere, [], asked)}
-        there |= _retrained(asked.elsewhere, _as_cost(asked.elsewhere, reward), [], asked)
+        there |= _retrained(asked.elsewhere, reward, [], asked, notes)
         if asked.algorithm is None:
             notes.append("nothing was planned or trained under other dynamics; pass algorithm=...")
     return RewardReport(
@@ -382,29 +277,78 @@ def _as_cost(task: Task, reward: Any) -> Cost:
         return TaskCost(task, reward.weights.detach(), terms=reward.terms)
     if isinstance(reward, Cost):
         return reward
+    if isinstance(reward, RewardModel):
+        return RewardCost(reward, task)
     if not isinstance(reward, nn.Module):
         raise TypeError(f"on a task a reward is a planners.Cost or a module, got {type(reward).__name__}")
     return TransitionCost(lambda x, u, after, t: -reward(task.observe(x), u, task.observe(after)))
+
+
+def _as_task(task: Task, reward: Any, discount: float) -> Task:
+    """The task with the learned reward in the place of the true one, of which nothing is left."""
+    if isinstance(reward, RewardModel):
+        return reward_task(task, reward, discount=discount)
+    if isinstance(reward, Cost):
+        return replace(task, cost=_as_cost(task, reward))
+    return replace(task, cost=_as_cost(task, reward), termination_cost=0.0)
 
 
 def _random(task: Task) -> Any:  # (Any: the noise names what the protocol has as a property)
     return UniformNoise(task.control_limits, task.dynamics.control_dim)
 
 
-def _transitions(task: Task, shown: list[Trajectory], asked: _Asked) -> Transitions:
-    """States, controls and next states, half of them demonstrated where there are any, in an order by chance."""
+def _transitions(task: Task, shown: list[Trajectory], asked: Asked) -> Transitions:
+    """States, controls and next states, half of them demonstrated where there are any, in an order by chance.
+
+    The last column of states is the step, so that what depends on time is a reward of such states. After the last step at which
+    there is one, the step stays: nothing is paid there.
+    """
     generator = asked.generator()
     wandering = record(task, _random(task), 8, generator=generator)
     halves = []
     for trajectories in (wandering, shown):
-        parts = [(d.states[:-1], d.controls, d.states[1:]) for d in trajectories if d.states is not None]
+        parts = [(*_timed(task, d), torch.tensor(d.controls)) for d in trajectories if d.states is not None]
         if parts:
-            x, u, after = (torch.cat([torch.tensor(p[i]) for p in parts]) for i in range(3))
+            x, after, u = (torch.cat([p[i] for p in parts]) for i in range(3))
             number = asked.samples // (2 if shown else 1)
             chosen = torch.randperm(len(x), generator=generator)[:number]
             halves.append((x[chosen], u[chosen], after[chosen]))
     x, u, after = (torch.cat([half[i] for half in halves]) for i in range(3))
+    after[:, -1].clamp_(max=float(x[:, -1].max()))
     return x, u, after
+
+
+def _timed(task: Task, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+    """States and next states, with their steps as the last column."""
+    first, _ = _first_step(task, trajectory)
+    x = torch.tensor(trajectory.states)
+    steps = torch.arange(first, first + len(x)).to(x).unsqueeze(-1)
+    rows = torch.cat([x, steps], -1)
+    return rows[:-1], rows[1:].clone()
+
+
+def _first_step(task: Task, trajectory: Trajectory) -> tuple[int, bool]:
+    """The step of the task at which a trajectory begins, and whether its times say so; otherwise 0."""
+    at = torch.tensor(trajectory.times) / task.dynamics.dt
+    first = int(at[0].round())
+    expected = torch.arange(first, first + len(at)).to(at)
+    fits = bool(((at - expected).abs() < 1e-3).all()) and first >= 0
+    inside = first == 0 or first + trajectory.num_steps <= task.episode_steps
+    return (first, True) if fits and inside else (0, False)
+
+
+def _untimed(task: Task, shown: list[Trajectory]) -> list[str]:
+    """What there is to say of the steps of demonstrations where rewards depend on them."""
+    begins = [_first_step(task, d) for d in shown]
+    found, unknown = [], sum(not known for _, known in begins)
+    if unknown:
+        found.append(
+            f"rewards depend on time, and the times of {unknown} of {len(shown)} demonstrations are no steps of the task: these "
+            "are counted from their start"
+        )
+    if any(first for first, _ in begins):
+        found.append("demonstrations begin at later steps, whereas features and returns are those of steps from 0 on")
+    return found
 
 
 def _visible(task: Task, cost: WeightedCost, shown: list[Trajectory]) -> IdentifiableWeights:
@@ -423,9 +367,7 @@ def _visible(task: Task, cost: WeightedCost, shown: list[Trajectory]) -> Identif
     return IdentifiableWeights.of(G / max(len(G), 1) ** 0.5, 1e-6)
 
 
-def _lived(
-    task: Task, cost: Cost, shown: list[Trajectory], asked: _Asked
-) -> tuple[FeatureGap | None, dict[str, float]]:
+def _lived(task: Task, cost: Cost, shown: list[Trajectory], asked: Asked) -> tuple[FeatureGap | None, dict[str, float]]:
     """Features and returns of the expert, of random controls and of the policy."""
     actors = {"random": _random(task), **({} if asked.policy is None else {"learned policy": asked.policy})}
     lived = {name: _episodes(actor, task, shown, asked) for name, actor in actors.items()}
@@ -445,7 +387,7 @@ def _cut(shown: list[Trajectory]) -> list[Trajectory]:
     return [d.slice(0, steps) for d in shown]
 
 
-def _episodes(actor: Any, task: Task, shown: list[Trajectory], asked: _Asked) -> list[Trajectory]:
+def _episodes(actor: Any, task: Task, shown: list[Trajectory], asked: Asked) -> list[Trajectory]:
     """Episodes from the starts of the demonstrations and as long, or new ones where there are none."""
     if not shown:
         return record(task, actor, asked.episodes, generator=asked.generator())
@@ -474,49 +416,21 @@ def _true_return(task: Task, episodes: list[Trajectory]) -> float:
     return sum(sums) / len(sums)
 
 
-def _mean_return(actor: Any, task: Task, shown: list[Trajectory], asked: _Asked) -> float:
+def _mean_return(actor: Any, task: Task, shown: list[Trajectory], asked: Asked) -> float:
     return _true_return(task, _episodes(actor, task, shown, asked))
 
 
-def _retrained(task: Task, cost: Cost, shown: list[Trajectory], asked: _Asked) -> dict[str, float]:
+def _retrained(task: Task, reward: Any, shown: list[Trajectory], asked: Asked, notes: list[str]) -> dict[str, float]:
     """True returns of what is found for the learned reward alone, and of the control."""
-    from mbrl.training.train import train
 
-    def trained(algorithm: Algorithm, cost: Cost) -> float:
-        there = replace(task, cost=cost)
-        result = train(algorithm, there, steps=asked.steps, seed=asked.seed, evaluation_episodes=0)
-        return _mean_return(result.policy, task, shown, asked)
+    def score(actor: Any) -> float:
+        return _mean_return(actor, task, shown, asked)
 
     found: dict[str, float] = {}
     if isinstance(asked.algorithm, Planner):
-        planned = MPC(replace(task, cost=cost).problem(), asked.algorithm)
-        found["retrained"] = _mean_return(planned, task, shown, asked)
+        found["retrained"] = score(MPC(_as_task(task, reward, task.discount).problem(), asked.algorithm))
     elif asked.algorithm is not None:
-        found["retrained"] = trained(asked.algorithm, cost)
-    if isinstance(asked.control, Algorithm):
-        found["no demonstrations"] = trained(asked.control, FunctionCost(lambda x, u, t: -torch.ones_like(x[..., 0])))
-    elif asked.control is not None:
-        found["no demonstrations"] = float(asked.control)
-    return found
-
-
-def _lost(returns: dict[str, float]) -> float | None:
-    best = returns.get("optimal", returns.get("expert"))
-    random, found = returns.get("random"), returns.get("retrained", returns.get("learned policy"))
-    if best is None or random is None or found is None or best - random <= TIED * max(abs(best), abs(random)):
-        return None
-    return (best - found) / (best - random)
-
-
-def _number(notes: list[str], measure: Any) -> float | None:
-    """A measure, or why there is none."""
-    try:
-        return float(measure())
-    except ValueError as error:
-        if str(error) not in notes:
-            notes.append(str(error))
-        return None
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.3g} %"
+        discount = getattr(asked.algorithm, "discount", task.discount)
+        found["retrained"] = score(asked.trained(asked.algorithm, _as_task(task, reward, discount)))
+    one = FunctionCost(lambda x, u, t: -torch.ones_like(x[..., 0]))
+    return found | asked.controlled(task, replace(task, cost=one, termination_cost=0.0), score, notes)

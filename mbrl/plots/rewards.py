@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mbrl.irl.reward_report import RewardReport
+    from mbrl.irl.reward_findings import RewardReport
     from mbrl.tasks import GridWorld
 
 MOST_POINTS = 2000
@@ -167,7 +167,9 @@ def reward_sections(report: "RewardReport") -> list[Section]:
         order = (gap.learned - gap.expert).abs().argsort(descending=True)[:MOST_ROWS].tolist()
         rows = [[gap.names[i], *(f"{float(v[i]):.4g}" for v in (gap.expert, gap.learned, gap.random))] for i in order]
         few = f", the {MOST_ROWS} that differ most of {len(gap.names)}" if len(gap.names) > MOST_ROWS else ""
-        caption = f"Sums of features along an episode{few}, from the starts of the demonstrations."
+        words = "Sums of features along an episode", ", from the starts of the demonstrations"
+        first, last = words if gap.counted == "sums" else ("Means of features over all steps", "")
+        caption = f"{first}{few}{last}."
         sections.append(Table(("feature", "demonstrated", "learned policy", "random"), rows, caption))
     return sections
 

@@ -154,7 +154,7 @@ def train(
     algorithm.check_demonstrations(assignment)
     decided = training_config(algorithm, assignment, evaluate_every, evaluation_episodes, config)
     _check_alike(processes, decided, run is not None)
-    title, shown = f"{type(algorithm).__name__} on {_task_name(task)}", progress if processes.first else False
+    title, shown = f"{type(algorithm).__name__} on {task_name(task)}", progress if processes.first else False
     with contextlib.ExitStack() as closing:
         learner = algorithm.learner(assignment)
         closing.callback(learner.close)
@@ -246,7 +246,8 @@ def _check(
         raise ValueError("evaluate_every needs evaluation_episodes >= 1, got 0")
 
 
-def _task_name(task: AnyTask) -> str:
+def task_name(task: AnyTask) -> str:
+    """What a task is called, an id or a function as it is written."""
     if isinstance(task, Task):
         return task.name
     if isinstance(task, TabularWorld):
