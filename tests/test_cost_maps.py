@@ -235,6 +235,27 @@ def test_a_map_in_another_scene_shares_the_terrain():
     assert "6 x 5 cells" in str(cost)
 
 
+def test_the_scene_goes_along_with_the_terrain():
+    mask = torch.zeros(6, 5, dtype=torch.bool)
+    mask[2, 3] = True
+    scene = grid(obstacles=mask, names=("mud", "slope"))
+    here = CostMap(TERRAINS["network"](), scene)
+    x = inside(4)
+    expected = here.at(x)
+    single = copy.deepcopy(here).float()
+    assert single.cells().dtype == single.grid.features.dtype == torch.float32
+    assert single.grid.origin.dtype == torch.float64
+    assert (single.grid.names, single.grid.cell_size) == (("mud", "slope"), 0.5)
+    torch.testing.assert_close(single.at(x.float()), expected.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(single.double().at(x), expected, rtol=1e-5, atol=1e-5)
+    away = copy.deepcopy(here).to("meta")
+    assert away.cells().device.type == away.grid.origin.device.type == away.grid.obstacles.device.type == "meta"
+    assert here.grid is scene  # a copy went away, and another cost of the same scene stays where it is
+    assert scene.features.device.type == "cpu"
+    assert scene.features.dtype == torch.float64
+    assert set(here.state_dict()) == {f"terrain.{name}" for name in here.terrain.state_dict()}
+
+
 def test_planners_drive_where_the_graph_leads():
     """Mud in the way: a path around it, a sampling planner that follows, and DDP that improves what it found."""
     mud = torch.zeros(1, 13, 13, dtype=torch.float64)

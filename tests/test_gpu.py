@@ -1,5 +1,6 @@
 """The same results on a GPU: device follows the tensors that come in."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -15,9 +16,12 @@ from planners import (
     LQR,
     MPC,
     MPPI,
+    CostMap,
     CVaR,
+    FeatureGrid,
     GoalCost,
     Implicit,
+    LinearTerrain,
     PredictiveSampling,
     Problem,
     RandomShooting,
@@ -73,6 +77,16 @@ def test_risk_over_worlds_on_the_device():
     worlds = RandomizedWorlds.drawn(Pendulum(), {"mass": (0.5, 1.5)}, worlds=4)
     problem = Problem(worlds, GoalCost(angles=[0]), 20, control_limits=(-2.0, 2.0))
     assert solve(problem, ICEM(risk=CVaR(0.5)), torch.zeros(3, 2, device="cuda", dtype=torch.float64)).us.is_cuda
+
+
+def test_a_cost_map_goes_along_with_its_scene():
+    draw = torch.Generator().manual_seed(0)
+    features = torch.rand(2, 6, 5, generator=draw, dtype=torch.float64)
+    here = CostMap(LinearTerrain([2.0, 5.0]), FeatureGrid(features, obstacles=features[0] > 0.8))
+    x = 4 * torch.rand(8, 2, generator=draw, dtype=torch.float64)
+    expected, there = here.at(x), copy.deepcopy(here).cuda()
+    assert there.cells().is_cuda
+    torch.testing.assert_close(there.at(x.cuda()).cpu(), expected)
 
 
 def test_lqr_agrees():

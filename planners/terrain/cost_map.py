@@ -9,7 +9,7 @@ center to center both are the same. With ``per="step"`` the cost is c(p), howeve
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
 from torch import Tensor
@@ -81,6 +81,12 @@ class CostMap(Cost):
         new._parameters, new._modules = dict(self._parameters), dict(self._modules)
         new.grid = grid
         return new
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """The scene goes along to another device or dtype."""
+        super()._apply(fn, recurse)
+        self.grid = self.grid.mapped(fn)
+        return self
 
     def cells(self) -> Tensor:
         """Cost per meter of the cells ``(*batch, H, W)``, with gradients to the terrain's parameters."""

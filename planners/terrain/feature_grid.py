@@ -1,7 +1,8 @@
 """Features of terrain on a grid in the plane, and the paths that lead through its cells."""
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,6 +191,20 @@ class FeatureGrid:
             raise ValueError(f"a grid of scenes {self.batch} needs {len(self.batch)} indices, got {index}")
         mask = None if self.obstacles is None else self.obstacles[index]
         return FeatureGrid(self.features[index], self.cell_size, self.origin, mask, self.names)
+
+    def mapped(self, fn: Callable[[Tensor], Tensor]) -> "FeatureGrid":
+        """The same scene with other tensors, such as on another device; the origin stays in double precision.
+
+        Args:
+            fn: gives the tensor to take instead of one; nothing is checked again.
+        """
+        new = copy.copy(self)
+        moved = fn(self.features)
+        object.__setattr__(new, "features", moved)
+        object.__setattr__(new, "origin", self.origin.to(moved.device))
+        if self.obstacles is not None:
+            object.__setattr__(new, "obstacles", self.obstacles.to(moved.device))
+        return new
 
     def _cells_of(self, path: Any) -> list[Cell]:
         """Cells of a path, or of points along a polyline that are closer than cells are wide."""
