@@ -88,9 +88,7 @@ class AlternatingGPS(GuidedPolicySearch, abc.ABC):
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, counts=("remembered",))
-        if self.checks != 0:
-            check_numbers(self, counts=("checks",))
+        check_numbers(self, counts=("remembered",), tallies=("checks",))
 
     @abc.abstractmethod
     def learner(self, assignment: Assignment) -> "AlternatingLearner":

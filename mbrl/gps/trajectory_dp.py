@@ -52,10 +52,8 @@ class TrajectoryDP(TaughtAlgorithm):
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, shares=("revisited",))
-        window, scale = self.window, self.scale
-        if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 0):
-            raise ValueError(f"window must be an integer of at least 0, or None for all points, got {window!r}")
+        check_numbers(self, shares=("revisited",), tallies=() if self.window is None else ("window",))
+        scale = self.scale
         if scale is not None and not all(0 < s < torch.inf for s in scale):
             raise ValueError(f"scale must be positive numbers, one for each state, got {scale}")
 

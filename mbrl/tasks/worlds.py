@@ -9,6 +9,7 @@ of an action and end after a fixed number of steps.
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,9 @@ class GridWorld:
         size: of a side, in cells.
         name: of the world.
         episode_steps: after which an episode of its environment is truncated; see :func:`episode_steps` for None.
+
+    Raises:
+        ValueError: episode_steps is no integer of at least 1.
     """
 
     mdp: TabularMDP
@@ -41,6 +45,11 @@ class GridWorld:
     size: int
     name: str = "GridWorld"
     episode_steps: int | None = None
+
+    def __post_init__(self):
+        steps = self.episode_steps
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1):
+            raise ValueError(f"episode_steps must be an integer of at least 1, or None, got {steps!r}")
 
     @property
     def rewards(self) -> Tensor:

@@ -10,6 +10,7 @@ def check_numbers(
     settings: Any,
     *,
     counts: Iterable[str] = (),
+    tallies: Iterable[str] = (),
     rates: Iterable[str] = (),
     bounds: Iterable[str] = (),
     weights: Iterable[str] = (),
@@ -20,6 +21,7 @@ def check_numbers(
     Args:
         settings: what has them as attributes.
         counts: names of integers of at least 1.
+        tallies: of integers of at least 0.
         rates: of finite positive numbers.
         bounds: of positive numbers, infinity for no bound.
         weights: of finite numbers that are not negative.
@@ -30,6 +32,7 @@ def check_numbers(
     """
     kinds = (
         (counts, "an integer of at least 1", lambda v: isinstance(v, Integral) and int(v) >= 1),
+        (tallies, "an integer of at least 0", lambda v: isinstance(v, Integral) and int(v) >= 0),
         (rates, "a finite positive number", lambda v: isinstance(v, Real) and 0 < float(v) < math.inf),
         (bounds, "a positive number", lambda v: isinstance(v, Real) and float(v) > 0),
         (weights, "a finite number and not negative", lambda v: isinstance(v, Real) and 0 <= float(v) < math.inf),
