@@ -199,7 +199,7 @@ class AdversarialLearner(Learner):
         return max(longest, episode_limit(self.on_policy.worlds.env) or 1)
 
     @property
-    def steps(self) -> int:  # type: ignore[override]
+    def steps(self) -> int:
         """Environment steps so far."""
         return self.on_policy.steps
 

@@ -228,7 +228,7 @@ class TaskCostLearner(SearchLearner[LearnedCost]):
         return found
 
     @property
-    def policy(self) -> PlanningPolicy:  # type: ignore[override]
+    def policy(self) -> PlanningPolicy:
         """Plans with the cost as it is now."""
         return PlanningPolicy(self.task, self.reward, self.algorithm.acting)
 

@@ -147,7 +147,7 @@ class TabularRewardLearner(SearchLearner[LearnedReward]):
         super().__init__(search)
 
     @property
-    def policy(self) -> TabularPolicy:  # type: ignore[override]
+    def policy(self) -> TabularPolicy:
         """What the learner takes for the demonstrator's policy."""
         return TabularPolicy(self.learned.policy)
 

@@ -73,7 +73,7 @@ class SearchLearner(Learner, Generic[Found]):
         return self._learned
 
     @property
-    def steps(self) -> int:  # type: ignore[override]
+    def steps(self) -> int:
         """Iterations so far."""
         return self.search.iterations
 

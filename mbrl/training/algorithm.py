@@ -103,12 +103,12 @@ class Learner(abc.ABC):
     was taken from would have done, bit for bit.
 
     Attributes:
-        policy: the policy as it is now.
-        steps: taken so far, of the algorithm's ``step_unit``, over all processes.
+        policy: the policy as it is now, a :class:`mbrl.LearnedActor`; held, or a property that makes it when it is asked for.
+        steps: an integer, taken so far, of the algorithm's ``step_unit``, over all processes; likewise.
     """
 
-    policy: LearnedActor
-    steps: int
+    policy: Any  # what a base class declares more closely no property may take the place of, nor an attribute that of a property
+    steps: Any
 
     @abc.abstractmethod
     def iterate(self) -> dict[str, float]:
