@@ -1,5 +1,6 @@
 """Weights from optimality conditions and from derivatives of plans: known weights of linear-quadratic problems, and pendulums."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from scipy.optimize import lsq_linear
 
-from dynamics import CartPole, LinearDynamics, Pendulum, PlanarQuadrotor, Quadrotor, Trajectory
+from dynamics import CartPole, Dynamics, LinearDynamics, Pendulum, PlanarQuadrotor, Quadrotor, Trajectory
 from mbrl import KKTInverse, LaplaceIRL, MPCInverse, pendulum_swing_up
 from mbrl.irl.kkt_inverse import control_gradients
 from planners import (
@@ -123,6 +124,60 @@ def test_weights_of_random_linear_quadratic_problems(learner, terminal):
         error = result.weights.log() - problem.cost.weights.detach().log()
         assert float((error if terminal else error - error.mean()).abs().max()) < 1e-4
         assert result.report.identifiable.invisible == (0 if terminal else 1)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_single_precision_comes_in_and_double_precision_goes_out(learner):
+    """Of the plant, of the cost and of demonstrations that were planned in it."""
+    problem, x0 = random_problem(0, n=2, m=1, horizon=10, number=3)
+    truth, f = problem.cost.weights.detach(), problem.dynamics
+    single = replace(
+        problem, dynamics=LinearDynamics(f.A.float(), f.B.float()), cost=copy.deepcopy(problem.cost).float()
+    )
+    shown = demonstrated(single, x0.float())
+    start = guess(problem).float()
+    result = learner().learn(single, start, shown)
+    assert result.converged
+    assert result.weights.dtype == DOUBLE
+    assert {p.dtype for p in result.cost.parameters()} == {DOUBLE}
+    assert {p.dtype for p in start.parameters()} == {torch.float32}  # and has stayed what it was
+    torch.testing.assert_close(result.weights, truth, rtol=1e-4, atol=0.0)
+    of_cost_alone = learner().learn(problem, start, demonstrated(problem, x0))
+    assert torch.equal(
+        of_cost_alone.weights, learner().learn(problem, guess(problem), demonstrated(problem, x0)).weights
+    )
+
+
+class Single(Dynamics):
+    """A pendulum in single precision, as a network is one."""
+
+    def __init__(self, gain=None):
+        super().__init__(2, 1, Pendulum().dt)
+        self.plant, self.gain = Pendulum().float(), gain
+
+    def forward(self, x, u, t=None):
+        x_next = self.plant(x.float(), u.float(), t).to(x)
+        return x_next if self.gain is None else self.gain.to(x) * x_next
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_a_model_that_computes_in_single_precision(learner):
+    truth, start = pendulum(), pendulum((0.5, 0.5, 0.5)).cost
+    network = Single(torch.nn.Parameter(torch.ones(())))
+    shown = demonstrated(truth, STARTS, DDP(tolerance=1e-10))
+    result = learner().learn(replace(truth, dynamics=network), start, shown)
+    assert result.converged
+    assert result.weights.dtype == DOUBLE
+    torch.testing.assert_close(result.weights, truth.cost.weights.detach(), rtol=1e-3, atol=0.0)
+
+
+def test_what_has_no_derivatives_is_not_converged():
+    """Single precision that no parameter shows: no plan is as exact as is asked for, and nothing is learned."""
+    problem = replace(pendulum(), dynamics=Single())
+    result = MPCInverse().learn(problem, pendulum((0.5, 0.5, 0.5)).cost, demonstrated(pendulum(), STARTS, DDP()))
+    assert not result.converged
+    assert result.report.invalid_plans == 3
+    assert "3 plans have no derivatives" in str(result.report)
 
 
 @pytest.mark.parametrize("learner", LEARNERS)

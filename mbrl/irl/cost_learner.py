@@ -28,7 +28,8 @@ class LearnedCost:
     """What a learner made of demonstrations.
 
     Attributes:
-        cost: the learned cost, for any planner; the one that was handed in stays as it was.
+        cost: the learned cost, for any planner, in double precision, in which it was computed whatever the precision of the one
+            that was handed in; that one stays as it was.
         converged: whether the learner's own criterion was met.
         history: numbers of each iteration by name.
         report: what the learner has to say beyond that, see the learner.

@@ -207,8 +207,11 @@ class MPCInverseSearch(Search[LearnedCost]):
         else:
             self.finished = self.converged = True
         self.iterations += 1
-        if losses[-1] <= tolerance or self._is_flat():
+        if losses[-1] <= tolerance:
             self.finished = self.converged = True
+        elif self._is_flat():
+            self.finished = True
+            self.converged = self.plans.invalid < self.given.number  # without any derivatives it only looks flat
         if self.iterations > self.settings.max_iterations:
             self.finished = True
 
