@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+from typing import Any, Literal
 
 import pytest
 
 import mbrl
 from mbrl.cli import main
-from mbrl.tasks import CONSTRUCTORS
+from mbrl.cli.tasks import find_world
+from mbrl.tasks import CONSTRUCTORS, WORLDS
 
 WORLD = ("--task-options", "size=4", "objects=4", "seed=3")
 
@@ -109,6 +111,21 @@ def test_a_cost_of_a_task(says, monkeypatch):
     assert policy.cost.names == mbrl.load_reward("run").names == ("angle", "angle_velocity", "torque")
 
 
+def test_options_of_a_world_are_numbers_and_words(monkeypatch):
+    """Whatever the words are: they are those of the annotation."""
+
+    def made(size: int = 4, wind: float = 0.3, kind: Literal["calm", "rough"] = "calm", rewards: Any = None):
+        return size, wind, kind, rewards
+
+    monkeypatch.setitem(WORLDS, "Gridworld", made)
+    assert find_world("gridworld", options=("kind=rough", "size=5")) == (5, 0.3, "rough", None)
+    assert find_world("gridworld", options=("wind=0",)) == (4, 0.0, "calm", None)
+    with pytest.raises(ValueError, match="kind= takes calm or rough, got 'near'"):
+        find_world("gridworld", options=("kind=near",))
+    with pytest.raises(ValueError, match=r"of Gridworld size=4 wind=0\.3 kind=calm, got 'rewards=1'"):
+        find_world("gridworld", options=("rewards=1",))
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -132,6 +149,10 @@ def test_a_cost_of_a_task(says, monkeypatch):
         (
             ("train", "maxent", "--task", "Objectworld", "--task-options", "size=x", "--demos", "demos.npz"),
             "takes an integer, got 'x'",
+        ),
+        (
+            ("train", "maxent", "--task", "Objectworld", "--task-options", "features=far", "--demos", "demos.npz"),
+            "--task-options features= takes near or distance, got 'far'",
         ),
         (
             ("train", "maxent", "--task", "Objectworld", "--backend", "torch", "--demos", "demos.npz"),

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -100,11 +100,11 @@ def find_world(name: str, backend: str | None = None, options: Sequence[str] = (
 
 
 def _chosen_options(name: str, options: Sequence[str]) -> dict[str, Any]:
-    """The keywords of a world's constructor that were asked for."""
+    """The keywords of a world's constructor that were asked for: numbers, and choices among a few words."""
     constructor = WORLDS[name]
     hints = get_type_hints(constructor)
     defaults = inspect.signature(constructor).parameters
-    known = {key: hints[key] for key in defaults if hints[key] in (int, float) or get_args(hints[key])[:1] == ("near",)}
+    known = {key: hints[key] for key in defaults if hints[key] in (int, float) or get_origin(hints[key]) is Literal}
     chosen: dict[str, Any] = {}
     for option in options:
         key, equals, text = option.partition("=")
@@ -112,13 +112,11 @@ def _chosen_options(name: str, options: Sequence[str]) -> dict[str, Any]:
             shown = " ".join(f"{one}={defaults[one].default}" for one in known)
             raise ValueError(f"--task-options takes NAME=VALUE, of {name} {shown}, got {option!r}")
         kind = known[key]
-        if kind not in (int, float):
-            chosen[key] = text
-            continue
+        words = {str(value): value for value in get_args(kind)}
         try:
-            chosen[key] = kind(text)
-        except ValueError:
-            what = "an integer" if kind is int else "a number"
+            chosen[key] = words[text] if words else kind(text)
+        except (KeyError, ValueError):
+            what = " or ".join(words) or ("an integer" if kind is int else "a number")
             raise ValueError(f"--task-options {key}= takes {what}, got {text!r}") from None
     return chosen
 
