@@ -143,19 +143,31 @@ def _kept(cell: Cell, kept_in: Path) -> dict[str, Any] | None:
     return kept if kept["request"] == json.loads(json.dumps(dict(cell.request))) else None
 
 
-def interquartile_means(returns: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Bootstrap distribution of the interquartile mean of returns ``(seeds, episodes)``: ``(resamples,)``.
+def resampled(returns: np.ndarray, *, common: bool = False, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Bootstrap samples of returns ``(seeds, episodes)``: ``(resamples, seeds, episodes)``.
 
     Seeds are drawn with replacement, and then, within each seed that was drawn, episodes are: episodes of one policy
     resemble each other, and a plain resampling of all of them would call a lucky seed a certainty.
-    """
-    from scipy.stats import trim_mean
 
+    Args:
+        returns: of each seed.
+        common: whether an episode is the same start for all seeds; starts are drawn for all of them together then.
+        resamples: number of samples.
+        seed: of the draws.
+    """
     generator = np.random.default_rng(seed)
     seeds, episodes = returns.shape
     drawn = generator.integers(seeds, size=(resamples, seeds, 1))
-    within = generator.integers(episodes, size=(resamples, seeds, episodes))
-    return trim_mean(returns[drawn, within].reshape(resamples, -1), 0.25, axis=1)
+    within = generator.integers(episodes, size=(resamples, 1 if common else seeds, episodes))
+    return returns[drawn, within]
+
+
+def interquartile_means(returns: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Bootstrap distribution of the interquartile mean of returns ``(seeds, episodes)``: ``(resamples,)``."""
+    from scipy.stats import trim_mean
+
+    samples = resampled(returns, resamples=resamples, seed=seed)
+    return trim_mean(samples.reshape(resamples, -1), 0.25, axis=1)
 
 
 def interval(distribution: np.ndarray) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cells import Cell, between, folder, interval, run, serve
+from cells import Cell, between, folder, interval, resampled, run, serve
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ def _rows(task: str, size: Size, results: dict[str, dict[str, Any]]) -> Iterator
     for name, (calls, scores) in curves.items():
         mean = scores.mean((-1, -2))
         row = {"task": task, "contestant": name, "seeds": scores.shape[1], "score": float(mean[-1])}
-        row["score 95 %"] = between(interval(_bootstrapped_means(scores[-1])))
+        row["score 95 %"] = between(interval(resampled(scores[-1], common=True).mean((-1, -2))))
         row["worst start"] = float(scores[-1].mean(0).min())
         row["calls"] = float(calls[-1])
         row[f"calls to {GOOD}"] = _first(calls, mean, GOOD)
@@ -136,14 +136,6 @@ def _against_gradients(score: float, calls: float, curves: dict[str, tuple[np.nd
 def _first(calls: np.ndarray, mean: np.ndarray, score: float) -> float | None:
     there = np.flatnonzero(mean >= score)
     return float(calls[there[0]]) if len(there) else None
-
-
-def _bootstrapped_means(scores: np.ndarray, resamples: int = 10_000) -> np.ndarray:
-    """Distribution of the mean of scores ``(seeds, starts)``: both are drawn with replacement."""
-    generator = np.random.default_rng(0)
-    seeds, starts = scores.shape
-    drawn = generator.integers(seeds, size=(resamples, seeds, 1))
-    return scores[drawn, generator.integers(starts, size=(resamples, 1, starts))].mean((-1, -2))
 
 
 # Contestants

@@ -148,6 +148,19 @@ def test_the_interval_of_seeds_without_spread_is_that_of_all_their_resamples(cel
     assert cells.interval(found) == (0.0, 30.0)  # each end has a probability of 1/27, more than 2.5 %
 
 
+def test_starts_that_seeds_have_in_common_are_drawn_together(cells):
+    """The mean of a table of row and column effects varies by both: var(rows) / rows + var(columns) / columns."""
+    rows, columns = np.array([[0.0], [1.0], [5.0]]), np.array([[0.0, 2.0, 3.0, 7.0]])
+    table = rows + columns
+    of_rows, of_columns = rows.var() / rows.size, columns.var() / columns.size
+    together = cells.resampled(table, common=True)
+    assert together.shape == (cells.RESAMPLES, 3, 4)
+    assert (np.ptp(together - together[:, :, :1], axis=1) == 0).all()  # each seed of a sample has the same starts
+    assert together.mean((-1, -2)).var() == pytest.approx(of_rows + of_columns, rel=0.05)
+    apart = cells.resampled(table).mean((-1, -2)).var()
+    assert apart == pytest.approx(of_rows + of_columns / rows.size, rel=0.05)
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say(cells):
     """20 seeds whose means vary; the interquartile mean of a symmetric distribution is its centre."""
     generator = np.random.default_rng(0)
