@@ -197,6 +197,34 @@ def test_the_objective_of_a_checked_step_is_the_mean_cost_in_the_model():
     assert float((start.actions[0] - start.actions[1]).abs().max()) > 1e-3
 
 
+def test_the_next_bound_is_scaled_from_that_of_the_step_that_was_taken(monkeypatch):
+    """On a quadratic model of which a step of bound b keeps half its promise, the best bound is b, shortened or not."""
+    learner, situation = prepared_to_improve()
+    whole = torch.full((4,), 8.0).double()  # of 8 steps
+    left = torch.tensor([1.0, 0.25, 0.0625, 0.0]).double()  # of four initial states
+    steps = []
+
+    def shortened(situation, step, bound, start):
+        assert torch.equal(bound, learner.factor * whole)
+        steps.append(step(left * bound))
+        return steps[-1], left * bound
+
+    monkeypatch.setattr(learner, "checked", shortened)
+    learner.improved(situation)
+    measured = situation.rollouts.total_costs.mean(0)
+    promised = situation.cost + steps[-1].expected_cost
+    assert all(map(torch.equal, learner._expected, (measured, promised)))  # the promise of the steps that were taken
+    share = float(left.mean())
+    for kept, change in ((0.5, 1.0), (1.0, 5.0), (0.0, 0.5)):  # of the promise
+        learner.factor, learner._taken = 1.0, share
+        learner._expected = torch.full((4,), 10.0).double(), torch.full((4,), 6.0).double()
+        learner._adapt(torch.full((4,), 10.0 - 4.0 * kept).double())
+        assert learner.factor == pytest.approx(share * change)
+    other = learner.settings.learner(learner.assignment)
+    other.load_state_dict(learner.state_dict())
+    assert other._taken == share
+
+
 @pytest.mark.parametrize("better", [False, True])
 def test_a_policy_that_costs_more_in_the_model_is_not_taken(monkeypatch, better):
     learner = trained(MDGPS(**{**FAST, "supervised": SupervisedStep(steps=20)}, iterations=3), pendulum(8))[0].learner

@@ -9,8 +9,11 @@ cost this is mirror descent. The bound is T times ``kl_limit`` times a factor th
 for all conditions, because one alone has too few samples to tell: with the mean improvement predicted by the model and the one
 that came about,
 
-.. math:: \text{factor} \leftarrow \text{factor} \cdot \operatorname{clip}\Bigl(
+.. math:: \text{factor} \leftarrow \text{factor} \cdot s \cdot \operatorname{clip}\Bigl(
     \frac{\text{predicted}}{2 \max(10^{-4}, \text{predicted} - \text{actual})}, \; 0.1, \; 5 \Bigr).
+
+Both improvements are those of the steps that were taken, so that the bound is scaled from what these had: s is the mean share of
+the bound that was left of it where steps were shortened in the model, 1 in the paper, which shortens none.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -71,6 +74,7 @@ class MDGPSLearner(AlternatingLearner):
         self._expected: tuple[Tensor, Tensor] | None = (
             None  # cost measured before the last step, and predicted after it
         )
+        self._taken = 1.0  # mean share of the bound that the last step had
         self._dual: Tensor | None = None
 
     def improved(self, situation: Situation) -> tuple[LinearGaussianController, Tensor | None, dict[str, float]]:
@@ -78,7 +82,7 @@ class MDGPSLearner(AlternatingLearner):
         settings, T = self.settings, self.task.episode_steps
         measured = situation.rollouts.total_costs.mean(0)
         self._adapt(measured)
-        bound = measured.new_full(measured.shape, settings.kl_limit * self.factor * (1 if settings.per_step else T))
+        whole = settings.kl_limit * self.factor * (1 if settings.per_step else T)
 
         def within(bound: Tensor) -> KLStep:
             return kl_constrained_step(
@@ -92,7 +96,8 @@ class MDGPSLearner(AlternatingLearner):
                 dual=1.0 if self._dual is None else self._dual,
             )
 
-        step, bound = self.checked(situation, within, bound, situation.policy)
+        step, bound = self.checked(situation, within, measured.new_full(measured.shape, whole), situation.policy)
+        self._taken = float(self.processes.mean(bound.mean() / whole))
         self._dual = step.dual
         self._expected = measured, situation.cost + step.expected_cost
         kl = step.kl.sum(-1)
@@ -105,20 +110,22 @@ class MDGPSLearner(AlternatingLearner):
         return step.controller, None, metrics
 
     def _adapt(self, measured: Tensor) -> None:
-        """The next factor, from what the last step promised."""
+        """The next factor, from that of the last step as it was taken and from what it promised."""
         if self._expected is None or not self.settings.adapt:
             return
         before, promised = self._expected
         predicted, actual = (float(self.processes.mean((before - after).mean())) for after in (promised, measured))
         change = min(max(predicted / (2 * max(predicted - actual, 1e-4)), 0.1), 5.0)
         low, high = self.settings.factor_range
-        self.factor = min(max(self.factor * change, low), high)
+        self.factor = min(max(self.factor * self._taken * change, low), high)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""
-        return {**super().state_dict(), "factor": self.factor, "expected": self._expected, "dual": self._dual}
+        own = {"factor": self.factor, "expected": self._expected, "taken": self._taken, "dual": self._dual}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called."""
         super().load_state_dict(state)
-        self.factor, self._expected, self._dual = state["factor"], state["expected"], state["dual"]
+        self.factor, self._expected = state["factor"], state["expected"]
+        self._taken, self._dual = state["taken"], state["dual"]
