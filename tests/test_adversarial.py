@@ -650,6 +650,10 @@ def test_the_page_of_an_environment_examines_the_reward(kind, tmp_path, monkeypa
             ["ppo", "--task", "CartPole-v1", "--steps", 10, "--control"],
             r"--control is for adversarial algorithms \((gail, airl|airl, gail)\), got ppo",
         ),
+        (
+            ["gail", "--task", "Gridworld", "--steps", 10, "--demos", "a.npz", "--control"],
+            "--control is for tasks and environments, got Gridworld, a world in tables",
+        ),
         (["gail", "--task", "CartPole-v1", "--steps", 10], "gail learns from demonstrations: --demos FILE"),
         (
             ["gail", "--task", "CartPole-v1", "--policy", "bc"],

@@ -55,6 +55,16 @@ def test_a_reward_of_a_world(says, algorithm, tmp_path):
     assert (tmp_path / "run" / "report.html").read_text() == page
 
 
+def test_an_adversarial_reward_of_a_world(says, tmp_path):
+    assert collected(says, "--actor", "optimal")[0] == 0
+    small = ("--policy.num-envs", 2, "--policy.steps-per-iteration", 32, "--steps", 64, "--evaluation-episodes", 0)
+    options = ("--task", "Objectworld", *WORLD, "--demos", "demos.npz", *small, "--run", "run")
+    status, out, err = says("train", "gail", *options)
+    assert (status, err) == (0, "")
+    assert "true return: optimal" in out
+    assert "Learned and true reward of each state and action" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_who_acts_in_a_world(says):
     soft = ("--actor", "optimal", "--temperature", 0.5)
     assert collected(says)[0] == collected(says, "--overwrite", *soft)[0] == 0

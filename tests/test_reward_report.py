@@ -107,6 +107,32 @@ def test_a_constant_reward_has_no_direction():
     assert report.lost is not None
 
 
+@pytest.mark.parametrize("inputs", ["state", "state-action", "state-next", "state-action-next"])
+def test_networks_in_tables(inputs):
+    """Rewards and policies of adversarial methods, which are functions of one-hot states."""
+    there = world()
+    mdp = there.mdp
+    shown = mbrl.record(there, TabularPolicy(solve_mdp(mdp).policy), 8, steps=5)
+    result = mbrl.train(
+        replace(ADVERSARIAL, inputs=inputs), there, steps=64, demonstrations=shown, evaluation_episodes=0
+    )
+    report = reward_report(there, result.reward, policy=result.policy, demonstrations=shown)
+    eye = torch.eye(16, dtype=DOUBLE)
+    dense = torch.zeros(16, 5, 16, dtype=DOUBLE)
+    for s, a, after in itertools.product(range(16), range(5), range(16)):
+        if mdp.transitions[s, a, after] > 0:
+            dense[s, a, after] = result.reward(eye[s], torch.tensor([float(a)]).double(), eye[after]).detach()
+    expected = mdp.expected_rewards(dense)
+    torch.testing.assert_close(mdp.expected_rewards(report.learned), expected, rtol=1e-4, atol=1e-6)
+    assert report.compared == ("state" if inputs == "state" else "state and action")
+    table = torch.stack([result.policy.distribution(y[None]).logits[0].detach().double().softmax(-1) for y in eye])
+    value = float(policy_evaluation(mdp, table).value)
+    assert math.isclose(report.returns["learned policy"], value, rel_tol=1e-5)
+    assert report.gap.gap < torch.inf
+    with pytest.raises(ValueError, match="the reward is of 16 observations and 1 controls, TabularMDP has 4 states"):
+        reward_report(random_mdp(0), result.reward)
+
+
 # Sampled EPIC
 
 
@@ -516,7 +542,11 @@ def test_captions_say_where_rewards_are_compared(tmp_path):
         ),
         (lambda: reward_report(world(), torch.ones(3)), ValueError, "rewards must have the shape"),
         (lambda: reward_report(world(), mbrl.FeatureReward(3)), ValueError, "one of 3 features, Objectworld has 16"),
-        (lambda: reward_report(world(), regulator().cost), TypeError, "a mbrl.FeatureReward or a tensor"),
+        (
+            lambda: reward_report(world(), regulator().cost),
+            TypeError,
+            "a mbrl.FeatureReward, a mbrl.RewardModel or a tensor",
+        ),
         (lambda: reward_report(world(), torch.ones(16), algorithm=DDP()), ValueError, "are for tasks"),
         (
             lambda: reward_report(world(), torch.ones(16), elsewhere=regulator()),

@@ -164,6 +164,8 @@ class _Training:
             raise ValueError(f"{name} would ignore --demos: mbrl train bc --demos ..., then {name} with --init RUN")
         if options.control and started_together(os.environ):
             raise ValueError("--control is a training of its own, by one process; leave it out under torchrun")
+        if options.control and isinstance(task, mbrl.GridWorld):
+            raise ValueError(f"--control is for tasks and environments, got {task.name}, a world in tables")
         if options.control and not isinstance(algorithm, Adversarial):
             known = ", ".join(word(kind) for kind in KINDS if issubclass(kind, Adversarial))
             raise ValueError(f"--control is for adversarial algorithms ({known}), got {name}")

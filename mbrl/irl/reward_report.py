@@ -31,6 +31,7 @@ from mbrl.irl.reward_metrics import Reward, Transitions, epic_distance, reward_c
 from mbrl.irl.reward_network import RewardModel
 from mbrl.irl.reward_task import RewardCost, reward_task
 from mbrl.policies.actor import Actor
+from mbrl.policies.policy import Policy
 from mbrl.policies.tabular_policy import TabularPolicy
 from mbrl.policies.uniform_noise import UniformNoise
 from mbrl.recording import record
@@ -51,6 +52,7 @@ from planners import (
     solve_mdp,
 )
 
+ROWS = 4096  # of one-hot states at a time
 MOST_FEATURES, MOST_STATES = 300, 1500  # up to which identifiability and the EPIC distance in tables take a second
 
 
@@ -78,8 +80,9 @@ def reward_report(
     Args:
         task: a world or a process in tables, or a task, with its true reward where that is known; or the id of a gymnasium
             environment, or a function without arguments that makes one.
-        reward: what was learned: a :class:`mbrl.FeatureReward` or rewards ``(S,)`` or ``(S, A)`` in tables; on a task a cost, or
-            a module ``reward(observations, controls, next_observations)``; in an environment such a module.
+        reward: what was learned: a :class:`mbrl.FeatureReward`, a :class:`mbrl.RewardModel` of one-hot states, or rewards
+            ``(S,)`` or ``(S, A)`` in tables; on a task a cost, or a module ``reward(observations, controls, next_observations)``;
+            in an environment such a module.
         policy: what was learned beside the reward, an actor, or probabilities in tables.
         demonstrations: that it was learned from.
         algorithm: on a task, what finds a new policy for the learned reward alone: a training algorithm such as
@@ -146,9 +149,7 @@ def _in_tables(
         notes.append(
             f"which directions show was not computed for {features.shape[-1]} features; mbrl.identifiability does"
         )
-    table = policy.probabilities if isinstance(policy, TabularPolicy) else policy
-    if table is not None and not isinstance(table, Tensor):
-        raise TypeError(f"policy must be a mbrl.TabularPolicy or probabilities, got {type(policy).__name__}")
+    table = _table(mdp, policy)
     gap = None
     if demonstrations is not None and table is not None:
         gap = _tabular_gap(world, features, demonstrations, table)
@@ -194,14 +195,59 @@ def _tabular_rewards(world: TabularWorld, reward: Any) -> Tensor:
     if isinstance(reward, Tensor):
         mdp.expected_rewards(reward)  # raises
         return reward.detach().to(mdp.transitions)
+    if isinstance(reward, RewardModel):
+        return _of_one_hot_states(mdp, world_name(world), reward)
     if not isinstance(reward, FeatureReward):
-        raise TypeError(f"in tables a reward is a mbrl.FeatureReward or a tensor, got {type(reward).__name__}")
+        raise TypeError(
+            f"in tables a reward is a mbrl.FeatureReward, a mbrl.RewardModel or a tensor, got {type(reward).__name__}"
+        )
     features = world.features if isinstance(world, GridWorld) else torch.eye(mdp.states)
     wanted = next(reward.parameters()).shape[1]
     if features.shape[-1] != wanted:
         raise ValueError(f"the reward is one of {wanted} features, {world_name(world)} has {features.shape[-1]}")
     with torch.no_grad():
         return reward(features.to(next(reward.parameters()))).to(mdp.transitions)
+
+
+@torch.no_grad()
+def _of_one_hot_states(mdp: TabularMDP, name: str, reward: RewardModel) -> Tensor:
+    """Rewards ``(S,)`` or ``(S, A)`` of one-hot states; expected ones, where they are of the next state."""
+    S, A = mdp.states, mdp.actions
+    came, expected = (reward.observation_dim, reward.encoding.actions.control_dim), (S, 1)
+    if came != expected:
+        raise ValueError(
+            f"the reward is of {came[0]} observations and {came[1]} controls, {name} has {S} states and one number"
+        )
+    states = torch.eye(S, dtype=torch.float64)
+    if reward.inputs == "state":
+        return reward(states).to(mdp.transitions)
+    if not reward.needs_next:
+        numbers = torch.arange(A, dtype=torch.float64)[:, None]
+        return reward(states[:, None].expand(-1, A, -1), numbers.expand(S, -1, -1)).to(mdp.transitions)
+    found = mdp.transitions.new_zeros(S * A)
+    for s, a, after in zip(*(part.split(ROWS) for part in mdp.transitions.nonzero(as_tuple=True)), strict=True):
+        paid = reward(states[s], a[:, None].to(states), states[after]).to(found)
+        found.index_add_(0, s * A + a, mdp.transitions[s, a, after] * paid)
+    return found.reshape(S, A)
+
+
+@torch.no_grad()
+def _table(mdp: TabularMDP, policy: Any) -> Tensor | None:
+    """Probabilities of a policy, of a network those that it has for one-hot states."""
+    table = policy.probabilities if isinstance(policy, TabularPolicy) else policy
+    if isinstance(policy, Policy) and not policy.settings.recurrent and policy.seen_dim == mdp.states:
+        distribution = policy.distribution(torch.eye(mdp.states, dtype=torch.float64))
+        numbers = torch.arange(mdp.actions, device=policy.device)
+        table = (
+            torch.stack([distribution.log_prob(a.expand(mdp.states)) for a in numbers], -1).to(mdp.transitions).exp()
+        )
+        table = table / table.sum(-1, keepdim=True)
+    if table is not None and not isinstance(table, Tensor):
+        raise TypeError(
+            "policy must be a mbrl.TabularPolicy, a mbrl.Policy of the states without memory, or probabilities, got "
+            f"{type(policy).__name__}"
+        )
+    return None if table is None else table.to(mdp.transitions)
 
 
 def _tabular_gap(
