@@ -37,6 +37,9 @@ from planners.riccati import mv
 from planners.solution import Solution
 
 
+UNKNOWN = frozenset({"infinite horizon", "termination", "rate_limits", "control_values"})
+"""Features of problems that the conditions do not know."""
+
 @dataclass(frozen=True, eq=False)
 class Point:
     """A plan with multipliers; the states are the rollout of the controls.
@@ -350,7 +353,7 @@ def certify(solution: Solution, *, tolerance: float = 1e-6) -> Certificate:
             not know.
     """
     problem, us = solution.problem, solution.us
-    unknown = problem.features() & {"infinite horizon", "termination", "rate_limits", "control_values"}
+    unknown = problem.features() & UNKNOWN
     if unknown:
         raise ValueError(f"the optimality conditions do not know {', '.join(sorted(unknown))}, which the problem has")
     exact = problem.dynamics.derivatives == "autograd"
