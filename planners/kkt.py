@@ -36,7 +36,6 @@ from planners.problem import Problem
 from planners.riccati import mv
 from planners.solution import Solution
 
-
 UNKNOWN = frozenset({"infinite horizon", "termination", "rate_limits", "control_values"})
 """Features of problems that the conditions do not know."""
 
