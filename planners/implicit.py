@@ -103,6 +103,64 @@ class InvalidGradientError(RuntimeError):
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """A plan after Newton steps, and the factorized optimality conditions there.
+
+    Attributes:
+        point: the plan and its multipliers, of the problem itself.
+        certificate: what the conditions say about it, or about the smoothed plan.
+        factor: M.
+        at: the conditions, at the smoothed plan if there is to be one.
+    """
+
+    point: Point
+    certificate: Certificate
+    factor: LQFactor
+    at: Linearized
+
+    def response(self, gradient_x: Tensor, gradient_u: Tensor) -> Tensor:
+        """How the controls change where terms are added to the cost, to first order.
+
+        Args:
+            gradient_x: of each of k terms by the states, ``(k, *batch, T+1, d)``, discounts included.
+            gradient_u: by the controls, ``(k, *batch, T, m)``.
+
+        Returns:
+            Changes of the controls, per unit of each term, ``(k, *batch, T, m)``: -M^{-1} of the gradients.
+        """
+        right = LQRight(
+            q=torch.cat([gradient_x[..., :-1, :], gradient_u], dim=-1),
+            q_T=gradient_x[..., -1, :],
+            b=torch.zeros_like(self.at.expansion.gap),
+            h=torch.zeros_like(self.at.value),
+            h_T=torch.zeros_like(self.at.value_T),
+        )
+        return self.factor.solve(right).du
+
+
+@torch.no_grad()
+def refined(solution: Solution, how: Implicit) -> Refined:
+    """Newton steps from the plan of any planner, and what there is to differentiate it by.
+
+    Args:
+        solution: where it is near a local minimum Newton steps lead there.
+        how: the options, but for what happens where the plan is no minimum.
+    """
+    problem, xs, us = solution.problem, solution.xs, solution.us
+    tolerance = how.tolerance_in(problem, us)
+    conditions = Conditions(problem, xs, us, solution.t0, exact=how.curvature != "gauss-newton")
+    start = conditions.start(xs, us, solution.multipliers)
+    point, left = polished(conditions, start, tolerance=tolerance)
+    # steps that lead nowhere leave the plan that the planner found
+    point = where_rows(left <= tolerance, point, start)
+    if how.smoothing:
+        certificate, factor, at = smoothed(problem, conditions, point, how.smoothing, tolerance=tolerance)
+    else:
+        certificate, factor, at = certified(conditions, point, tolerance=tolerance)
+    return Refined(point, certificate, factor, at)
+
+
 def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
     """A solution, refined, whose states, controls and cost are functions of everything its problem depends on.
 
@@ -113,16 +171,8 @@ def with_derivatives(solution: Solution, x0: Tensor, how: Implicit) -> Solution:
     """
     problem, xs, us = solution.problem, solution.xs, solution.us
     tolerance = how.tolerance_in(problem, us)
-    with torch.no_grad():
-        conditions = Conditions(problem, xs, us, solution.t0, exact=how.curvature != "gauss-newton")
-        start = conditions.start(xs, us, solution.multipliers)
-        point, left = polished(conditions, start, tolerance=tolerance)
-        # steps that lead nowhere leave the plan that the planner found
-        point = where_rows(left <= tolerance, point, start)
-        if how.smoothing:
-            certificate, factor, at = smoothed(problem, conditions, point, how.smoothing, tolerance=tolerance)
-        else:
-            certificate, factor, at = certified(conditions, point, tolerance=tolerance)
+    found = refined(solution, how)
+    point, certificate, factor, at = found.point, found.certificate, found.factor, found.at
     if how.invalid == "one-step" and not bool(factor.convex.all()):
         factor = _convexified(factor, at)
     lost = ~(at.costate.isfinite().all(-1).all(-1) & at.point.xs.isfinite().all(-1).all(-1))

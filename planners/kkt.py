@@ -36,6 +36,8 @@ from planners.problem import Problem
 from planners.riccati import mv
 from planners.solution import Solution
 
+UNKNOWN = frozenset({"infinite horizon", "termination", "rate_limits", "control_values"})
+"""Features of problems that the conditions do not know."""
 
 @dataclass(frozen=True, eq=False)
 class Point:
@@ -350,7 +352,7 @@ def certify(solution: Solution, *, tolerance: float = 1e-6) -> Certificate:
             not know.
     """
     problem, us = solution.problem, solution.us
-    unknown = problem.features() & {"infinite horizon", "termination", "rate_limits", "control_values"}
+    unknown = problem.features() & UNKNOWN
     if unknown:
         raise ValueError(f"the optimality conditions do not know {', '.join(sorted(unknown))}, which the problem has")
     exact = problem.dynamics.derivatives == "autograd"

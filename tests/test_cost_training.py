@@ -217,8 +217,22 @@ def test_invalid_plans_are_counted_at_the_weights_that_are_returned():
         search.advance()
     assert search.jacobian is not None  # is known before the next plans
     search.plans.errors(search.theta + 50.0)
-    search.plans.invalid = 99
     assert search.learned().report.invalid_plans == 0
+
+
+@pytest.mark.parametrize("learner", [MPCInverse, KKTInverse, LaplaceIRL, PathIntegralIRL])
+def test_pieces_of_demonstrations_are_planned_as_they_are_long(learner):
+    """Cutting in a training is cutting by hand, and the policy plans as many steps."""
+    task = regulator()
+    demonstrations = demonstrated(task, steps=3 * STEPS, noise=0.05)
+    pieces = [d.slice(t, t + STEPS) for d in demonstrations for t in range(0, 2 * STEPS + 1, 3)]
+    by_hand = mbrl.train(learner(), task, demonstrations=pieces, evaluation_episodes=0)
+    settings = learner(horizon=STEPS, stride=3)
+    cut = mbrl.train(settings, task, demonstrations=demonstrations, evaluation_episodes=0)
+    assert cut.reward.weights.tolist() == by_hand.reward.weights.tolist()
+    assert cut.policy.horizon == STEPS
+    of_two_lengths = [demonstrations[0], demonstrations[1].slice(0, STEPS + 1)]
+    assert trained(settings, task, demonstrations=of_two_lengths, evaluation_episodes=0).steps > 0
 
 
 def test_the_policy_plans_as_the_demonstrator_does():
@@ -274,7 +288,7 @@ def moving():
         ),
         (
             lambda: trained(demonstrations=[*demonstrated(regulator()), *demonstrated(regulator(), steps=5)]),
-            "demonstrations of one length, got 5 to 8 steps; record them with steps=5",
+            "demonstrations of one length, got 5 to 8 steps; set horizon=5",
         ),
         (
             lambda: trained(
@@ -294,6 +308,13 @@ def moving():
         (lambda: TaskCost(regulator(), terms="none"), "terms must be one of"),
         (lambda: TaskCost(regulator(), [1.0]), "task Regulator has 3 terms"),
         (lambda: MPCInverse(start="random"), "start must be"),
+        (lambda: MPCInverse(imitated=0), "imitated must be an integer of at least 1"),
+        (lambda: MPCInverse(horizon=0), "horizon must be an integer of at least 1"),
+        (lambda: KKTInverse(stride=2), "set horizon, too"),
+        (
+            lambda: trained(KKTInverse(horizon=50), regulator(), demonstrations=demonstrated(regulator())),
+            "has 8 steps, and cannot be cut into pieces of 50; choose horizon=8",
+        ),
     ],
 )
 def test_bad_input(call, match):

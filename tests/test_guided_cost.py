@@ -226,6 +226,18 @@ def test_rollouts_begin_where_demonstrations_do_and_their_samples_are_forgotten(
     assert int(together._shown.there.sum()) == 5
 
 
+def test_pieces_of_demonstrations_are_episodes_of_their_length():
+    """Cutting by the algorithm is cutting by hand; what is evaluated are the task's own episodes."""
+    task, demonstrations = regulator(10), demonstrated(regulator(10), 2)
+    pieces = [d.slice(t, t + 4) for d in demonstrations for t in (0, 3, 6)]
+    settings = {**SHORT, "cost": guess(), "conditions": 6}
+    by_hand, _ = trained(GCL(**settings), replace(task, episode_steps=4), pieces)
+    cut, _ = trained(GCL(**settings, horizon=4, stride=3), task, demonstrations, evaluation_episodes=1)
+    assert torch.equal(by_hand.reward.weights, cut.reward.weights)
+    assert by_hand.steps == cut.steps
+    assert cut.evaluation.trajectories[0].num_steps == 10
+
+
 def test_the_cost_of_the_task_is_only_reported():
     demonstrations = demonstrated(regulator(), 4)
     task = regulator()
@@ -369,6 +381,8 @@ def test_what_it_cannot_learn_from_is_an_error():
         ({"recent": 0}, ValueError),
         ({"kl_limit": 0.0}, ValueError),
         ({"least_effective": -0.1}, ValueError),
+        ({"horizon": 0}, ValueError),
+        ({"stride": 2}, ValueError),
     ],
 )
 def test_settings_out_of_range_are_errors(settings, error):

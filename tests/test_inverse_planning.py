@@ -353,10 +353,36 @@ def test_a_first_guess_without_a_plan_is_refused():
         MPCInverse().learn(problem, cost, demonstrations)
 
 
-def test_plans_need_a_planner_with_derivatives():
-    problem, x0 = random_problem(0, n=2, m=1, horizon=3, number=1)
-    with pytest.raises(ValueError, match=r"LQR offers Unrolled\(\)"):
-        MPCInverse(planner=LQR()).learn(problem, guess(problem), demonstrated(problem, x0))
+def test_any_planner_finds_the_same_weights():
+    """Derivatives are those of the problem, and no matter of who solves it."""
+    problem, x0 = random_problem(0, n=2, m=1, horizon=3, number=4)
+    demonstrations = demonstrated(problem, x0)
+    found = [MPCInverse(planner=planner).learn(problem, guess(problem), demonstrations) for planner in (LQR(), DDP())]
+    assert found[0].report.loss < 1e-10
+    assert found[0].weights.tolist() == pytest.approx(found[1].weights.tolist(), rel=1e-5)
+
+
+def test_a_demonstrator_of_longer_sight_is_imitated_in_its_first_steps():
+    """Plans of 5 steps of one of 30: its first control is a better guide than its last, which looks beyond them."""
+    truth = LinearFeatureCost(pendulum_features, [1.0, 0.3, 0.1])
+    problem = replace(pendulum(horizon=30), cost=truth)
+    pieces = [d.slice(0, 5) for d in demonstrated(problem, STARTS, DDP(tolerance=1e-10))]
+    short, cost = replace(problem, horizon=5), LinearFeatureCost(pendulum_features, [1.0, 1.0, 1.0])
+    losses = [MPCInverse(imitated=k).learn(short, cost, pieces).report.loss for k in (1, 5, None)]
+    assert losses[0] < 0.1 * losses[1]
+    assert losses[1] == losses[2]
+    with pytest.raises(ValueError, match="plans have 5 steps, of which imitated=6 cannot be compared"):
+        MPCInverse(imitated=6).learn(short, cost, pieces)
+
+
+def test_an_approximate_jacobian_finds_the_weights_that_reproduce_demonstrations():
+    """Without the second derivatives of the dynamics steps are others, and what is reproduced is the same."""
+    problem = pendulum()
+    demonstrations = demonstrated(problem, 0.5 * STARTS, DDP(tolerance=1e-10))
+    guessed = LinearFeatureCost(pendulum_features, [0.9, 0.4, 0.2], known=problem.cost.known)
+    found = MPCInverse(curvature="gauss-newton", tolerance=1e-10).learn(problem, guessed, demonstrations)
+    assert found.report.loss < 1e-9
+    assert found.weights.tolist() == pytest.approx([1.0, 0.3, 0.1], rel=1e-3)
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamics import Trajectory
+from mbrl.irl.pieces import check_pieces, cut
 from mbrl.irl.searching import Search, SearchLearner
 from mbrl.policies.planning_policy import PlanningPolicy
 from mbrl.tasks import Task
@@ -94,6 +95,12 @@ class CostLearner(Algorithm):
     Attributes:
         terms: of the cost that a training learns: ``"own"``, those of the task's cost, ``"squares"`` of states and controls, or
             ``"auto"``, squares where there are none of its own. At first all terms cost the same along the demonstrations.
+        horizon: steps of a plan: a training learns from pieces of demonstrations of so many steps, and its policy plans as many;
+            by default from whole demonstrations.
+        stride: steps from the beginning of a piece to that of the next; those of a piece by default.
+
+    Raises:
+        ValueError: a field is out of range.
     """
 
     demonstrations: ClassVar[Demonstrations] = "required"
@@ -101,6 +108,11 @@ class CostLearner(Algorithm):
 
     _: KW_ONLY
     terms: Terms = "auto"
+    horizon: int | None = None
+    stride: int | None = None
+
+    def __post_init__(self):
+        check_pieces(self)
 
     @abc.abstractmethod
     def learn(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> LearnedCost:
@@ -142,12 +154,14 @@ class CostLearner(Algorithm):
     def check_demonstrations(self, assignment: Assignment) -> None:
         """Raise ValueError where demonstrations are missing, or longer or shorter than each other."""
         super().check_demonstrations(assignment)
+        if self.horizon is not None:
+            return  # pieces are of one length
         lengths = sorted({d.num_steps for d in assignment.demonstrations or () if isinstance(d, Trajectory)})
         if len(lengths) > 1:
             shortest = max(lengths[0], 1)
             raise ValueError(
                 f"{type(self).__name__} learns from demonstrations of one length, got {lengths[0]} to {lengths[-1]} steps; "
-                f"record them with steps={shortest}, or cut them: [d.slice(0, {shortest}) for d in demonstrations]"
+                f"set horizon={shortest} to learn from pieces of them, or record them with steps={shortest}"
             )
 
     def learner(self, assignment: Assignment) -> "TaskCostLearner":
@@ -215,6 +229,8 @@ class TaskCostLearner(SearchLearner[LearnedCost]):
             raise ValueError(f"{name} computes on the CPU, got device {assignment.device}")
         self.algorithm, self.task = algorithm, task
         demonstrations = list(assignment.demonstrations or ())
+        if algorithm.horizon is not None:
+            demonstrations = cut(demonstrations, algorithm.horizon, algorithm.stride)
         cost = TaskCost(task, terms=algorithm.terms)
         given = Demonstrated.of(task, cost, demonstrations, accepted=None, learner=name, other="")
         first = algorithm.first_guess(task, cost.with_equal_shares(given.xs, given.us), demonstrations)
@@ -231,7 +247,7 @@ class TaskCostLearner(SearchLearner[LearnedCost]):
     @property
     def policy(self) -> PlanningPolicy:
         """Plans with the cost as it is now."""
-        return PlanningPolicy(self.task, self.reward, self.algorithm.acting)
+        return PlanningPolicy(self.task, self.reward, self.algorithm.acting, horizon=self.algorithm.horizon)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -360,8 +376,9 @@ def weighted(cost: Any, learner: str) -> WeightedCost:
 def of_weights(cost: WeightedCost, weights: Tensor) -> WeightedCost:
     """A copy of a cost whose parameter gives these weights."""
     new = copied(cost)
+    least = torch.finfo(torch.float64).tiny  # stands for zero, which has no logarithm
     with torch.no_grad():
-        new.free.copy_(weights.log() if cost.positive else weights)
+        new.free.copy_(weights.clamp_min(least).log() if cost.positive else weights)
     return new
 
 

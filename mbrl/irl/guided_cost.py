@@ -51,6 +51,7 @@ from mbrl.irl.cost_learner import Demonstrated, copied
 from mbrl.irl.demonstrated_controller import demonstrated_controller
 from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.partition import LogPartition, log_partition
+from mbrl.irl.pieces import check_pieces, cut
 from mbrl.irl.reward_files import save_reward
 from mbrl.runs.records import fingerprint, json_values
 from mbrl.tasks import Task, TaskCost
@@ -87,6 +88,9 @@ class GCL(AlternatingGPS):
         monotonicity: weight of g_mono.
         kl_limit: bound on the divergence of new controllers from the old ones per step of the plan, on average [nat].
         checks: as of :class:`mbrl.MDGPS`; none by default, as the next cost is another one.
+        horizon: steps of the pieces that demonstrations are cut into; rollouts begin where pieces do, and are as long. By default
+            whole demonstrations, which are as long as an episode. The fewer steps there are, the more samples count.
+        stride: steps from the beginning of a piece to that of the next; those of a piece by default.
 
     Raises:
         ValueError: a number is out of its range.
@@ -114,9 +118,12 @@ class GCL(AlternatingGPS):
     monotonicity: float = 0.0
     kl_limit: float = 1.0
     checks: int = 0
+    horizon: int | None = None
+    stride: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        check_pieces(self)
         if not (self.cost is None or isinstance(self.cost, Cost)):
             raise TypeError(f"cost must be a Cost or None, got {type(self.cost).__name__}")
         check_numbers(
@@ -132,7 +139,7 @@ class GCL(AlternatingGPS):
             return ""
         return (
             f"teacher: {self.teacher.words}; {self.iterations} iterations, in each of them {self.samples} rollouts of "
-            f"{task.episode_steps} steps from each state in which a demonstration begins"
+            f"{self.horizon or task.episode_steps} steps from each state in which a demonstration, or a piece of one, begins"
         )
 
     def learner(self, assignment: Assignment) -> "GCLLearner":
@@ -181,6 +188,8 @@ class GCLLearner(AlternatingLearner):
 
     def __init__(self, algorithm: GCL, assignment: Assignment):
         algorithm.check_demonstrations(assignment)
+        if algorithm.horizon is not None:
+            assignment = _in_pieces(assignment, algorithm.horizon, algorithm.stride)
         super().__init__(algorithm, assignment)
         task = self.task
         self._truth = replace(task.problem(horizon=task.episode_steps), discount=1.0)
@@ -196,7 +205,7 @@ class GCLLearner(AlternatingLearner):
         if given.us.shape[-2] != task.episode_steps:
             raise ValueError(
                 f"demonstrations have {given.us.shape[-2]} steps, episodes of task {task.name} {task.episode_steps}: "
-                f"dataclasses.replace(task, episode_steps={given.us.shape[-2]}), or cut the demonstrations with slice(0, T)"
+                f"set horizon to learn from pieces of them, or dataclasses.replace(task, episode_steps={given.us.shape[-2]})"
             )
         self.reward: Cost = given.problem.cost
         if algorithm.cost is None:
@@ -399,6 +408,15 @@ class GCLLearner(AlternatingLearner):
         self.reward.load_state_dict(state["cost"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.memory.load_state_dict(state["memory"], self.policy)
+
+
+def _in_pieces(assignment: Assignment, steps: int, stride: int | None) -> Assignment:
+    """What is to be learned, from pieces of demonstrations and in episodes as long."""
+    task = assignment.task
+    if not isinstance(task, Task):
+        return assignment  # an error, elsewhere
+    demonstrations = cut(cast(Sequence[Trajectory], assignment.demonstrations), steps, stride)
+    return replace(assignment, task=replace(task, episode_steps=steps), demonstrations=demonstrations)
 
 
 @dataclass(frozen=True, eq=False)

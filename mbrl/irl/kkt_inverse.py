@@ -79,6 +79,7 @@ class KKTInverse(CostLearner):
     rank_tolerance: float = 1e-6
 
     def __post_init__(self):
+        super().__post_init__()
         check_numbers(self, rates=("rank_tolerance",), weights=("limit_tolerance",))
 
     def learn(self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory]) -> LearnedCost:
@@ -124,6 +125,33 @@ class KKTInverse(CostLearner):
         return LearnedCost(of_weights(start, w), True, {"residual": [report.residual]}, report)
 
 
+def feature_gradients(problem: Problem, cost: WeightedCost, xs: Tensor, us: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of each term of the total cost, discounted, as if states and controls were free.
+
+    Args:
+        problem: dynamics and discount.
+        cost: its terms.
+        xs: states ``(*batch, T+1, n)``.
+        us: controls ``(*batch, T, m)``.
+
+    Returns:
+        By the state and control of each step ``(*batch, T, k, d+m)``, and by the last state ``(*batch, k, d)``.
+    """
+    dynamics, d, k = problem.dynamics, problem.dynamics.tangent_dim, cost.weights.shape[-1]
+    x, last = xs[..., :-1, :], xs[..., -1, :]
+    rows = torch.arange(us.shape[-2]).unsqueeze(-1)
+
+    def stage(z: Tensor) -> Tensor:
+        return cost.features(dynamics.retract(x.unsqueeze(-2), z[..., :d]), us.unsqueeze(-2) + z[..., d:], rows)
+
+    def terminal(dx: Tensor) -> Tensor:
+        return cost.terminal_features(dynamics.retract(last.unsqueeze(-2), dx))
+
+    weight = problem.discounts(us)
+    of_stage = jacobian(stage, us.new_zeros(*us.shape[:-1], d + us.shape[-1]), k) * weight[:-1, None, None]
+    return of_stage, jacobian(terminal, last.new_zeros(*last.shape[:-1], d), k) * weight[-1]
+
+
 def control_gradients(problem: Problem, cost: WeightedCost, xs: Tensor, us: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of each term of the total cost by the controls, through the dynamics.
 
@@ -136,21 +164,10 @@ def control_gradients(problem: Problem, cost: WeightedCost, xs: Tensor, us: Tens
     Returns:
         Of the features ``(*batch, T, m, k)``, and of what is known ``(*batch, T, m)``.
     """
-    dynamics, d = problem.dynamics, problem.dynamics.tangent_dim
+    d = problem.dynamics.tangent_dim
     known = cost.with_weights(torch.zeros_like(cost.weights.detach()))
     e = expand_problem(replace(problem, cost=known), xs, us)
-    x, last, k = xs[..., :-1, :], xs[..., -1, :], cost.weights.shape[-1]
-    rows = torch.arange(us.shape[-2]).unsqueeze(-1)
-
-    def stage(z: Tensor) -> Tensor:
-        return cost.features(dynamics.retract(x.unsqueeze(-2), z[..., :d]), us.unsqueeze(-2) + z[..., d:], rows)
-
-    def terminal(dx: Tensor) -> Tensor:
-        return cost.terminal_features(dynamics.retract(last.unsqueeze(-2), dx))
-
-    weight = problem.discounts(us)
-    of_stage = jacobian(stage, us.new_zeros(*us.shape[:-1], d + us.shape[-1]), k) * weight[:-1, None, None]
-    costate = jacobian(terminal, last.new_zeros(*last.shape[:-1], d), k) * weight[-1]  # (*batch, k, d)
+    of_stage, costate = feature_gradients(problem, cost, xs, us)
     found = []
     for F, gradient in zip(reversed(e.F.unbind(-3)), reversed(of_stage.unbind(-3)), strict=True):
         total = gradient + costate @ F

@@ -99,6 +99,7 @@ class LaplaceIRL(CostLearner):
     noise_floor: float = 1e-6
 
     def __post_init__(self):
+        super().__post_init__()
         check_numbers(
             self, counts=("max_iterations",), rates=("temperature", "tolerance", "noise_floor"), weights=("l2",)
         )

@@ -7,7 +7,11 @@ With the plan :math:`u^*(x_0; w)` of a cost :math:`\ell_0 + \sum_k w_k \phi_k` a
 S the inverse sizes of the controls, by Levenberg-Marquardt steps on the logarithms of the weights (Nocedal and Wright 2006,
 section 10.3). The Jacobian of plans comes from their optimality conditions, :class:`planners.Implicit`, exact with the second
 derivatives of the dynamics and with active limits, as in Amos et al. (2018) and Jin et al. (2020), who descend by gradients
-instead. All demonstrations, and all rows of the Jacobian, are one batch.
+instead. With M the matrix of the conditions of a plan z, one factorization gives the answer to each weight:
+
+.. math:: \frac{\partial z}{\partial w_k} = - M^{-1} \, \nabla_z \Phi_k , \qquad \Phi_k = \sum_t \gamma^t \phi_k .
+
+All demonstrations, and all weights, are one batch.
 
 Each search for a plan begins with the demonstrated controls, so that it ends in the minimum that was demonstrated if that is one.
 """
@@ -15,7 +19,7 @@ Each search for a plan begins with the demonstrated controls, so that it ends in
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -31,16 +35,17 @@ from mbrl.irl.cost_learner import (
     weighted,
 )
 from mbrl.irl.kkt_inverse import ACCEPTED as KKT_ACCEPTED
-from mbrl.irl.kkt_inverse import KKTInverse
+from mbrl.irl.kkt_inverse import KKTInverse, feature_gradients
 from mbrl.irl.searching import Search, searched
 from mbrl.tasks import Task
 from mbrl.tasks.task_cost import TaskCost
 from mbrl.training.checking import check_numbers
 from planners import DDP, Cost, Implicit, Planner, Problem, Solution, WeightedCost, solve
-from planners.solve import Request
+from planners.implicit import Refined, refined
+from planners.kkt import UNKNOWN
 
 SMALLEST = 1e-4  # weight to begin with, in equal shares
-ROWS = 1024  # plans in one batch of the Jacobian
+LEAST_DAMPING = 1e-10  # beside the mean diagonal of J'J, which may have directions that do not show
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +78,13 @@ class MPCInverse(CostLearner):
     """Weights of a :class:`planners.WeightedCost` by derivatives of plans.
 
     Attributes:
-        planner: what plans; it has to offer ``Implicit`` derivatives, and decides which constraints there may be.
-        curvature: second derivatives of the dynamics, see :class:`planners.Implicit`.
+        planner: what plans, and decides which constraints there may be; Newton steps refine its plans.
+        curvature: second derivatives of the dynamics, see :class:`planners.Implicit`. ``"gauss-newton"`` has none, and takes the
+            derivatives of plans that are not converged for good ones: for plants such as legged robots, whose contacts leave
+            nothing better. The Jacobian is then wrong by as much as plans and demonstrations differ, but steps are taken only
+            where the loss falls.
+        imitated: controls of each plan, from its first, that are compared with the demonstration's; all by default. In receding
+            horizon a demonstrator may do something else than the end of a plan says, and still the same at first.
         start: of a training: ``"stationary"``, the weights of :class:`mbrl.KKTInverse` where it takes account of the task,
             because a search from elsewhere may end in another minimum, or ``"equal"``, by which all terms cost the same.
         max_iterations: steps at most.
@@ -94,7 +104,8 @@ class MPCInverse(CostLearner):
 
     _: KW_ONLY
     planner: Planner = field(default_factory=lambda: DDP(tolerance=1e-8))
-    curvature: Literal["exact", "finite-difference"] = "exact"
+    curvature: Literal["exact", "finite-difference", "gauss-newton"] = "exact"
+    imitated: int | None = None
     start: Literal["stationary", "equal"] = "stationary"
     max_iterations: int = 50
     tolerance: float = 1e-12
@@ -102,7 +113,9 @@ class MPCInverse(CostLearner):
     rank_tolerance: float = 1e-6
 
     def __post_init__(self):
-        check_numbers(self, counts=("max_iterations",), rates=("tolerance", "max_change", "rank_tolerance"))
+        super().__post_init__()
+        counts = ("max_iterations",) if self.imitated is None else ("max_iterations", "imitated")
+        check_numbers(self, counts=counts, rates=("tolerance", "max_change", "rank_tolerance"))
         Implicit(curvature=self.curvature)  # raises
         if self.start not in ("stationary", "equal"):
             raise ValueError(f"start must be 'stationary' or 'equal', got {self.start!r}")
@@ -145,7 +158,7 @@ class MPCInverse(CostLearner):
             problem,
             cost,
             demonstrations,
-            accepted=self.planner.supports,
+            accepted=self.planner.supports - UNKNOWN,
             learner=f"MPCInverse with {type(self.planner).__name__}",
             other="choose another planner=",
         )
@@ -154,6 +167,10 @@ class MPCInverse(CostLearner):
             raise ValueError(
                 f"{type(plant).__name__} has no exact second derivatives; choose curvature='finite-difference', or a plant in "
                 "torch, such as the task's backend='torch'"
+            )
+        if self.imitated is not None and self.imitated > given.us.shape[-2]:
+            raise ValueError(
+                f"plans have {given.us.shape[-2]} steps, of which imitated={self.imitated} cannot be compared"
             )
         if not bool((start.weights > 0).all()):
             raise ValueError(f"MPCInverse learns logarithms: weights must be positive, got {start.weights.tolist()}")
@@ -178,7 +195,7 @@ class MPCInverseSearch(Search[LearnedCost]):
 
     @property
     def errors(self) -> Tensor:
-        """Errors of the plans of the present weights ``(N, T m)``."""
+        """Errors of the plans of the present weights ``(N, K m)``, of the K steps that are imitated."""
         if self._errors is None:
             self._errors = self.plans.errors(self.theta)
         return self._errors
@@ -187,7 +204,6 @@ class MPCInverseSearch(Search[LearnedCost]):
     def jacobian(self) -> Tensor:
         """Their derivatives ``(rows, k)``."""
         if self._jacobian is None:
-            self.plans.of(self.theta)
             self._jacobian = self.plans.jacobian(self.theta).flatten(0, 1)
         return self._jacobian
 
@@ -231,7 +247,7 @@ class MPCInverseSearch(Search[LearnedCost]):
             tried = self.plans.errors(self.theta + step)
             loss = float(tried.square().mean())
             if loss < losses[-1]:
-                self.theta, self.mu = self.theta + step, 0.1 * self.mu
+                self.theta, self.mu = self.theta + step, max(0.1 * self.mu, LEAST_DAMPING)
                 self._errors, self._jacobian = tried, None
                 losses.append(loss)
                 return True
@@ -242,10 +258,9 @@ class MPCInverseSearch(Search[LearnedCost]):
         """What there is now."""
         losses = self.history["loss"]
         J = self.jacobian
-        self.plans.of(self.theta)  # the last ones may be of a step that was not taken
         identifiable = IdentifiableWeights.of(J / J.shape[0] ** 0.5, self.settings.rank_tolerance)
         loss = losses[-1] if losses else float(self.errors.square().mean())
-        report = MPCInverseReport(loss, identifiable, self.plans.invalid, self.given.prediction_error)
+        report = MPCInverseReport(loss, identifiable, self.plans.invalid(self.theta), self.given.prediction_error)
         return LearnedCost(of_weights(self.start, self.theta.exp()), self.converged, self.history, report)
 
     def state_dict(self) -> dict[str, Any]:
@@ -272,57 +287,42 @@ class _Plans:
 
     def __init__(self, settings: MPCInverse, given: Demonstrated, cost: WeightedCost):
         self.settings, self.given, self.cost = settings, given, cost
+        self.shown = given.us[:, : settings.imitated]
         size = given.us.square().mean((0, 1)).sqrt()
         self.size = torch.where(size > 0, size, torch.ones_like(size))
-        self.gradient = Implicit(curvature=settings.curvature, invalid="zero", tolerance=1e-9)
-        self.invalid = 0
+        self.how = Implicit(curvature=settings.curvature, tolerance=1e-9)
         self.theta: Tensor | None = None
-        self.plan: Solution | None = None
+        self.plans: Refined | None = None
 
-    def of(self, theta: Tensor) -> None:
-        """Make the last plans those of these logarithms of weights."""
-        if self.theta is None or not torch.equal(self.theta, theta):
+    def of(self, theta: Tensor) -> Refined:
+        """The plans of these logarithms of weights."""
+        if self.plans is None or self.theta is None or not torch.equal(self.theta, theta):
             self.errors(theta)
+        return cast(Refined, self.plans)
 
+    @torch.no_grad()
     def errors(self, theta: Tensor) -> Tensor:
-        """Differences of controls in their sizes, ``(N, T m)``; infinite where there is no plan."""
+        """Differences of controls in their sizes, ``(N, K m)`` of K steps; infinite where there is no plan."""
         given = self.given
         problem = replace(given.problem, cost=self.cost.with_weights(theta.exp()))
         first = Solution.guess(problem, given.xs, given.us)
-        with torch.no_grad():
-            plan = solve(
-                problem, self.settings.planner, given.xs[:, 0], init=first, gradient=self.gradient, throw=False
-            ).detach()
-        self.theta, self.plan, self.invalid = theta, plan, int((~_certified(plan)).sum())
-        errors = (plan.us - given.us) / self.size
+        plan = solve(problem, self.settings.planner, given.xs[:, 0], init=first, throw=False)
+        self.theta, self.plans = theta, refined(plan, self.how)
+        errors = (self.plans.point.us[:, : self.shown.shape[1]] - self.shown) / self.size
         return errors.masked_fill(~plan.usable[:, None, None], math.inf).flatten(1)
 
+    def invalid(self, theta: Tensor) -> int:
+        """How many plans are no strict minimum."""
+        return int((~self.of(theta).certificate.optimal).sum())
+
+    @torch.no_grad()
     def jacobian(self, theta: Tensor) -> Tensor:
-        """Derivatives of the errors at the last plans, ``(N, T m, k)``: row r of each plan from its own copy of the problem."""
-        plan, given = self.plan, self.given
-        if plan is None:
-            raise RuntimeError("errors come first")
-        N, R = given.number, given.us[0].numel()
-        index = torch.arange(N * R)
-        parts = [self._rows(theta, plan, rows, R) for rows in index.split(ROWS)]
-        return torch.cat(parts).view(N, R, -1)
-
-    def _rows(self, theta: Tensor, plan: Solution, rows: Tensor, R: int) -> Tensor:
-        which, entry = rows // R, rows % R
-        each = theta.expand(len(rows), -1).clone().requires_grad_()
-        problem = replace(self.given.problem, cost=self.cost.with_weights(each.exp()))
-        multipliers = plan.multipliers
-        if multipliers is not None:
-            multipliers = multipliers[0][which], multipliers[1][which]
-        plans = Solution(
-            problem, plan.xs[which], plan.us[which], plan.cost[which], plan.status[which], multipliers=multipliers
-        )
-        again = self.settings.planner.differentiated(plans, plans.xs[:, 0], self.gradient, Request())
-        errors = (again.us / self.size).flatten(1).gather(1, entry.unsqueeze(-1))
-        (rows_of_jacobian,) = torch.autograd.grad(errors.sum(), each)
-        return rows_of_jacobian
-
-
-def _certified(plan: Solution) -> Tensor:
-    """Which plans have valid derivatives, ``(N,)`` of bool."""
-    return plan.usable if plan.certificate is None else plan.certificate.optimal
+        """Derivatives of the errors, ``(N, K m, k)``; zero for plans that have none."""
+        plans, d = self.of(theta), self.given.problem.dynamics.tangent_dim
+        of_stage, of_last = feature_gradients(self.given.problem, self.cost, plans.point.xs, plans.point.us)
+        by_term, last = of_stage.movedim(-2, 0), of_last.movedim(-2, 0)  # (k, N, T, d+m), (k, N, d)
+        gradient_x = torch.cat([by_term[..., :d], last.unsqueeze(-2)], dim=-2)
+        response = plans.response(gradient_x, by_term[..., d:])[..., : self.shown.shape[1], :]
+        per_weight = (response / self.size).flatten(2).movedim(0, -1)
+        valid = plans.certificate.optimal if self.settings.curvature != "gauss-newton" else plans.factor.convex
+        return torch.where(valid[:, None, None], per_weight * theta.exp(), 0.0)

@@ -106,6 +106,7 @@ class PathIntegralIRL(CostLearner):
     tolerance: float = 1e-7
 
     def __post_init__(self):
+        super().__post_init__()
         check_numbers(
             self,
             counts=("num_samples", "rounds", "max_iterations"),
