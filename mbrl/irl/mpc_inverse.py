@@ -227,7 +227,8 @@ class MPCInverseSearch(Search[LearnedCost]):
             self.finished = self.converged = True
         elif self._is_flat():
             self.finished = True
-            self.converged = self.plans.invalid < self.given.number  # without any derivatives it only looks flat
+            # without the derivatives of a single plan it only looks flat
+            self.converged = bool(self.jacobian.any()) or self.plans.invalid(self.theta) < self.given.number
         if self.iterations > self.settings.max_iterations:
             self.finished = True
 
