@@ -1,4 +1,4 @@
-"""Weights of costs from plans without noise: imitation loss, error of the weights, and seconds of processor until they are found."""
+"""Weights of costs from plans without noise: imitation loss, error of the weights, and seconds until they are found."""
 
 import math
 import statistics
@@ -109,11 +109,11 @@ def main(quick: bool) -> list[dict[str, Any]]:
     """One row per system and method, medians over seeds of the initial states (0 to 2) and the worst of them.
 
     Demonstrations are plans of DDP, without noise; all weights are 1 at first, and what the last state costs is known, so that
-    there is a scale and all directions of the weights show. "loss" is the mean square of the errors of the plans' controls, beside
-    that of each demonstrated control; "error" is the largest of a weight, beside it; "loss at first" is that of the weights to
-    begin with. Gradient descent is Adam on the same loss by the same derivatives of the same plans, for logarithms of weights, as
-    Amos et al. (2018) and Jin et al. (2020) descend, for as long as MPCInverse takes and at least ``LEAST`` seconds, at the best
-    of two rates, each of which has that time.
+    there is a scale and all directions of the weights show. "loss" is the mean square of the errors of the plans' controls,
+    beside that of each demonstrated control; "error" is the largest of a weight, beside it; "loss at first" is that of the
+    weights to begin with, and "seconds" are of one processor. Gradient descent is Adam on the same loss by the same derivatives
+    of the same plans, for logarithms of weights, as Amos et al. (2018) and Jin et al. (2020) descend, for as long as MPCInverse
+    takes and at least ``LEAST`` seconds, at the best of two rates, each of which has that time.
     """
     torch.set_num_threads(1)
     rows, seeds = [], range(1 if quick else 3)

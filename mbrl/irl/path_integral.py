@@ -13,9 +13,14 @@ limits: what a sampled-trajectory planner looks at near the demonstration. Where
 plans under the cost that was learned so far join them in each round, so that what is cheap elsewhere is noticed. The paper has a
 penalty of absolute weights, and noise about demonstrations only.
 
-A candidate that costs many T more than the demonstration has no probability, and no derivative either. Where that holds for all
-of them under the cost that the search begins with, nothing can be learned; a training therefore begins with a cost by which
-candidates differ from demonstrations by T.
+A candidate that costs many T more than the demonstration has no probability, and no derivative either; of those that are left
+most is told by the nearest ones, and how near these have to be depends on limits, noise and cost. So there is noise of several
+sizes at once, from ``std`` downward by factors of 3. Where no candidate has a chance under the cost that the search begins with,
+nothing can be learned; a training therefore begins with a cost by which candidates differ from demonstrations by T.
+
+Of a demonstrator without noise each demonstration is cheaper than all of its candidates. Then the likelihood grows with the
+factor of the cost and has no maximum; where the search ends is up to the penalty, which chooses a direction that tells
+demonstrations and candidates apart clearly, and a factor that means nothing. Weights then get the sum that they had at first.
 """
 
 from collections.abc import Sequence
@@ -27,15 +32,20 @@ from torch import Tensor
 
 from dynamics import Trajectory
 from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, WholeSearch, copied, in_receding_horizon
+from mbrl.irl.laplace import scale_is_fixed, with_the_sum_of
 from mbrl.tasks import Task
 from mbrl.tasks.task_cost import TaskCost
 from mbrl.training.checking import check_numbers
-from planners import Cost, KnotNoise, Noise, Planner, Problem, SamplingPlanner, solve
+from planners import Cost, KnotNoise, Noise, Planner, Problem, SamplingPlanner, WeightedCost, solve
 from planners.sampling.space import SearchSpace
 from planners.solve import Request
 
 MOST_SEARCHES = 10
 """Times that the minimization begins anew after costs have overflown."""
+SMALLER = 3.0
+"""By what each size of the noise is smaller than the one before it."""
+ROUNDING = 1e3
+"""Units of the last digit by which costs that are the same may differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +58,10 @@ class PathIntegralReport:
         candidates: how many each was compared with.
         excluded: candidates that were not finite, of all demonstrations together.
         certain: whether no candidate had a chance already under the cost that the search began with, so that nothing was learned.
+        scale_unbounded: whether by what is learned each demonstration costs no more than any of its candidates, and less than
+            some: the larger the cost, the likelier they are, without end. Weights then sum to what they did at first. What is
+            known of a :class:`planners.WeightedCost` does not count, and where it sets the scale, ``l2`` alone holds the weights;
+            of costs of other kinds all counts.
     """
 
     probabilities: Tensor
@@ -55,12 +69,18 @@ class PathIntegralReport:
     candidates: int
     excluded: int
     certain: bool
+    scale_unbounded: bool
 
     def __str__(self) -> str:
         if self.certain:
             return (
                 f"none of the {self.candidates} candidates had a chance under the cost that the search began with, so that "
-                "nothing was learned; choose a smaller std, smaller weights to begin with or a higher temperature"
+                "nothing was learned; choose more scales or a smaller std, smaller weights to begin with or a higher temperature"
+            )
+        if self.scale_unbounded:
+            return (
+                f"demonstrations are cheaper than all of their {self.candidates} candidates: the likelihood grows without end "
+                "with the factor of the cost, which demonstrations without noise do not tell; only ratios of weights are learned"
             )
         first = float((self.ranks == 0).double().mean())
         return (
@@ -73,14 +93,16 @@ class PathIntegralReport:
 class PathIntegralIRL(CostLearner):
     """Costs of any form by maximum entropy over sampled trajectories.
 
-    Candidates tell most where they are nearly as good as what was demonstrated: where the limits are much wider than the controls
-    that are used, take a smaller ``std``.
+    Candidates tell most where they are nearly as good as what was demonstrated. With noise of several sizes some of them are;
+    where it is known which size that is, ``scales=1`` with that ``std`` makes more of as many candidates.
 
     Attributes:
         temperature: T of the demonstrator [cost per nat]; it sets the scale of the cost.
         num_samples: candidates about each demonstration, and about each plan.
         noise: how the controls of a candidate depend on each other in time.
-        std: standard deviation of the noise, in half widths of the control limits.
+        std: standard deviation of the largest noise, in half widths of the control limits.
+        scales: number of sizes of the noise, each a third of the one before; controls of which only some values are allowed have
+            the largest alone.
         planner: a sampling planner, whose plans under the learned cost are candidates too, with others about them; or none.
         rounds: of planning and learning, where there is a planner.
         l2: weight of half the squared change of the parameters from where they begin.
@@ -99,6 +121,7 @@ class PathIntegralIRL(CostLearner):
     num_samples: int = 50
     noise: Noise = field(default_factory=KnotNoise)
     std: float = 0.3
+    scales: int = 6
     planner: SamplingPlanner | None = None
     rounds: int = 3
     l2: float = 1e-4
@@ -108,7 +131,7 @@ class PathIntegralIRL(CostLearner):
     def __post_init__(self):
         check_numbers(
             self,
-            counts=("num_samples", "rounds", "max_iterations"),
+            counts=("num_samples", "scales", "rounds", "max_iterations"),
             rates=("temperature", "std", "tolerance"),
             weights=("l2",),
         )
@@ -156,7 +179,10 @@ class PathIntegralIRL(CostLearner):
             certain = certain and choice.value() <= self.tolerance
             converged = choice.minimize() and not certain
             history.append(choice.value())
-        return LearnedCost(choice.cost, converged, {"objective": history}, choice.report(certain))
+        unbounded = choice.scale_is_unbounded()
+        if unbounded and not certain and not scale_is_fixed(given.problem):
+            choice.place(with_the_sum_of(cost, choice.cost))
+        return LearnedCost(choice.cost, converged, {"objective": history}, choice.report(certain, unbounded))
 
     def search(
         self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory], *, seed: int = 0
@@ -170,12 +196,12 @@ class PathIntegralIRL(CostLearner):
         return super().acting if self.planner is None else in_receding_horizon(self.planner)
 
     def first_guess(self, task: Task, cost: TaskCost, demonstrations: Sequence[Trajectory]) -> TaskCost:
-        """Weights by which candidates differ from demonstrations by the temperature, in the median."""
+        """Weights by which candidates of the largest noise differ from demonstrations by the temperature, in the median."""
         choice = _Choice(self, self._demonstrated(task, cost, demonstrations), cost)
         choice.add(choice.around(choice.given.us, torch.Generator().manual_seed(0)))
         with torch.no_grad():
             costs = choice.costs()
-        apart = (costs[:, 1:] - costs[:, :1]).abs()
+        apart = (costs[:, 1 :: choice.scales] - costs[:, :1]).abs()
         apart = apart[apart.isfinite() & (apart > 0)]
         factor = self.temperature / float(apart.median()) if len(apart) else 1.0
         return TaskCost(task, factor * cost.weights.detach(), terms=cost.terms)
@@ -212,14 +238,28 @@ class _Choice:
             )
         x0 = self.given.xs[:, 0]
         space = SearchSpace.of(self.problem, x0, Request(generator=generator), self.settings.noise, generator)
-        noise = self.settings.std * space.half_range.unsqueeze(-3) * space.draw(self.settings.num_samples)
+        noise = self._sizes(us) * space.half_range.unsqueeze(-3) * space.draw(self.settings.num_samples)
         steps = noise if space.weights is None else torch.einsum("tk,nskm->nstm", space.weights, noise)
         return space.controls.admissible(us.unsqueeze(1) + steps)
+
+    @property
+    def scales(self) -> int:
+        """Number of sizes of the noise, which candidates have in turn."""
+        return self.settings.scales if self.problem.control_values is None else 1
+
+    def _sizes(self, us: Tensor) -> Tensor:
+        """Standard deviations of the candidates, ``(num_samples, 1, 1)``."""
+        power = torch.arange(self.settings.num_samples, device=us.device) % self.scales
+        return (self.settings.std * SMALLER ** -power.to(us)).view(-1, 1, 1)
 
     def planned(self, planner: SamplingPlanner, generator: torch.Generator) -> Tensor:
         """Controls of plans under the cost so far, ``(N, T, m)``."""
         with torch.no_grad():
             return solve(self.problem, planner, self.given.xs[:, 0], generator=generator, throw=False).us
+
+    def place(self, cost: Cost) -> None:
+        """Set the cost."""
+        self.cost, self.problem = cost, replace(self.problem, cost=cost)
 
     def add(self, us: Tensor) -> None:
         """Roll candidates ``(N, K, T, m)`` out and keep them."""
@@ -227,12 +267,24 @@ class _Choice:
             xs = self.problem.dynamics.rollout(self.given.xs[:, :1], us)
         self.xs, self.us = torch.cat([self.xs, xs], dim=1), torch.cat([self.us, us], dim=1)
 
-    def costs(self) -> Tensor:
-        """Costs of demonstrations and candidates ``(N, 1 + K)``; infinite where a rollout is not finite."""
+    def costs(self, problem: Problem | None = None) -> Tensor:
+        """Costs of demonstrations and candidates ``(N, 1 + K)``, of a problem if not this one; infinite where a rollout is."""
         finite = self.xs.isfinite().all(-1).all(-1)
         # what is NaN in one would be NaN in the derivatives of all
         xs = torch.where(finite[..., None, None], self.xs, self.given.xs.unsqueeze(1))
-        return self.problem.trajectory_cost(xs, self.us).masked_fill(~finite, float("inf"))
+        return (problem or self.problem).trajectory_cost(xs, self.us).masked_fill(~finite, float("inf"))
+
+    @torch.no_grad()
+    def scale_is_unbounded(self) -> bool:
+        """Whether demonstrations are the cheapest by what is learned, so that more of it is likelier without end."""
+        problem = self.problem
+        if isinstance(self.cost, WeightedCost):
+            problem = replace(problem, cost=self.cost.without_known(), terminal_value=None)
+        costs = self.costs(problem)
+        finite = costs.isfinite()
+        room = ROUNDING * torch.finfo(costs.dtype).eps * torch.where(finite, costs, 0.0).abs().amax(-1, keepdim=True)
+        more = (costs - costs[:, :1])[:, 1:]
+        return bool((more >= -room).all()) and bool((finite[:, 1:] & (more > room)).any())
 
     def objective(self) -> Tensor:
         """The mean negative log-likelihood, and the penalty."""
@@ -291,13 +343,14 @@ class _Choice:
             parameter.grad = None
         return slope <= 10.0 * settings.tolerance
 
-    def report(self, certain: bool) -> PathIntegralReport:
-        """What the choice looks like; whether it was certain at first is handed on."""
+    def report(self, certain: bool, unbounded: bool) -> PathIntegralReport:
+        """What the choice looks like; whether it was certain at first, and its scale unbounded, is handed on."""
         with torch.no_grad():
             costs = self.costs()
         p = torch.softmax(-costs / self.settings.temperature, dim=-1)[:, 0]
         ranks = (costs[:, 1:] < costs[:, :1]).sum(-1)
-        return PathIntegralReport(p, ranks, costs.shape[1] - 1, int(costs.isinf().sum()), certain)
+        excluded = int(costs.isinf().sum())
+        return PathIntegralReport(p, ranks, costs.shape[1] - 1, excluded, certain, unbounded)
 
 
 def _checked(candidates: Tensor, given: Demonstrated) -> Tensor:
