@@ -1,4 +1,4 @@
-"""Guided cost learning: log Z and weights of a linear plant beside the exact ones, and what a pendulum's learned cost is worth."""
+"""Guided cost learning: log Z and weights of a linear plant beside the exact ones, and the score of a pendulum's learned cost."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from torch import Tensor
 import mbrl
 from dynamics import LinearDynamics, Trajectory
 from mbrl.tasks.base import uniform_initial_state
-from planners import DDP, ICEM, LQR, Cost, DiagonalQuadraticCost, LinearFeatureCost, Problem, Solution, solve
+from planners import DDP, ICEM, LQR, DiagonalQuadraticCost, LinearFeatureCost, Problem, Solution, solve
 
 TAU = 0.1  # temperature of the demonstrator on the linear plant
 TRUTH = (1.0, 0.3), (0.2,)  # weights of two states and the control
@@ -23,19 +23,19 @@ LINEAR = mbrl.NetworkSettings(hidden=(), initial_std=0.05, normalize=False, dtyp
 
 
 def main(quick: bool) -> list[dict[str, Any]]:
-    """Rows of three kinds.
+    """Rows of three kinds, medians over seeds with the worst of them.
 
-    "log Z": of 20 steps of a linear plant with quadratic costs, from one state, with samples of two controllers of other costs, half
-    from each. "error" is that of the estimate of Z beside the Gaussian integral, the median and the largest of seeds; "effective"
-    is the share of the samples that it rests on.
+    "log Z": of 20 steps of a linear plant with quadratic costs, from one state, with samples of two controllers of other costs,
+    half from each. "error" is that of the estimate of Z beside the Gaussian integral, "effective" the share of the samples that
+    it rests on.
 
-    "weights": of the plant, learned by GCL from episodes of 10 steps of the controller of maximum entropy, with 20 samples from each
-    start. "error" is the largest of a weight beside that of LaplaceIRL, which is exact here, and "from the truth" that beside the
-    true weight.
+    "weights": of the plant, learned by GCL from episodes of 10 steps of the controller of maximum entropy, with 20 samples from
+    each start. "error" is the largest of a weight beside that of LaplaceIRL, which is exact here, and "from the truth" that
+    beside the true weight.
 
     "pendulum": strong enough to lift the rod at once, 30 steps, from 5 noisy demonstrations of DDP. "score" is the share
-    (random - found) / (random - DDP with the true cost) of the true costs of episodes from 10 starts that were drawn anew: of plans
-    with the learned cost, by a planner, and of the policy that was trained beside it.
+    (random - found) / (random - best) of the true costs of 10 episodes from starts that were drawn anew, best being DDP with the
+    true cost: of plans with the learned cost, and of the policy that was trained beside it.
     """
     torch.set_num_threads(1)
     rows = [
