@@ -32,9 +32,9 @@ def main(quick: bool) -> list[dict[str, Any]]:
     dynamics: their discriminators are those of the library, while their policies make exact soft policy iteration steps of damped
     length in place of an on-policy algorithm. The last one is ``mbrl.train(mbrl.AIRL(policy=mbrl.PPO(...)), world, ...)``, which
     knows nothing of the dynamics; its policy, reward and potential are tables, too. "correlation" is Pearson's, over states (and
-    actions). "value lost" is that of the policy that is optimal for what was learned, under the true rewards, over what the optimal
-    one gains on a random one: in a world of the same states whose actions lead elsewhere, and in the same world. "KL" is the
-    divergence of the learner from the demonstrator [nats], the mean over states: all of them imitate.
+    actions). "value lost" is that of the policy that is optimal for what was learned, under the true rewards, over what the
+    optimal one gains on a random one: in a world of the same states whose actions lead elsewhere, and in the same world. "KL" is
+    the divergence of the learner from the demonstrator [nats], the mean over states: all of them imitate.
     """
     import torch
 
