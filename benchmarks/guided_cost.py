@@ -18,7 +18,11 @@ TRUTH = (1.0, 0.3), (0.2,)  # weights of two states and the control
 OTHERS = ((2.0, 0.1), (0.3,)), ((0.4, 0.6), (0.35,))  # whose controllers the samples come from
 WIDER = 1.15  # deviations of these, beside those of maximum entropy: tails must not be missing
 STARTS = 10  # of the pendulum that nobody has seen
-DEMONSTRATIONS = 5  # of it
+DEMONSTRATIONS, CONDITIONS = (
+    5,
+    10,
+)  # of it, and states from which rollouts begin, those of the demonstrations among them
+SEARCH = ICEM(num_samples=1000, max_iterations=20)  # of the expert, who then descends by DDP
 LINEAR = mbrl.NetworkSettings(hidden=(), initial_std=0.05, normalize=False, dtype="float64")
 
 
@@ -33,9 +37,10 @@ def main(quick: bool) -> list[dict[str, Any]]:
     each start. "error" is the largest of a weight beside that of LaplaceIRL, which is exact here, and "from the truth" that
     beside the true weight.
 
-    "pendulum": strong enough to lift the rod at once, 30 steps, from 5 noisy demonstrations of DDP. "score" is the share
-    (random - found) / (random - best) of the true costs of 10 episodes from starts that were drawn anew, best being DDP with the
-    true cost: of plans with the learned cost, and of the policy that was trained beside it.
+    "pendulum": strong enough to lift the rod at once, 30 steps, from 5 noisy demonstrations of an expert, who searches with
+    samples and then descends by DDP; rollouts of the training begin in 10 states. "score" is the share
+    (random - found) / (random - expert) of the true costs of 10 episodes from starts that were drawn anew: of plans with the
+    learned cost, and of the policy that was trained beside it.
     """
     torch.set_num_threads(1)
     rows = [
@@ -169,8 +174,7 @@ def _pendulum(kind: str, seeds: range) -> list[dict[str, Any]]:
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         x0 = task.initial_state(DEMONSTRATIONS, generator)
-        with torch.no_grad():
-            expert = solve(problem, DDP(), x0).controller(temperature=0.3)
+        expert = _planned(problem, DDP(), x0, generator).controller(temperature=0.3)
         shown = _shown(task, expert, x0, generator)
         algorithm = SETTINGS[kind]
         begun = time.process_time()
@@ -184,29 +188,32 @@ def _pendulum(kind: str, seeds: range) -> list[dict[str, Any]]:
     ]
 
 
+def _planned(problem: Problem, descent: DDP, x0: Tensor, generator: torch.Generator) -> Solution:
+    """The way up that many samples find, and descent from there."""
+    with torch.no_grad():
+        return solve(problem, descent, x0, init=solve(problem, SEARCH, x0, generator=generator), throw=False)
+
+
 @torch.no_grad()
 def _scores(task: mbrl.Task, found: mbrl.TrainingResult, generator: torch.Generator) -> dict[str, float]:
     """What plans with the learned cost, and the policy, are worth from starts that nobody has seen."""
-    problem = task.problem()
-    new = task.initial_state(STARTS, generator)
+    problem, x = task.problem(), task.initial_state(STARTS, generator)
     us = 16.0 * torch.rand(STARTS, 30, 1, generator=generator, dtype=torch.float64) - 8.0
-    random = problem.trajectory_cost(task.dynamics.rollout(new, us), us).mean()
-    best = solve(problem, DDP(), new).cost.mean()
+    random = problem.trajectory_cost(task.dynamics.rollout(x, us), us).mean()
+    best = _planned(problem, DDP(), x, generator).cost.mean()
 
-    def score(controls: Tensor) -> float:
-        return float(
-            (random - problem.trajectory_cost(task.dynamics.rollout(new, controls), controls).mean()) / (random - best)
-        )
+    def score(us: Tensor) -> float:
+        paid = problem.trajectory_cost(task.dynamics.rollout(x, us), us).mean()
+        return float((random - paid) / (random - best))
 
     learned, plain = replace(problem, cost=found.reward), DDP("gauss-newton", certify=False)
-    episodes = mbrl.record(task, found.policy, STARTS, initial_states=new)
+    episodes = mbrl.record(task, found.policy, STARTS, initial_states=x)
     done = torch.stack([torch.as_tensor(one.controls.copy()) for one in episodes])
-    guess = Solution.guess(learned, task.dynamics.rollout(new, done), done)
-    sampled = solve(learned, ICEM(), new, generator=generator)
+    guess = Solution.guess(learned, task.dynamics.rollout(x, done), done)
     return {
-        "DDP from no control": score(solve(learned, plain, new, throw=False).us),
-        "DDP from what the policy does": score(solve(learned, plain, new, init=guess, throw=False).us),
-        "ICEM, then DDP": score(solve(learned, plain, new, init=sampled, throw=False).us),
+        "DDP from no control": score(solve(learned, plain, x, throw=False).us),
+        "DDP from what the policy does": score(solve(learned, plain, x, init=guess, throw=False).us),
+        "ICEM, then DDP": score(_planned(learned, plain, x, generator).us),
         "policy": score(done),
     }
 
@@ -215,11 +222,9 @@ SETTINGS = {
     "features": mbrl.GCL(
         cost=LinearFeatureCost(_features, [1.0, 1.0, 1.0]),
         teacher=mbrl.ModelTeacher(max_std=0.3),
-        conditions=1,
-        iterations=8,
-        cost_steps=10,
+        conditions=CONDITIONS,
+        iterations=10,
         cost_learning_rate=0.05,
-        supervised=mbrl.SupervisedStep(steps=100),
     ),
-    "network": mbrl.GCL(teacher=mbrl.ModelTeacher(max_std=0.3), conditions=1, iterations=30),
+    "network": mbrl.GCL(teacher=mbrl.ModelTeacher(max_std=0.3), conditions=CONDITIONS, iterations=30),
 }
