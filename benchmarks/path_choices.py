@@ -26,6 +26,7 @@ from planners import (
 )
 
 SCALES = 1, 6
+WIDTHS = 1.5, 15.0  # of control limits, beside the largest control that was demonstrated
 TAU = 0.05  # temperature of a demonstrator with noise
 SCENES, HELD_OUT, SHAPE, CELL = 8, 4, (18, 15), 0.5
 WAYS = ((0, 3), (17, 11)), ((0, 7), (17, 7)), ((0, 11), (17, 3))  # to be planned in each map
@@ -36,8 +37,8 @@ def main(quick: bool) -> list[dict[str, Any]]:
     """One row per case and learner, medians over seeds and the worst of them.
 
     "error" is the largest of the logarithms of learned over true weights, without their mean where demonstrations have no noise
-    and tell no factor; of a regulator and of a pendulum, from 20 plans of 8 and 10 steps, with control limits not far from what
-    is used of them, and with ten times that. LaplaceIRL, which knows no limits, is beside it where demonstrations are noisy.
+    and tell no factor; of a regulator and of a pendulum, from 20 plans of 8 and 10 steps, with control limits of ``WIDTHS``
+    times the largest control. LaplaceIRL, which knows no limits, is beside it where demonstrations are noisy.
     "regret" is by how much paths cost more than the best ones in 4 maps, found by graph search with the terrain that was learned
     from a point that ICEM drove through 8 others.
     """
@@ -45,10 +46,11 @@ def main(quick: bool) -> list[dict[str, Any]]:
     seeds, rows = range(1 if quick else 5), []
     for name, (plant, features, truth, steps, spread) in _plants().items():
         for noise in (0.0, TAU):
-            for limit in (5.0, 50.0):
+            for wide in WIDTHS:
                 found: dict[str, list[tuple[float, float]]] = {}
                 for seed in seeds:
                     problem, shown = _demonstrated(plant, features, truth, steps, spread, noise, seed)
+                    limit = wide * max(float(abs(one.controls).max()) for one in shown)
                     limited = replace(problem, control_limits=(-limit, limit))
                     learners: dict[str, tuple[Any, Problem, dict[str, int]]] = {
                         _name(scales): (
@@ -68,7 +70,7 @@ def main(quick: bool) -> list[dict[str, Any]]:
                         error = learned.weights.log() - torch.tensor(truth, dtype=torch.float64).log()
                         error = error if noise else error - error.mean()
                         found.setdefault(label, []).append((float(error.abs().max()), seconds))
-                case = {"of": name, "temperature": noise, "limits": limit}
+                case = {"of": name, "temperature": noise, "limits": wide}
                 rows += [case | {"learner": label} | _summary("error", values) for label, values in found.items()]
     maps: dict[str, list[tuple[float, float]]] = {}
     for seed in seeds:

@@ -8,15 +8,23 @@ with the temperature T. The mean of :math:`-\log p(\tau_i)` and a penalty is min
 their weights it is convex. No candidate is planned, so that the cost may have any form: the gradient is that of the cost of what
 was demonstrated minus the mean of those of all candidates by their probability.
 
-Candidates are rollouts of noisy copies of the demonstrated controls, with the noise of the sampling planners and within the
-limits: what a sampled-trajectory planner looks at near the demonstration. Where a ``planner`` is given, candidates about its
-plans under the cost that was learned so far join them in each round, so that what is cheap elsewhere is noticed. The paper has a
-penalty of absolute weights, and noise about demonstrations only.
+Candidates are rollouts of noisy controls, with the noise of the sampling planners and within the limits,
 
-A candidate that costs many T more than the demonstration has no probability, and no derivative either; of those that are left
-most is told by the nearest ones, and how near these have to be depends on limits, noise and cost. So there is noise of several
-sizes at once, from ``std`` downward by factors of 3. Where no candidate has a chance under the cost that the search begins with,
-nothing can be learned; a training therefore begins with a cost by which candidates differ from demonstrations by T.
+.. math:: c_i = u_i + \sigma \epsilon_{i0}, \qquad u_{ik} = c_i + \sigma \epsilon_{ik} :
+
+about a center that is as far from the demonstrated controls as they are. Then demonstration and candidates could have changed
+places, the density of the noise cancels, and for a demonstrator with :math:`p(u) \propto e^{-J / T}` the choice has just the
+probability above, whatever :math:`\sigma` is, where limits do not matter. Candidates about the demonstration itself, as in the
+paper, are all farther from each other than from it; the choice then is the easier the more noise there is, and what is learned
+of the cost is too small.
+
+A candidate that costs many T more than the demonstration has no probability, and no derivative either; one that is too close
+tells little. How close it should be depends on limits, noise and cost, so there are choices of several sizes of noise, from
+``std`` downward by factors of 3, and the mean of their log-likelihoods is maximized. Where no candidate has a chance under the
+cost that the search begins with, nothing can be learned; a training therefore begins with a cost by which candidates of the
+largest noise differ from demonstrations by T. Where a ``planner`` is given, there is another choice in each round, of a plan
+under the cost that was learned so far and candidates near it, so that what is cheap elsewhere is noticed. The paper has a
+penalty of absolute weights.
 
 Of a demonstrator without noise each demonstration is cheaper than all of its candidates. Then the likelihood grows with the
 factor of the cost and has no maximum; where the search ends is up to the penalty, which chooses a direction that tells
@@ -94,7 +102,7 @@ class PathIntegralIRL(CostLearner):
     """Costs of any form by maximum entropy over sampled trajectories.
 
     Candidates tell most where they are nearly as good as what was demonstrated. With noise of several sizes some of them are;
-    where it is known which size that is, ``scales=1`` with that ``std`` makes more of as many candidates.
+    where it is known which size that is, ``scales=1`` with that ``std`` makes more of as many samples.
 
     Attributes:
         temperature: T of the demonstrator [cost per nat]; it sets the scale of the cost.
@@ -169,7 +177,10 @@ class PathIntegralIRL(CostLearner):
         if not all(bool(p.isfinite().all()) for p in choice.parameters):
             raise ValueError("parameters must be finite; a weight of zero stays zero, so begin with positive ones")
         generator = torch.Generator().manual_seed(seed)
-        choice.add(choice.around(given.us, generator) if candidates is None else _checked(candidates, given))
+        if candidates is None:
+            choice.add(choice.around(given.us, generator), choice.scales)
+        else:
+            choice.add(_checked(candidates, given))
         history, converged, certain = [], False, True
         rounds = 1 if self.planner is None else self.rounds
         for _ in range(rounds):
@@ -198,7 +209,7 @@ class PathIntegralIRL(CostLearner):
     def first_guess(self, task: Task, cost: TaskCost, demonstrations: Sequence[Trajectory]) -> TaskCost:
         """Weights by which candidates of the largest noise differ from demonstrations by the temperature, in the median."""
         choice = _Choice(self, self._demonstrated(task, cost, demonstrations), cost)
-        choice.add(choice.around(choice.given.us, torch.Generator().manual_seed(0)))
+        choice.add(choice.around(choice.given.us, torch.Generator().manual_seed(0)), choice.scales)
         with torch.no_grad():
             costs = choice.costs()
         apart = (costs[:, 1 :: choice.scales] - costs[:, :1]).abs()
@@ -226,9 +237,10 @@ class _Choice:
         self.parameters = [p for p in cost.parameters() if p.requires_grad]
         self.first = [p.detach().clone() for p in self.parameters]
         self.xs, self.us = given.xs.unsqueeze(1), given.us.unsqueeze(1)  # demonstrations first, then candidates
+        self.choices: list[Tensor] = []  # numbers of the candidates of each
 
     def around(self, us: Tensor, generator: torch.Generator) -> Tensor:
-        """Noisy copies of controls ``(N, T, m)`` within the limits, ``(N, num_samples, T, m)``."""
+        """Noisy controls within the limits, about centers near controls ``(N, T, m)``: ``(N, num_samples, T, m)``."""
         limits = self.problem.control_limits
         finite = limits is not None and all(bool(torch.as_tensor(limit).isfinite().all()) for limit in limits)
         if self.problem.control_values is None and not finite:
@@ -238,19 +250,18 @@ class _Choice:
             )
         x0 = self.given.xs[:, 0]
         space = SearchSpace.of(self.problem, x0, Request(generator=generator), self.settings.noise, generator)
-        noise = self._sizes(us) * space.half_range.unsqueeze(-3) * space.draw(self.settings.num_samples)
+        number = self.settings.num_samples
+        which = torch.arange(number, device=us.device) % self.scales  # each size in turn
+        size = (self.settings.std * SMALLER ** -which.to(us)).view(-1, 1, 1) * space.half_range.unsqueeze(-3)
+        noise = size * (space.draw(self.scales)[..., which, :, :] + space.draw(number))
         steps = noise if space.weights is None else torch.einsum("tk,nskm->nstm", space.weights, noise)
         return space.controls.admissible(us.unsqueeze(1) + steps)
 
     @property
     def scales(self) -> int:
-        """Number of sizes of the noise, which candidates have in turn."""
-        return self.settings.scales if self.problem.control_values is None else 1
-
-    def _sizes(self, us: Tensor) -> Tensor:
-        """Standard deviations of the candidates, ``(num_samples, 1, 1)``."""
-        power = torch.arange(self.settings.num_samples, device=us.device) % self.scales
-        return (self.settings.std * SMALLER ** -power.to(us)).view(-1, 1, 1)
+        """Number of sizes of the noise."""
+        settings = self.settings
+        return min(settings.scales, settings.num_samples) if self.problem.control_values is None else 1
 
     def planned(self, planner: SamplingPlanner, generator: torch.Generator) -> Tensor:
         """Controls of plans under the cost so far, ``(N, T, m)``."""
@@ -261,8 +272,12 @@ class _Choice:
         """Set the cost."""
         self.cost, self.problem = cost, replace(self.problem, cost=cost)
 
-    def add(self, us: Tensor) -> None:
-        """Roll candidates ``(N, K, T, m)`` out and keep them."""
+    def add(self, us: Tensor, choices: int = 1) -> None:
+        """Roll candidates ``(N, K, T, m)`` out and keep them, as so many choices in turn."""
+        first = self.us.shape[1]
+        self.choices += [
+            torch.arange(first + i, first + us.shape[1], choices, device=us.device) for i in range(choices)
+        ]
         with torch.no_grad():
             xs = self.problem.dynamics.rollout(self.given.xs[:, :1], us)
         self.xs, self.us = torch.cat([self.xs, xs], dim=1), torch.cat([self.us, us], dim=1)
@@ -288,9 +303,11 @@ class _Choice:
 
     def objective(self) -> Tensor:
         """The mean negative log-likelihood, and the penalty."""
-        log_p = torch.log_softmax(-self.costs() / self.settings.temperature, dim=-1)
+        scaled = -self.costs() / self.settings.temperature
+        demonstrated = scaled[:, :1]
+        log_p = [torch.log_softmax(torch.cat([demonstrated, scaled[:, k]], 1), dim=-1)[:, 0] for k in self.choices]
         change = [(p - first).square().sum() for p, first in zip(self.parameters, self.first, strict=True)]
-        return -log_p[:, 0].mean() + 0.5 * self.settings.l2 * torch.stack(change).sum()
+        return -torch.stack(log_p).mean() + 0.5 * self.settings.l2 * torch.stack(change).sum()
 
     def value(self) -> float:
         """The objective as a number."""
