@@ -23,6 +23,7 @@ DEMONSTRATIONS, CONDITIONS = (
     10,
 )  # of it, and states from which rollouts begin, those of the demonstrations among them
 SEARCH = ICEM(num_samples=1000, max_iterations=20)  # of the expert, who then descends by DDP
+NOTHING_LEARNED = "true cost, DDP from no control"
 LINEAR = mbrl.NetworkSettings(hidden=(), initial_std=0.05, normalize=False, dtype="float64")
 
 
@@ -40,7 +41,7 @@ def main(quick: bool) -> list[dict[str, Any]]:
     "pendulum": strong enough to lift the rod at once, 30 steps, from 5 noisy demonstrations of an expert, who searches with
     samples and then descends by DDP; rollouts of the training begin in 10 states. "score" is the share
     (random - found) / (random - expert) of the true costs of 10 episodes from starts that were drawn anew: of plans with the
-    learned cost, and of the policy that was trained beside it.
+    learned cost, and of the policy that was trained beside it; one row is of plans with the true cost, by descent alone.
     """
     torch.set_num_threads(1)
     rows = [
@@ -182,7 +183,9 @@ def _pendulum(kind: str, seeds: range) -> list[dict[str, Any]]:
         seconds.append(time.process_time() - begun)
         for way, score in _scores(task, found, torch.Generator().manual_seed(1000 + seed)).items():
             scores.setdefault(way, []).append(score)
-    return [
+    rows = [] if kind == "network" else [_summary("pendulum", NOTHING_LEARNED, seeds, score=scores[NOTHING_LEARNED])]
+    del scores[NOTHING_LEARNED]
+    return rows + [
         _summary("pendulum", f"{kind}, {way}", seeds, score=values) | {"seconds": statistics.median(seconds)}
         for way, values in scores.items()
     ]
@@ -211,6 +214,7 @@ def _scores(task: mbrl.Task, found: mbrl.TrainingResult, generator: torch.Genera
     done = torch.stack([torch.as_tensor(one.controls.copy()) for one in episodes])
     guess = Solution.guess(learned, task.dynamics.rollout(x, done), done)
     return {
+        NOTHING_LEARNED: score(solve(problem, DDP(), x, throw=False).us),
         "DDP from no control": score(solve(learned, plain, x, throw=False).us),
         "DDP from what the policy does": score(solve(learned, plain, x, init=guess, throw=False).us),
         "ICEM, then DDP": score(_planned(learned, plain, x, generator).us),
