@@ -283,7 +283,11 @@ class _Choice:
         self.xs, self.us = torch.cat([self.xs, xs], dim=1), torch.cat([self.us, us], dim=1)
 
     def costs(self, problem: Problem | None = None) -> Tensor:
-        """Costs of demonstrations and candidates ``(N, 1 + K)``, of a problem if not this one; infinite where a rollout is."""
+        """Costs of demonstrations and candidates ``(N, 1 + K)``; infinite where a rollout is not finite.
+
+        Args:
+            problem: whose costs; by default those that are learned.
+        """
         finite = self.xs.isfinite().all(-1).all(-1)
         # what is NaN in one would be NaN in the derivatives of all
         xs = torch.where(finite[..., None, None], self.xs, self.given.xs.unsqueeze(1))
