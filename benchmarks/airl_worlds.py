@@ -11,11 +11,15 @@ if TYPE_CHECKING:
 
 STATES, ACTIONS, DISCOUNT = 20, 4, 0.9
 EPISODES, STEPS = 500, 40  # of the demonstrator
+ITERATIONS = 300
 STEP = 0.3  # of a policy towards the one that is soft-optimal for its own values
 LEARNERS = ("AIRL of states, shaped", "AIRL of states and actions", "GAIL")
+BY_TRYING = "AIRL of states, shaped, by PPO"
+PPO_STEPS = 256_000  # in the world
 CASES = (  # learners, and the probability of a move to any state instead of the one that the action leads to
     *((learner, 0.0) for learner in LEARNERS),
     (LEARNERS[0], 0.05),
+    (BY_TRYING, 0.0),
 )
 
 
@@ -26,18 +30,19 @@ def main(quick: bool) -> list[dict[str, Any]]:
     is of worlds without slips: with them no function of states and a potential is the soft advantage of every transition. The
     demonstrator is optimal with an entropy bonus of temperature 1. Learners see states and actions as they are and know the
     dynamics: their discriminators are those of the library, while their policies make exact soft policy iteration steps of damped
-    length in place of an on-policy algorithm. "correlation" is Pearson's, over states (and actions). "value lost" is that of the
-    policy that is optimal for what was learned, under the true rewards, over what the optimal one gains on a random one: in a
-    world of the same states whose actions lead elsewhere, and in the same world. "KL" is the divergence of the learner from the
-    demonstrator [nats], the mean over states: all of them imitate.
+    length in place of an on-policy algorithm. The last one is ``mbrl.train(mbrl.AIRL(policy=mbrl.PPO(...)), world, ...)``, which
+    knows nothing of the dynamics; its policy, reward and potential are tables, too. "correlation" is Pearson's, over states (and
+    actions). "value lost" is that of the policy that is optimal for what was learned, under the true rewards, over what the
+    optimal one gains on a random one: in a world of the same states whose actions lead elsewhere, and in the same world. "KL" is
+    the divergence of the learner from the demonstrator [nats], the mean over states: all of them imitate.
     """
     import torch
 
     torch.set_num_threads(1)
-    seeds, iterations = (range(2), 60) if quick else (range(10), 300)
+    seeds, share = (range(2), 0.2) if quick else (range(10), 1.0)
     rows = []
     for learner, slip in CASES:
-        found = [_learned(learner, slip, seed, iterations) for seed in seeds]
+        found = [_learned(learner, slip, seed, share) for seed in seeds]
         row: dict[str, Any] = {"learner": learner, "slips": slip, "worlds": len(found)}
         for name, worst in (
             ("correlation", min),
@@ -67,7 +72,7 @@ def _world(seed: int, slip: float) -> tuple["TabularMDP", "TabularMDP"]:
     return first, second
 
 
-def _learned(learner: str, slip: float, seed: int, iterations: int) -> dict[str, float]:
+def _learned(learner: str, slip: float, seed: int, share: float) -> dict[str, float]:
     import torch
 
     import mbrl
@@ -78,7 +83,10 @@ def _learned(learner: str, slip: float, seed: int, iterations: int) -> dict[str,
     generator = torch.Generator().manual_seed(seed)
     episodes = sample_trajectories(mdp, expert, EPISODES, steps=STEPS, generator=generator)
     start = time.perf_counter()
-    reward, policy = _adversarial(learner, mdp, episodes, iterations, generator)
+    if learner == BY_TRYING:
+        reward, policy = _by_trying(mdp, episodes, round(share * PPO_STEPS), seed)
+    else:
+        reward, policy = _adversarial(learner, mdp, episodes, round(share * ITERATIONS), generator)
     seconds = time.perf_counter() - start
     lost = {
         f"value lost, {name}": mbrl.expected_value_difference(world, solve_mdp(world, reward).policy, relative=True)
@@ -131,3 +139,43 @@ def _adversarial(
     with torch.no_grad():
         learned = network.of_rows(table).reshape(shape)
     return (learned * mdp.transitions).sum(-1), policy
+
+
+def _by_trying(mdp: "TabularMDP", episodes: Any, steps: int, seed: int) -> tuple["Tensor", "Tensor"]:
+    """The same, with PPO in the environment of the world."""
+    import torch
+
+    import mbrl
+    from dynamics import Trajectory
+
+    one_hot = torch.eye(STATES, dtype=torch.float64)
+    shown = [
+        Trajectory(one_hot[s].numpy(), a[:, None].double().numpy(), dt=1.0, truncated=True)
+        for s, a in zip(episodes.states, episodes.actions, strict=True)
+    ]
+    ppo = mbrl.PPO(
+        discount=mdp.discount,
+        num_envs=64,
+        steps_per_iteration=2560,
+        epochs=5,
+        minibatch_size=512,
+        learning_rate=0.02,
+        network=mbrl.NetworkSettings(hidden=(), normalize=False),
+    )
+    telling = mbrl.DiscriminatorSettings(
+        hidden=(),
+        normalize=False,
+        updates=10,
+        batch_size=1000,
+        learning_rate=0.02,
+        gradient_penalty=0.0,
+        dtype="float64",
+    )
+    algorithm = mbrl.AIRL(policy=ppo, discriminator=telling)
+    result = mbrl.train(
+        algorithm, mdp, demonstrations=shown, steps=steps, seed=seed, progress=False, evaluation_episodes=0
+    )
+    with torch.no_grad():
+        learned = result.reward.of_rows(result.reward.encode(one_hot))
+        policy = result.policy.distribution(one_hot.float()).logits.softmax(-1).double()
+    return learned[:, None].expand(STATES, ACTIONS), policy

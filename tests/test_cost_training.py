@@ -147,11 +147,12 @@ def test_a_choice_among_samples_is_a_training():
     assert torch.equal(second.reward.weights, direct.weights)
     assert not torch.equal(first.reward.weights, second.reward.weights)
     assert not direct.report.certain
-    assert direct.converged
+    assert direct.report.scale_unbounded
+    assert float(direct.weights.sum()) == pytest.approx(float(guess.weights.detach().sum()))
     assert 0.0 < second.metrics["train/objective"][-1] < 0.1
     for result in (first, second):
         true, found = result.reward.true_weights, result.reward.weights.detach()
-        torch.testing.assert_close(found / found[0], true / true[0], rtol=0.3, atol=0.0)
+        torch.testing.assert_close(found / found[0], true / true[0], rtol=0.05, atol=0.0)
 
 
 def test_what_sampled_for_a_choice_acts_too():
@@ -170,7 +171,7 @@ def test_a_choice_that_is_certain_at_first_says_so():
     task = regulator()  # with limits so wide that no noisy copy is nearly as good
     demonstrations = demonstrated(task)
     cost = TaskCost(task).with_equal_shares(*stacked(demonstrations))
-    learned = PathIntegralIRL().learn(task, cost, demonstrations)
+    learned = PathIntegralIRL(scales=1).learn(task, cost, demonstrations)
     assert torch.equal(learned.weights, cost.weights)
     assert learned.report.certain
     assert not learned.converged

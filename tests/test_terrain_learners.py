@@ -2,28 +2,34 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import linprog, minimize
 
 import mbrl
-from dynamics import Car, TorchDynamics, Trajectory
+from dynamics import Car, LinearDynamics, TorchDynamics, Trajectory
 from mbrl.irl.learch import objective_and_directions
 from mbrl.irl.path_margin import PathMargin
 from planners import (
+    ICEM,
+    LQR,
     MPPI,
     CostMap,
+    DiagonalQuadraticCost,
     ExponentialTerrain,
     FeatureGrid,
     FunctionCost,
     GoalCost,
+    KnotNoise,
     LinearFeatureCost,
     LinearTerrain,
     Path,
     Problem,
     shortest_path,
+    solve,
 )
 
 TRUE = [3.0, 9.0]
@@ -420,6 +426,54 @@ def test_the_temperature_is_the_scale_of_the_cost():
     np.testing.assert_allclose(ten.weights, 10.0 * one.weights, rtol=1e-4)
 
 
+def gaps(problem, xs, us, others):
+    """By how much the features of candidates are more than those of what was done, ``(rows, k)``."""
+
+    def features(us):
+        x = problem.dynamics.rollout(torch.zeros(*us.shape[:-2], 1).double(), us)
+        rows = torch.arange(us.shape[-2]).unsqueeze(-1)
+        cost = problem.cost
+        return cost.features(x[..., :-1, :], us, rows).sum(-2) + cost.terminal_features(x[..., -1, :])
+
+    return (features(others) - features(us).unsqueeze(1)).flatten(0, 1).numpy()
+
+
+@pytest.mark.parametrize("optimal", [True, False])
+def test_that_the_scale_is_unbounded_is_what_a_linear_program_says(optimal):
+    """There is no maximum where some weights make all that was done cheapest, as in logistic regression."""
+    problem, demonstrations, others, chosen, xs, every = walks([0.3, 0.5], 20)
+    if optimal:
+        with torch.no_grad():
+            best = problem.trajectory_cost(xs, every).argmin().reshape(1)
+        demonstrations = [Trajectory(xs[i].numpy(), every[i].numpy(), states=xs[i].numpy(), dt=1.0) for i in best]
+        chosen, others = best, every[torch.arange(16) != best].unsqueeze(0)
+    more = gaps(problem, xs[chosen], every[chosen], others)
+    program = linprog([0.0, 0.0], A_ub=np.vstack([-more, -more.sum(0)]), b_ub=np.r_[np.zeros(len(more)), -1.0])
+    assert (program.status == 0) == optimal
+    learned = mbrl.PathIntegralIRL().learn(problem, problem.cost, demonstrations, candidates=others)
+    assert learned.converged  # l2 is there
+    assert learned.report.scale_unbounded == optimal
+    assert (float(learned.weights.sum()) == pytest.approx(0.8)) == optimal  # what it was at first
+    assert ("without end" in str(learned.report)) == optimal
+
+
+def test_a_known_part_that_makes_demonstrations_the_cheapest_sets_the_scale():
+    problem, _, _, _, xs, every = walks([0.3, 0.5], 1)
+    with torch.no_grad():
+        best = int(problem.trajectory_cost(xs, every).argmin())
+    demonstration = Trajectory(xs[best].numpy(), every[best].numpy(), states=xs[best].numpy(), dt=1.0)
+    others = every[torch.arange(16) != best].unsqueeze(0)
+    effort = every[best].sum()  # nobody minds a control to the other side
+    cost = LinearFeatureCost(
+        lambda x, u, t: 2.0 + u * effort.sign(),
+        [0.01],
+        known=problem.cost.with_weights(torch.tensor([3.0, 5.0], dtype=torch.float64)),
+    )
+    report = mbrl.PathIntegralIRL().learn(problem, cost, [demonstration], candidates=others).report
+    assert int(report.ranks) == 0
+    assert not report.scale_unbounded
+
+
 def driving(scenes_, seed=0):
     """A car that was driven by noise in each of several scenes."""
     grids = FeatureGrid(draw(scenes_, 2, 12, 12, seed=seed), cell_size=0.5, origin=[-1.0, -3.0])
@@ -474,6 +528,76 @@ def test_a_map_is_learned_from_driving_through_several_scenes():
     assert learned.weights is None  # a sum is not linear in weights of its own
 
 
+def test_plans_in_maps_that_nobody_has_seen_cost_what_the_drivers_do():
+    """A point was driven by a sampling planner; what was learned of terrain is searched as a graph elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(12, 2, 6, 5, generator=generator, dtype=torch.float64)
+    patches = (torch.nn.functional.interpolate(noise, size=(18, 15), mode="bicubic") > 0.3).double()
+    scenes, hidden, nothing = FeatureGrid(patches[:8], cell_size=0.5), LinearTerrain(TRUE), LinearTerrain([0.0, 0.0])
+    goal = GoalCost([8.5, 3.5], 0.0, [0.01, 0.01], [20.0, 20.0])
+    problem = Problem(TorchDynamics(steps, 2, 2, 1.0), CostMap(hidden, scenes) + goal, 24, control_limits=(-0.7, 0.7))
+    planner = ICEM(noise=KnotNoise(6), num_samples=200, max_iterations=15)
+    plan = solve(problem, planner, torch.tensor([0.0, 3.5]).double().expand(8, -1), generator=generator)
+    driven = [Trajectory(x, u, states=x, dt=1.0) for x, u in zip(plan.xs.numpy(), plan.us.numpy(), strict=True)]
+    guess = CostMap(LinearTerrain([1.0, 1.0]), scenes) + goal
+    learned = mbrl.PathIntegralIRL(num_samples=100, noise=KnotNoise(6)).learn(problem, guess, driven)
+    found, regrets = learned.cost.costs[0].terrain, []
+    for patch in patches[8:]:
+        true = CostMap(hidden, FeatureGrid(patch, cell_size=0.5))
+        for way in (((0, 3), (17, 11)), ((0, 7), (17, 7)), ((0, 11), (17, 3))):
+            graphs = [CostMap(terrain, true.grid).graph() for terrain in (nothing, found)]
+            regrets.append([mbrl.path_regret(true, shortest_path(graph, *way)) for graph in graphs])
+    shortest, like_the_driver = np.mean(regrets, axis=0)
+    assert shortest > 0.5
+    assert like_the_driver < 0.1 * shortest
+
+
+def regulator(number, temperature=None):
+    """Plans of a linear plant, or what their controllers of maximum entropy do, and the true weights."""
+    generator = torch.Generator().manual_seed(0)
+    plant = LinearDynamics(torch.tensor([[1.0, 0.3], [0.2, 0.9]]).double(), torch.tensor([[0.0], [0.5]]).double())
+    truth = torch.tensor([2.0, 0.5, 0.3], dtype=torch.float64)
+    problem = Problem(plant, DiagonalQuadraticCost(truth[:2], truth[2:]), 8)
+    x = 2 * torch.rand(number, 2, generator=generator, dtype=torch.float64) - 1
+    plan = solve(problem, LQR(), x)
+    xs, us = plan.xs, plan.us
+    if temperature:
+        controller = plan.controller(temperature=temperature)
+        memory, states, controls = controller.init(number, generator=generator), [x], []
+        for _ in range(8):
+            u, memory = controller.act(x, memory, deterministic=False)
+            x = plant(x, u)
+            states.append(x)
+            controls.append(u)
+        xs, us = torch.stack(states, -2), torch.stack(controls, -2)
+    limit = 3.0 * float(us.abs().max())
+    demonstrations = [Trajectory(x, u, states=x, dt=1.0) for x, u in zip(xs.numpy(), us.numpy(), strict=True)]
+    return replace(problem, control_limits=(-limit, limit)), truth, demonstrations
+
+
+def test_weights_of_a_noisy_demonstrator_are_the_true_ones():
+    """With candidates about the demonstrations themselves they are all too small, to 0.6 of the true ones."""
+    problem, truth, demonstrations = regulator(400, temperature=0.05)
+    learner = mbrl.PathIntegralIRL(temperature=0.05)
+    learned = learner.learn(problem, DiagonalQuadraticCost([1.0, 1.0], [1.0]), demonstrations)
+    assert learned.converged
+    assert not learned.report.scale_unbounded
+    assert float((learned.weights / truth).log().abs().max()) < 0.2
+
+
+def test_noise_of_several_sizes_tells_ratios_of_weights_of_an_optimal_demonstrator():
+    """With limits three times as wide as what is used of them; the scale is not known, and the report says so."""
+    problem, truth, demonstrations = regulator(20)
+    errors = []
+    for scales in (6, 1):
+        guess = DiagonalQuadraticCost([1.0, 1.0], [1.0])
+        learned = mbrl.PathIntegralIRL(scales=scales).learn(problem, guess, demonstrations)
+        error = (learned.weights / truth).log()
+        errors.append(float((error - error.mean()).abs().max()))
+        assert learned.report.scale_unbounded
+    assert errors[0] < 0.1 < 0.3 < errors[1]
+
+
 def test_plans_join_the_candidates():
     grids, goal, problem, demonstrations = driving(2)
     cost = FunctionCost(lambda x, u, t: u.square().sum(-1)) + goal + CostMap(LinearTerrain([1.0, 1.0]), grids)
@@ -518,7 +642,7 @@ def test_choices_refuse_what_they_cannot_use():
         mbrl.PathIntegralIRL().learn(Problem(problem.dynamics, goal, 10), cost, demonstrations)
     with pytest.raises(ValueError, match=r"candidates must have shape \(2, K, 10, 2\)"):
         mbrl.PathIntegralIRL().learn(problem, cost, demonstrations, candidates=torch.zeros(2, 10, 2))
-    for bad in ({"temperature": 0.0}, {"num_samples": 0}, {"std": -1.0}):
+    for bad in ({"temperature": 0.0}, {"num_samples": 0}, {"std": -1.0}, {"scales": 0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             mbrl.PathIntegralIRL(**bad)
     with pytest.raises(TypeError, match="MPPI"):

@@ -311,11 +311,8 @@ class _Objective:
 
     def rescale(self) -> None:
         """Give the weights the sum that they had at the start, if there are any."""
-        first, now = self.given.problem.cost, self.cost
-        if isinstance(first, WeightedCost) and isinstance(now, WeightedCost):
-            factor = first.weights.sum() / now.weights.sum()
-            self.cost = of_weights(now, (factor * now.weights).detach())
-            self.problem = replace(self.problem, cost=self.cost)
+        self.cost = with_the_sum_of(self.given.problem.cost, self.cost)
+        self.problem = replace(self.problem, cost=self.cost)
 
     def _gradient(self, value: Tensor, *, create: bool = False) -> Tensor:
         if not value.requires_grad:
@@ -328,7 +325,7 @@ def _maximized(settings: LaplaceIRL, objective: _Objective) -> tuple[np.ndarray,
     """The parameters found, whether they are a maximum, and whether the likelihood has none because nothing is random."""
     from scipy.optimize import minimize
 
-    fixed_scale, unbounded = _scale_is_fixed(objective.problem), False
+    fixed_scale, unbounded = scale_is_fixed(objective.problem), False
     controls = objective.given.us[0].numel()
 
     def watch(intermediate_result: Any) -> None:
@@ -354,16 +351,26 @@ def _maximized(settings: LaplaceIRL, objective: _Objective) -> tuple[np.ndarray,
     return found.x, bool(found.success or flat) and not unbounded, unbounded
 
 
-def _scale_is_fixed(problem: Problem) -> bool:
+def scale_is_fixed(problem: Problem) -> bool:
     """Whether a part of the cost does not scale with its weights."""
     known = isinstance(problem.cost, WeightedCost) and problem.cost.known is not None
     return known or problem.terminal_value is not None
 
 
+def with_the_sum_of(first: Cost, now: Cost) -> Cost:
+    """A cost with weights of the same sum as those of the first one; costs without weights stay as they are."""
+    if not (isinstance(first, WeightedCost) and isinstance(now, WeightedCost)):
+        return now
+    factor = (first.weights.sum() / now.weights.sum()).detach()
+    if not 0 < float(factor) < math.inf:  # of weights that may be negative
+        return now
+    return of_weights(now, factor * now.weights.detach())
+
+
 def _without_noise(settings: LaplaceIRL, given: Demonstrated) -> Cost | None:
     """The cost with weights of which all demonstrations are optimal, if there are any; a search would take long to find them."""
     problem, cost = given.problem, given.problem.cost
-    if not isinstance(cost, WeightedCost) or _scale_is_fixed(problem) or not float(cost.weights.detach().sum()) > 0:
+    if not isinstance(cost, WeightedCost) or scale_is_fixed(problem) or not float(cost.weights.detach().sum()) > 0:
         return None
     with torch.no_grad():
         G, g = (v.flatten(0, 2) for v in control_gradients(problem, cost, given.xs, given.us))

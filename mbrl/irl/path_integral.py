@@ -8,14 +8,27 @@ with the temperature T. The mean of :math:`-\log p(\tau_i)` and a penalty is min
 their weights it is convex. No candidate is planned, so that the cost may have any form: the gradient is that of the cost of what
 was demonstrated minus the mean of those of all candidates by their probability.
 
-Candidates are rollouts of noisy copies of the demonstrated controls, with the noise of the sampling planners and within the
-limits: what a sampled-trajectory planner looks at near the demonstration. Where a ``planner`` is given, candidates about its
-plans under the cost that was learned so far join them in each round, so that what is cheap elsewhere is noticed. The paper has a
-penalty of absolute weights, and noise about demonstrations only.
+Candidates are rollouts of noisy controls, with the noise of the sampling planners and within the limits,
 
-A candidate that costs many T more than the demonstration has no probability, and no derivative either. Where that holds for all
-of them under the cost that the search begins with, nothing can be learned; a training therefore begins with a cost by which
-candidates differ from demonstrations by T.
+.. math:: c_i = u_i + \sigma \epsilon_{i0}, \qquad u_{ik} = c_i + \sigma \epsilon_{ik} :
+
+about a center that is as far from the demonstrated controls as they are. Then demonstration and candidates could have changed
+places, the density of the noise cancels, and for a demonstrator with :math:`p(u) \propto e^{-J / T}` the choice has just the
+probability above, whatever :math:`\sigma` is, where limits do not matter. Candidates about the demonstration itself, as in the
+paper, are all farther from each other than from it; the choice then is the easier the more noise there is, and what is learned
+of the cost is too small.
+
+A candidate that costs many T more than the demonstration has no probability, and no derivative either; one that is too close
+tells little. How close it should be depends on limits, noise and cost, so there are choices of several sizes of noise, from
+``std`` downward by factors of 3, and the mean of their log-likelihoods is maximized. Where no candidate has a chance under the
+cost that the search begins with, nothing can be learned; a training therefore begins with a cost by which candidates of the
+largest noise differ from demonstrations by T. Where a ``planner`` is given, there is another choice in each round, of a plan
+under the cost that was learned so far and candidates near it, so that what is cheap elsewhere is noticed. The paper has a
+penalty of absolute weights.
+
+Of a demonstrator without noise each demonstration is cheaper than all of its candidates. Then the likelihood grows with the
+factor of the cost and has no maximum; where the search ends is up to the penalty, which chooses a direction that tells
+demonstrations and candidates apart clearly, and a factor that means nothing. Weights then get the sum that they had at first.
 """
 
 from collections.abc import Sequence
@@ -27,15 +40,20 @@ from torch import Tensor
 
 from dynamics import Trajectory
 from mbrl.irl.cost_learner import CostLearner, Demonstrated, LearnedCost, WholeSearch, copied, in_receding_horizon
+from mbrl.irl.laplace import scale_is_fixed, with_the_sum_of
 from mbrl.tasks import Task
 from mbrl.tasks.task_cost import TaskCost
 from mbrl.training.checking import check_numbers
-from planners import Cost, KnotNoise, Noise, Planner, Problem, SamplingPlanner, solve
+from planners import Cost, KnotNoise, Noise, Planner, Problem, SamplingPlanner, WeightedCost, solve
 from planners.sampling.space import SearchSpace
 from planners.solve import Request
 
 MOST_SEARCHES = 10
 """Times that the minimization begins anew after costs have overflown."""
+SMALLER = 3.0
+"""By what each size of the noise is smaller than the one before it."""
+ROUNDING = 1e3
+"""Units of the last digit by which costs that are the same may differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +66,10 @@ class PathIntegralReport:
         candidates: how many each was compared with.
         excluded: candidates that were not finite, of all demonstrations together.
         certain: whether no candidate had a chance already under the cost that the search began with, so that nothing was learned.
+        scale_unbounded: whether by what is learned each demonstration costs no more than any of its candidates, and less than
+            some: the larger the cost, the likelier they are, without end. Weights then sum to what they did at first. What is
+            known of a :class:`planners.WeightedCost` does not count, and where it sets the scale, ``l2`` alone holds the weights;
+            of costs of other kinds all counts.
     """
 
     probabilities: Tensor
@@ -55,12 +77,18 @@ class PathIntegralReport:
     candidates: int
     excluded: int
     certain: bool
+    scale_unbounded: bool
 
     def __str__(self) -> str:
         if self.certain:
             return (
                 f"none of the {self.candidates} candidates had a chance under the cost that the search began with, so that "
-                "nothing was learned; choose a smaller std, smaller weights to begin with or a higher temperature"
+                "nothing was learned; choose more scales or a smaller std, smaller weights to begin with or a higher temperature"
+            )
+        if self.scale_unbounded:
+            return (
+                f"demonstrations are cheaper than all of their {self.candidates} candidates: the likelihood grows without end "
+                "with the factor of the cost, which demonstrations without noise do not tell; only ratios of weights are learned"
             )
         first = float((self.ranks == 0).double().mean())
         return (
@@ -73,14 +101,16 @@ class PathIntegralReport:
 class PathIntegralIRL(CostLearner):
     """Costs of any form by maximum entropy over sampled trajectories.
 
-    Candidates tell most where they are nearly as good as what was demonstrated: where the limits are much wider than the controls
-    that are used, take a smaller ``std``.
+    Candidates tell most where they are nearly as good as what was demonstrated. With noise of several sizes some of them are;
+    where it is known which size that is, ``scales=1`` with that ``std`` makes more of as many samples.
 
     Attributes:
         temperature: T of the demonstrator [cost per nat]; it sets the scale of the cost.
         num_samples: candidates about each demonstration, and about each plan.
         noise: how the controls of a candidate depend on each other in time.
-        std: standard deviation of the noise, in half widths of the control limits.
+        std: standard deviation of the largest noise, in half widths of the control limits.
+        scales: number of sizes of the noise, each a third of the one before; controls of which only some values are allowed have
+            the largest alone.
         planner: a sampling planner, whose plans under the learned cost are candidates too, with others about them; or none.
         rounds: of planning and learning, where there is a planner.
         l2: weight of half the squared change of the parameters from where they begin.
@@ -99,6 +129,7 @@ class PathIntegralIRL(CostLearner):
     num_samples: int = 50
     noise: Noise = field(default_factory=KnotNoise)
     std: float = 0.3
+    scales: int = 6
     planner: SamplingPlanner | None = None
     rounds: int = 3
     l2: float = 1e-4
@@ -109,7 +140,7 @@ class PathIntegralIRL(CostLearner):
         super().__post_init__()
         check_numbers(
             self,
-            counts=("num_samples", "rounds", "max_iterations"),
+            counts=("num_samples", "scales", "rounds", "max_iterations"),
             rates=("temperature", "std", "tolerance"),
             weights=("l2",),
         )
@@ -147,7 +178,10 @@ class PathIntegralIRL(CostLearner):
         if not all(bool(p.isfinite().all()) for p in choice.parameters):
             raise ValueError("parameters must be finite; a weight of zero stays zero, so begin with positive ones")
         generator = torch.Generator().manual_seed(seed)
-        choice.add(choice.around(given.us, generator) if candidates is None else _checked(candidates, given))
+        if candidates is None:
+            choice.add(choice.around(given.us, generator), choice.scales)
+        else:
+            choice.add(_checked(candidates, given))
         history, converged, certain = [], False, True
         rounds = 1 if self.planner is None else self.rounds
         for _ in range(rounds):
@@ -157,7 +191,10 @@ class PathIntegralIRL(CostLearner):
             certain = certain and choice.value() <= self.tolerance
             converged = choice.minimize() and not certain
             history.append(choice.value())
-        return LearnedCost(choice.cost, converged, {"objective": history}, choice.report(certain))
+        unbounded = choice.scale_is_unbounded()
+        if unbounded and not certain and not scale_is_fixed(given.problem):
+            choice.place(with_the_sum_of(cost, choice.cost))
+        return LearnedCost(choice.cost, converged, {"objective": history}, choice.report(certain, unbounded))
 
     def search(
         self, problem: Problem | Task, cost: Cost, demonstrations: Sequence[Trajectory], *, seed: int = 0
@@ -171,12 +208,12 @@ class PathIntegralIRL(CostLearner):
         return super().acting if self.planner is None else in_receding_horizon(self.planner)
 
     def first_guess(self, task: Task, cost: TaskCost, demonstrations: Sequence[Trajectory]) -> TaskCost:
-        """Weights by which candidates differ from demonstrations by the temperature, in the median."""
+        """Weights by which candidates of the largest noise differ from demonstrations by the temperature, in the median."""
         choice = _Choice(self, self._demonstrated(task, cost, demonstrations), cost)
-        choice.add(choice.around(choice.given.us, torch.Generator().manual_seed(0)))
+        choice.add(choice.around(choice.given.us, torch.Generator().manual_seed(0)), choice.scales)
         with torch.no_grad():
             costs = choice.costs()
-        apart = (costs[:, 1:] - costs[:, :1]).abs()
+        apart = (costs[:, 1 :: choice.scales] - costs[:, :1]).abs()
         apart = apart[apart.isfinite() & (apart > 0)]
         factor = self.temperature / float(apart.median()) if len(apart) else 1.0
         return TaskCost(task, factor * cost.weights.detach(), terms=cost.terms)
@@ -201,9 +238,10 @@ class _Choice:
         self.parameters = [p for p in cost.parameters() if p.requires_grad]
         self.first = [p.detach().clone() for p in self.parameters]
         self.xs, self.us = given.xs.unsqueeze(1), given.us.unsqueeze(1)  # demonstrations first, then candidates
+        self.choices: list[Tensor] = []  # numbers of the candidates of each
 
     def around(self, us: Tensor, generator: torch.Generator) -> Tensor:
-        """Noisy copies of controls ``(N, T, m)`` within the limits, ``(N, num_samples, T, m)``."""
+        """Noisy controls within the limits, about centers near controls ``(N, T, m)``: ``(N, num_samples, T, m)``."""
         limits = self.problem.control_limits
         finite = limits is not None and all(bool(torch.as_tensor(limit).isfinite().all()) for limit in limits)
         if self.problem.control_values is None and not finite:
@@ -213,33 +251,68 @@ class _Choice:
             )
         x0 = self.given.xs[:, 0]
         space = SearchSpace.of(self.problem, x0, Request(generator=generator), self.settings.noise, generator)
-        noise = self.settings.std * space.half_range.unsqueeze(-3) * space.draw(self.settings.num_samples)
+        number = self.settings.num_samples
+        which = torch.arange(number, device=us.device) % self.scales  # each size in turn
+        size = (self.settings.std * SMALLER ** -which.to(us)).view(-1, 1, 1) * space.half_range.unsqueeze(-3)
+        noise = size * (space.draw(self.scales)[..., which, :, :] + space.draw(number))
         steps = noise if space.weights is None else torch.einsum("tk,nskm->nstm", space.weights, noise)
         return space.controls.admissible(us.unsqueeze(1) + steps)
+
+    @property
+    def scales(self) -> int:
+        """Number of sizes of the noise."""
+        settings = self.settings
+        return min(settings.scales, settings.num_samples) if self.problem.control_values is None else 1
 
     def planned(self, planner: SamplingPlanner, generator: torch.Generator) -> Tensor:
         """Controls of plans under the cost so far, ``(N, T, m)``."""
         with torch.no_grad():
             return solve(self.problem, planner, self.given.xs[:, 0], generator=generator, throw=False).us
 
-    def add(self, us: Tensor) -> None:
-        """Roll candidates ``(N, K, T, m)`` out and keep them."""
+    def place(self, cost: Cost) -> None:
+        """Set the cost."""
+        self.cost, self.problem = cost, replace(self.problem, cost=cost)
+
+    def add(self, us: Tensor, choices: int = 1) -> None:
+        """Roll candidates ``(N, K, T, m)`` out and keep them, as so many choices in turn."""
+        first = self.us.shape[1]
+        self.choices += [
+            torch.arange(first + i, first + us.shape[1], choices, device=us.device) for i in range(choices)
+        ]
         with torch.no_grad():
             xs = self.problem.dynamics.rollout(self.given.xs[:, :1], us)
         self.xs, self.us = torch.cat([self.xs, xs], dim=1), torch.cat([self.us, us], dim=1)
 
-    def costs(self) -> Tensor:
-        """Costs of demonstrations and candidates ``(N, 1 + K)``; infinite where a rollout is not finite."""
+    def costs(self, problem: Problem | None = None) -> Tensor:
+        """Costs of demonstrations and candidates ``(N, 1 + K)``; infinite where a rollout is not finite.
+
+        Args:
+            problem: whose costs; by default those that are learned.
+        """
         finite = self.xs.isfinite().all(-1).all(-1)
         # what is NaN in one would be NaN in the derivatives of all
         xs = torch.where(finite[..., None, None], self.xs, self.given.xs.unsqueeze(1))
-        return self.problem.trajectory_cost(xs, self.us).masked_fill(~finite, float("inf"))
+        return (problem or self.problem).trajectory_cost(xs, self.us).masked_fill(~finite, float("inf"))
+
+    @torch.no_grad()
+    def scale_is_unbounded(self) -> bool:
+        """Whether demonstrations are the cheapest by what is learned, so that more of it is likelier without end."""
+        problem = self.problem
+        if isinstance(self.cost, WeightedCost):
+            problem = replace(problem, cost=self.cost.without_known(), terminal_value=None)
+        costs = self.costs(problem)
+        finite = costs.isfinite()
+        room = ROUNDING * torch.finfo(costs.dtype).eps * torch.where(finite, costs, 0.0).abs().amax(-1, keepdim=True)
+        more = (costs - costs[:, :1])[:, 1:]
+        return bool((more >= -room).all()) and bool((finite[:, 1:] & (more > room)).any())
 
     def objective(self) -> Tensor:
         """The mean negative log-likelihood, and the penalty."""
-        log_p = torch.log_softmax(-self.costs() / self.settings.temperature, dim=-1)
+        scaled = -self.costs() / self.settings.temperature
+        demonstrated = scaled[:, :1]
+        log_p = [torch.log_softmax(torch.cat([demonstrated, scaled[:, k]], 1), dim=-1)[:, 0] for k in self.choices]
         change = [(p - first).square().sum() for p, first in zip(self.parameters, self.first, strict=True)]
-        return -log_p[:, 0].mean() + 0.5 * self.settings.l2 * torch.stack(change).sum()
+        return -torch.stack(log_p).mean() + 0.5 * self.settings.l2 * torch.stack(change).sum()
 
     def value(self) -> float:
         """The objective as a number."""
@@ -292,13 +365,14 @@ class _Choice:
             parameter.grad = None
         return slope <= 10.0 * settings.tolerance
 
-    def report(self, certain: bool) -> PathIntegralReport:
-        """What the choice looks like; whether it was certain at first is handed on."""
+    def report(self, certain: bool, unbounded: bool) -> PathIntegralReport:
+        """What the choice looks like; whether it was certain at first, and its scale unbounded, is handed on."""
         with torch.no_grad():
             costs = self.costs()
         p = torch.softmax(-costs / self.settings.temperature, dim=-1)[:, 0]
         ranks = (costs[:, 1:] < costs[:, :1]).sum(-1)
-        return PathIntegralReport(p, ranks, costs.shape[1] - 1, int(costs.isinf().sum()), certain)
+        excluded = int(costs.isinf().sum())
+        return PathIntegralReport(p, ranks, costs.shape[1] - 1, excluded, certain, unbounded)
 
 
 def _checked(candidates: Tensor, given: Demonstrated) -> Tensor:
