@@ -39,6 +39,7 @@ from planners.solution import Solution
 UNKNOWN = frozenset({"infinite horizon", "termination", "rate_limits", "control_values"})
 """Features of problems that the conditions do not know."""
 
+
 @dataclass(frozen=True, eq=False)
 class Point:
     """A plan with multipliers; the states are the rollout of the controls.

@@ -244,7 +244,9 @@ class MPCInverseSearch(Search[LearnedCost]):
         size = float(A.diagonal().mean())
         while self.mu < 1e8:
             step = -torch.linalg.solve(A + self.mu * size * torch.eye(len(b), dtype=b.dtype), b)
-            step = step * (self.settings.max_change / step.abs().max()).clamp_max(1.0)
+            if not float(step.abs().max()) <= self.settings.max_change:
+                self.mu *= 2.0  # a shorter step as a whole would hardly move what shows, for the sake of what does not
+                continue
             tried = self.plans.errors(self.theta + step)
             loss = float(tried.square().mean())
             if loss < losses[-1]:
@@ -323,6 +325,12 @@ class _Plans:
         of_stage, of_last = feature_gradients(self.given.problem, self.cost, plans.point.xs, plans.point.us)
         by_term, last = of_stage.movedim(-2, 0), of_last.movedim(-2, 0)  # (k, N, T, d+m), (k, N, d)
         gradient_x = torch.cat([by_term[..., :d], last.unsqueeze(-2)], dim=-2)
+        if (
+            self.settings.curvature == "gauss-newton"
+        ):  # at plans that are not converged, gradients say nothing of limits
+            c, us = plans.at.conditions, plans.point.us
+            inside = (us > c.lower) & (us < c.upper)
+            plans = replace(plans, factor=replace(plans.factor.system, free=inside).factorized())
         response = plans.response(gradient_x, by_term[..., d:])[..., : self.shown.shape[1], :]
         per_weight = (response / self.size).flatten(2).movedim(0, -1)
         valid = plans.certificate.optimal if self.settings.curvature != "gauss-newton" else plans.factor.convex
