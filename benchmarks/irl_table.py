@@ -1,5 +1,6 @@
 """Imitation from 1, 5 and 25 demonstrations, beside the package imitation: share of the expert's return over random actions'."""
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cells import Cell, between, folder, hardware_of, interval, returns_of, run, serve
+from cells import Cell, between, folder, hardware_of, interval, resampled, run, serve
 from harness import HERE, peer_environment
+from planned_imitation import configuration, trained_on_plant
 
 if TYPE_CHECKING:
     import gymnasium
 
     from dynamics import Trajectory
 
-OURS = ("bc", "dagger", "gail", "airl")
-PEERS = ("bc", "gail", "airl")
+KNOWING = ("mpc-irl", "gcl")  # they plan, on the plant as it is
+OURS = ("bc", "dagger", "gail", "airl", *KNOWING)
+PEERS = ("peer-bc", "peer-gail", "peer-airl")
 PATIENCE = 7200  # [s] that a cell waits for the expert's
 SHARED = HERE / "results" / "local" / "irl_table"  # what cells read of others; it can be made again
 
@@ -35,6 +38,7 @@ class Case:
         steps: environment steps of a learner.
         seeds: number of seeds, from 0.
         peer_seeds: of the peer, whose trainings take several times as long.
+        gcl_seeds: of guided cost learning.
         numbers: of demonstrations.
         settings: of PPO, of the expert and of all learners, the peer's too.
         episodes: of an evaluation.
@@ -48,6 +52,7 @@ class Case:
     steps: int
     seeds: int
     peer_seeds: int
+    gcl_seeds: int
     numbers: tuple[int, ...]
     settings: tuple[tuple[str, float], ...]
     episodes: int = 100
@@ -56,12 +61,12 @@ class Case:
 PENDULUM = (("discount", 0.9), ("learning_rate", 1e-3), ("trace_decay", 0.8))
 CHEETAH = (("discount", 0.99), ("learning_rate", 3e-4), ("trace_decay", 0.95))
 FULL = (
-    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 200_000, 150_000, 3, 1, (1, 5, 25), PENDULUM),
-    Case("HalfCheetah", "HalfCheetah-v5", "HalfCheetah-v4", 200, 500_000, 200_000, 1, 1, (1, 5, 25), CHEETAH, 50),
+    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 200_000, 150_000, 3, 1, 3, (1, 5, 25), PENDULUM),
+    Case("HalfCheetah", "HalfCheetah-v5", "HalfCheetah-v4", 200, 500_000, 200_000, 3, 1, 1, (1, 5, 25), CHEETAH, 50),
 )
 QUICK = (
-    Case("HalfCheetah", "HalfCheetah-v5", "HalfCheetah-v4", 200, 6_000, 4_000, 1, 1, (5,), CHEETAH, 5),
-    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 30_000, 8_000, 1, 1, (5,), PENDULUM, 10),
+    Case("HalfCheetah", "HalfCheetah-v5", "HalfCheetah-v4", 200, 6_000, 4_000, 1, 1, 1, (5,), CHEETAH, 5),
+    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 30_000, 8_000, 1, 1, 1, (5,), PENDULUM, 10),
 )
 
 
@@ -94,16 +99,40 @@ def cells(quick: bool, peer_python: Path | None) -> list[Cell]:
         request = {"what": "check", **_asked(case, quick)}
         found.append(Cell(f"{case.name}_check", peer_script, request, peer_python))
     for seed in range(max(case.seeds for case in cases)):
-        for case in (c for c in cases if seed < c.seeds):
+        for case in cases:
             for number in case.numbers:
                 request = {"what": "train", **_asked(case, quick), "demonstrations": number, "seed": seed}
-                for contestant in OURS:
-                    asked = {**request, "contestant": contestant, "configuration": repr(settings_of(case, contestant))}
-                    found.append(Cell(_name(case, contestant, number, seed), Path(__file__), asked))
-                for contestant in PEERS if seed < case.peer_seeds else ():
-                    name = _name(case, f"peer-{contestant}", number, seed)
-                    found.append(Cell(name, peer_script, {**request, "contestant": contestant}, peer_python))
+                for contestant in _contestants(case, seed):
+                    asked = {**request, "contestant": contestant.removeprefix("peer-")}
+                    if contestant not in PEERS:
+                        asked["configuration"] = _configuration(case, contestant, number)
+                    if contestant in KNOWING:
+                        asked["quick"] = quick
+                    where = (
+                        (peer_script, peer_python) if contestant in PEERS else (Path(__file__), Path(sys.executable))
+                    )
+                    found.append(Cell(_name(case, contestant, number, seed), where[0], asked, where[1]))
     return found
+
+
+def _seeds(case: Case, contestant: str) -> int:
+    """Trainings of a contestant; differentiable MPC draws nothing, and is trained once."""
+    if contestant == "mpc-irl":
+        return 1
+    if contestant == "gcl":
+        return case.gcl_seeds
+    return case.peer_seeds if contestant in PEERS else case.seeds
+
+
+def _contestants(case: Case, seed: int) -> list[str]:
+    return [name for name in (*OURS, *PEERS) if seed < _seeds(case, name)]
+
+
+def _configuration(case: Case, contestant: str, number: int) -> str:
+    """What a contestant of ours is told, in words: a cell of another configuration is run again."""
+    if contestant in KNOWING:
+        return configuration(case.name, contestant, number)
+    return repr(settings_of(case, contestant))
 
 
 def _name(case: Case, contestant: str, number: int, seed: int) -> str:
@@ -122,23 +151,26 @@ def _rows(case: Case, results: dict[str, dict[str, Any]]) -> Iterator[dict[str, 
     best, worst = np.mean(expert["demonstrated"]), np.mean(expert["random"])
     same = results[f"{case.name}_check"]["answer"]["difference"]
     for number in case.numbers:
-        for contestant in (*OURS, *(f"peer-{name}" for name in PEERS)):
-            seeds = case.peer_seeds if contestant.startswith("peer") else case.seeds
-            names = [_name(case, contestant, number, seed) for seed in range(seeds)]
-            shares = (returns_of(results, names) - worst) / (best - worst)
+        for contestant in (*OURS, *PEERS):
+            names = [_name(case, contestant, number, seed) for seed in range(_seeds(case, contestant))]
             answers = [results[name]["answer"] for name in names]
-            row = {"env": case.name, "demonstrations": number, "contestant": contestant, "seeds": seeds}
-            row |= {"share": float(shares.mean()), "share 95 %": between(interval(_means(shares)))}
-            row |= {"steps": answers[0]["steps"], "seconds": float(np.median([a["seconds"] for a in answers]))}
-            yield row | {"same world": same, "hardware": hardware_of(results, names)}
+            given = {"env": case.name, "demonstrations": number}
+            for label, returns in _returns(contestant, answers):
+                shares = (returns - worst) / (best - worst)
+                row = {**given, "contestant": label, "seeds": len(names)}
+                row |= {
+                    "share": float(shares.mean()),
+                    "share 95 %": between(interval(resampled(shares).mean((-1, -2)))),
+                }
+                row |= {"steps": answers[0]["steps"], "seconds": float(np.median([a["seconds"] for a in answers]))}
+                yield row | {"same world": same, "hardware": hardware_of(results, names)}
 
 
-def _means(shares: np.ndarray, resamples: int = 10_000) -> np.ndarray:
-    """Bootstrap distribution of the mean of ``(seeds, episodes)``: seeds are drawn, and episodes within them."""
-    generator = np.random.default_rng(0)
-    seeds, episodes = shares.shape
-    drawn = generator.integers(seeds, size=(resamples, seeds, 1))
-    return shares[drawn, generator.integers(episodes, size=(resamples, seeds, episodes))].mean((-1, -2))
+def _returns(contestant: str, answers: list[dict[str, Any]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Returns ``(seeds, episodes)`` of a contestant, and of what plans with the cost that it learned beside a policy."""
+    yield contestant, np.array([a["returns"] for a in answers])
+    if contestant == "gcl":
+        yield "gcl-mpc", np.array([a["planned"] for a in answers])
 
 
 # Contestants
@@ -246,6 +278,9 @@ def _trained(case: Case, task: Any, request: dict[str, Any]) -> dict[str, Any]:
 
     shared, contestant = HERE / request["shared"], request["contestant"]
     demonstrations = _read(shared)[: request["demonstrations"]]
+    if contestant in KNOWING:
+        seed, quick = request["seed"], request["quick"]
+        return trained_on_plant(case.name, contestant, demonstrations, seed, task, case.episodes, quick)
     algorithm, steps = settings_of(case, contestant), case.steps
     if contestant == "bc":
         steps = 3000
