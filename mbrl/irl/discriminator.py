@@ -58,7 +58,7 @@ class DiscriminatorSettings:
     activation: str = "tanh"
     normalize: bool = True
     spectral_norm: bool = False
-    updates: int = 16
+    updates: int = 64
     batch_size: int = 256
     learning_rate: float = 1e-3
     gradient_penalty: float | None = None
