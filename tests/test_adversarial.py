@@ -120,12 +120,20 @@ def test_a_penalty_makes_no_slope_where_there_is_nothing_to_tell_apart():
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "expected"),
-    [(GAIL, None, 0.1), (AIRL, None, 0.0), (GAIL, 0.0, 0.0), (GAIL, 0.3, 0.3), (AIRL, 0.3, 0.3)],
+    ("kind", "given", "penalty", "updates"),
+    [
+        (GAIL, {}, 0.1, 16),
+        (AIRL, {}, 0.0, 64),
+        (GAIL, {"gradient_penalty": 0.0, "updates": 3}, 0.0, 3),
+        (GAIL, {"gradient_penalty": 0.3}, 0.3, 16),
+        (AIRL, {"gradient_penalty": 0.3, "updates": 3}, 0.3, 3),
+    ],
 )
-def test_by_default_a_penalty_is_where_the_optimum_is_flat(kind, given, expected):
-    settings = replace(TELLING, gradient_penalty=given)
-    assert first(replace(small(kind), discriminator=settings)).discriminator.penalty == expected
+def test_the_defaults_go_by_what_the_optimum_is(kind, given, penalty, updates):
+    """Flat where the logits are f, and as steep as log pi_E where they are f - log pi."""
+    settings = DiscriminatorSettings(hidden=(8,), batch_size=16, **given)
+    telling = first(replace(small(kind), discriminator=settings)).discriminator
+    assert (telling.penalty, telling.updates) == (penalty, updates)
 
 
 @pytest.mark.parametrize("shaping", [False, True])

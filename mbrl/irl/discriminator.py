@@ -15,7 +15,9 @@ from the expert. Where the expert's rows lie close together, the pull hides what
 
 With :math:`q = \pi(u | y)` the optimum is :math:`f = \log \pi_E`, as steep as the expert is sure of what it does, and any penalty
 on :math:`\nabla f` keeps it from that: the learner then gains more by the entropy of its policy than by doing what the expert
-does. So by default there is a penalty with :math:`q = 1`, and none with :math:`q = \pi`.
+does. So by default there is a penalty with :math:`q = 1`, and none with :math:`q = \pi`; there more steps are taken, too, as f
+has to keep up with the entropy. With :math:`q = 1` that many may do harm: GAIL from one demonstration of Pendulum-v1 reached
+0.49 and 0.76 of the expert's return with 64 steps in an iteration, and 0.98 and 1.00 with 16.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -41,10 +43,10 @@ class DiscriminatorSettings:
         activation: of the layers, as of a policy's network.
         normalize: whether observations are normalized by running statistics of expert and learner, half of either.
         spectral_norm: whether layers are divided by their largest singular value.
-        updates: steps of Adam in each iteration.
+        updates: steps of Adam in each iteration; by default 16, and 64 where log-probabilities of a policy are in the logits.
         batch_size: rows of the expert in a step, and as many of the learner; of each process.
         learning_rate: of Adam.
-        gradient_penalty: lambda, 0 for none; by default 0.1, but none where log-probabilities of a policy are part of the logits.
+        gradient_penalty: lambda, 0 for none; by default 0.1, and 0 where log-probabilities of a policy are in the logits.
         label_smoothing: s in [0, 0.5): targets are 1 - s for the expert and s for the learner.
         weight_decay: decoupled, of weight matrices alone.
         dtype: ``"float32"`` or ``"float64"``.
@@ -58,7 +60,7 @@ class DiscriminatorSettings:
     activation: str = "tanh"
     normalize: bool = True
     spectral_norm: bool = False
-    updates: int = 64
+    updates: int | None = None
     batch_size: int = 256
     learning_rate: float = 1e-3
     gradient_penalty: float | None = None
@@ -70,7 +72,7 @@ class DiscriminatorSettings:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         check_numbers(
             self,
-            counts=("updates", "batch_size"),
+            counts=("batch_size",) if self.updates is None else ("updates", "batch_size"),
             rates=("learning_rate",),
             weights=("label_smoothing", "weight_decay"),
         )
@@ -84,6 +86,12 @@ class DiscriminatorSettings:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
+
+    def number_of_updates(self, compares_policies: bool) -> int:
+        """Steps of Adam, for logits with or without the log-probabilities of a policy."""
+        if self.updates is None:
+            return 64 if compares_policies else 16
+        return self.updates
 
     def penalty(self, compares_policies: bool) -> float:
         """Lambda, for logits with or without the log-probabilities of a policy."""
@@ -138,6 +146,7 @@ class Discriminator:
     Attributes:
         model: f.
         penalty: lambda.
+        updates: steps in each iteration.
         optimizer: Adam.
     """
 
@@ -152,6 +161,7 @@ class Discriminator:
     ):
         self.settings, self.model, self.generator, self.processes = settings, model, generator, processes
         self.penalty = settings.penalty(compares_policies)
+        self.updates = settings.number_of_updates(compares_policies)
         self._flat = FlatParameters(model)
         decays = [torch.full_like(p, settings.weight_decay * (p.ndim > 1)).flatten() for p in model.parameters()]
         self._decay = torch.cat(decays)
@@ -163,7 +173,7 @@ class Discriminator:
         """The steps of an iteration; the numbers of each, on average."""
         size, found = self.settings.batch_size, []
         self.model.train()  # the singular values of a spectral norm are iterated
-        for _ in range(self.settings.updates):
+        for _ in range(self.updates):
             batches = (rows.draw(size, self._absorbing, self.generator) for rows in (expert, learner))
             found.append(self.descend(*batches))
         self.model.eval()
