@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 
 import mbrl
 from dynamics import Trajectory, write_trajectories
@@ -29,7 +30,7 @@ UNLIMITED = ContinuousActions(torch.tensor([-torch.inf]), torch.tensor([torch.in
 
 
 def discriminator(model, **settings):
-    settings = DiscriminatorSettings(gradient_penalty=0.0, dtype="float64", **settings)
+    settings = DiscriminatorSettings(**{"gradient_penalty": 0.0, "dtype": "float64", **settings})
     return Discriminator(settings, model, torch.Generator().manual_seed(0), Processes())
 
 
@@ -87,6 +88,52 @@ def test_label_smoothing_moves_the_optimum_as_it_should():
     torch.testing.assert_close(
         model.of_rows(rows).detach(), torch.tensor([9.0, 1 / 9]).double().log(), atol=1e-3, rtol=0
     )
+
+
+@pytest.mark.parametrize("weight", [0.01, 0.1, 1.0])
+def test_the_optimum_with_a_penalty(weight):
+    """All of the expert at 1 and of the learner at -1: log(1 + exp(-w)) + lambda w^2 is least where sigma(-w) = 2 lambda w."""
+    model = RewardNetwork(1, UNLIMITED, inputs="state", hidden=(), normalize=False, dtype="float64")
+    telling = discriminator(model, learning_rate=0.02, gradient_penalty=weight)
+    rows, zeros = model.encode(torch.tensor([[1.0], [-1.0]]).double()), torch.zeros(2).double()
+    for _ in range(1500):
+        telling.descend(Rows(rows[[0, 0]], zeros), Rows(rows[[1, 1]], zeros))
+    expected = brentq(lambda w: 1 / (1 + np.exp(w)) - 2 * weight * w, 0.0, 10.0)
+    (found, bias) = (float(p.detach().squeeze()) for p in model.network[0].parameters())
+    assert (found, bias) == (pytest.approx(expected, abs=1e-4), pytest.approx(0.0, abs=1e-4))
+
+
+def test_a_penalty_makes_no_slope_where_there_is_nothing_to_tell_apart():
+    """A learner that has become the expert is paid the same everywhere, whatever it was paid on the way there."""
+    model = RewardNetwork(2, UNLIMITED, inputs="state", hidden=(8,), normalize=False, dtype="float64")
+    telling = discriminator(model, learning_rate=0.02, gradient_penalty=0.1)
+    rows = model.encode(torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    zeros = torch.zeros(500).double()
+    behind, there = (Rows(rows + shift, zeros) for shift in (-1.0, 0.0))
+    spread = []
+    for learner in (behind, there):
+        for _ in range(400):
+            telling.descend(there, learner)
+        spread.append(float(model.of_rows(rows).detach().std()))
+    assert spread[0] > 0.5
+    assert spread[1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "penalty", "updates"),
+    [
+        (GAIL, {}, 0.1, 16),
+        (AIRL, {}, 0.0, 64),
+        (GAIL, {"gradient_penalty": 0.0, "updates": 3}, 0.0, 3),
+        (GAIL, {"gradient_penalty": 0.3}, 0.3, 16),
+        (AIRL, {"gradient_penalty": 0.3, "updates": 3}, 0.3, 3),
+    ],
+)
+def test_the_defaults_go_by_what_the_optimum_is(kind, given, penalty, updates):
+    """Flat where the logits are f, and as steep as log pi_E where they are f - log pi."""
+    settings = DiscriminatorSettings(hidden=(8,), batch_size=16, **given)
+    telling = first(replace(small(kind), discriminator=settings)).discriminator
+    assert (telling.penalty, telling.updates) == (penalty, updates)
 
 
 @pytest.mark.parametrize("shaping", [False, True])
@@ -515,6 +562,7 @@ def test_processes_share_what_they_learn_from():
         (lambda: AIRL(entropy_weight=-1.0), "entropy_weight must be a finite number and not negative"),
         (lambda: GAIL(policy=PPO(discount=1.0), horizon="absorbing"), "needs policy.discount < 1, got 1.0"),
         (lambda: DiscriminatorSettings(updates=0), "updates must be an integer of at least 1"),
+        (lambda: DiscriminatorSettings(gradient_penalty=-1.0), "gradient_penalty must be a finite number and not neg"),
         (lambda: DiscriminatorSettings(label_smoothing=0.5), "label_smoothing must be less than 0.5"),
         (lambda: DiscriminatorSettings(hidden=(0,)), "hidden must be whole numbers of at least 1"),
         (lambda: DiscriminatorSettings(activation="abs"), "activation must be one of"),

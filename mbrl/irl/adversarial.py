@@ -170,7 +170,13 @@ class AdversarialLearner(Learner):
         )
         model = algorithm.model(network.to(device), assignment.seed_for("weights of the potential")).to(device)
         generator = assignment.generator("discriminator")
-        self.discriminator = Discriminator(algorithm.discriminator, model, generator, self.processes)
+        self.discriminator = Discriminator(
+            algorithm.discriminator,
+            model,
+            generator,
+            self.processes,
+            compares_policies=algorithm.compares_policies,
+        )
         self.reward = algorithm.reward(model)
         self.horizon_steps = self._horizon_steps()
         torch.nn.init.zeros_(

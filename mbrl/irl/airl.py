@@ -13,10 +13,12 @@ dynamics.
 The log-probability is that of the present policy, of the expert's steps as of the learner's, and of the controls as they were
 applied: see :mod:`mbrl.irl.applied_actions`.
 
-Where it differs from the paper: the discriminator has a gradient penalty, and no samples of earlier iterations are kept.
+Where it differs from the paper: no samples of earlier iterations are kept.
 ``entropy_weight`` is 1 in theory, which the authors' code lowers to 0.1: the entropy of a policy may outweigh what can be learned
-from few demonstrations. At 0 the learner is paid f alone, and only an entropy bonus of the on-policy algorithm keeps it from
-becoming deterministic, which f, trained against the policy's own log-probabilities, does not.
+from few demonstrations. It also does where f falls behind, as f begins at zero while the entropy is paid in full from the first
+iteration on: hence no penalty on the gradient of f, and many steps of the discriminator in an iteration. At 0 the learner is paid
+f alone, and only an entropy bonus of the on-policy algorithm keeps it from becoming deterministic, which f, trained against the
+policy's own log-probabilities, does not.
 """
 
 from dataclasses import KW_ONLY, dataclass

@@ -2,11 +2,22 @@ r"""Telling the steps of an expert from those of a learner: logistic regression 
 
 .. math:: D = \sigma(l), \qquad l = f_\theta(y, u, y') - \log q, \qquad
     \min_\theta \; -\tfrac12 \mathbb E_E[\log D] - \tfrac12 \mathbb E_\pi[\log(1 - D)]
-    + \lambda \, \mathbb E\bigl[(|\nabla f_\theta| - 1)^2\bigr]
+    + \lambda \, \mathbb E\bigl[|\nabla f_\theta|^2\bigr]
 
 with :math:`q = 1` (Ho and Ermon 2016) or :math:`q = \pi(u | y)` (Fu, Luo and Levine 2018). As many rows of either are drawn, so
-that the optimum is :math:`l = \log p_E - \log p_\pi`. The penalty (Gulrajani et al. 2017) is taken between rows of expert and
-learner.
+that the optimum is :math:`l = \log p_E - \log p_\pi`.
+
+The penalty is taken between rows of expert and learner and is centered at zero (Thanh-Tung, Tran and Venkatesh 2019,
+arXiv:1902.03984; on data alone Mescheder, Geiger and Nowozin 2018, arXiv:1801.04406). That of Gulrajani et al. 2017, which
+Kostrikov et al. 2019 took over, pulls the length of the gradient to 1. The critic of a Wasserstein distance has that slope, a
+ratio of densities has not: it is flat where learner and expert are the same, and the pull makes a slope of it that leads away
+from the expert. Where the expert's rows lie close together, the pull hides what tells them from others nearby.
+
+With :math:`q = \pi(u | y)` the optimum is :math:`f = \log \pi_E`, as steep as the expert is sure of what it does, and any penalty
+on :math:`\nabla f` keeps it from that: the learner then gains more by the entropy of its policy than by doing what the expert
+does. So by default there is a penalty with :math:`q = 1`, and none with :math:`q = \pi`; there more steps are taken, too, as f
+has to keep up with the entropy. With :math:`q = 1` that many may do harm: GAIL from one demonstration of Pendulum-v1 reached
+0.49 and 0.76 of the expert's return with 64 steps in an iteration, and 0.98 and 1.00 with 16.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -32,10 +43,10 @@ class DiscriminatorSettings:
         activation: of the layers, as of a policy's network.
         normalize: whether observations are normalized by running statistics of expert and learner, half of either.
         spectral_norm: whether layers are divided by their largest singular value.
-        updates: steps of Adam in each iteration.
+        updates: steps of Adam in each iteration; by default 16, and 64 where log-probabilities of a policy are in the logits.
         batch_size: rows of the expert in a step, and as many of the learner; of each process.
         learning_rate: of Adam.
-        gradient_penalty: lambda; 0 for none.
+        gradient_penalty: lambda, 0 for none; by default 0.1, and 0 where log-probabilities of a policy are in the logits.
         label_smoothing: s in [0, 0.5): targets are 1 - s for the expert and s for the learner.
         weight_decay: decoupled, of weight matrices alone.
         dtype: ``"float32"`` or ``"float64"``.
@@ -49,10 +60,10 @@ class DiscriminatorSettings:
     activation: str = "tanh"
     normalize: bool = True
     spectral_norm: bool = False
-    updates: int = 16
+    updates: int | None = None
     batch_size: int = 256
     learning_rate: float = 1e-3
-    gradient_penalty: float = 1.0
+    gradient_penalty: float | None = None
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
     dtype: Literal["float32", "float64"] = "float32"
@@ -61,10 +72,12 @@ class DiscriminatorSettings:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         check_numbers(
             self,
-            counts=("updates", "batch_size"),
+            counts=("batch_size",) if self.updates is None else ("updates", "batch_size"),
             rates=("learning_rate",),
-            weights=("gradient_penalty", "label_smoothing", "weight_decay"),
+            weights=("label_smoothing", "weight_decay"),
         )
+        if self.gradient_penalty is not None:
+            check_numbers(self, weights=("gradient_penalty",))
         if self.label_smoothing >= 0.5:
             raise ValueError(f"label_smoothing must be less than 0.5, got {self.label_smoothing}")
         if any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in self.hidden):
@@ -73,6 +86,18 @@ class DiscriminatorSettings:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
+
+    def number_of_updates(self, compares_policies: bool) -> int:
+        """Steps of Adam, for logits with or without the log-probabilities of a policy."""
+        if self.updates is None:
+            return 64 if compares_policies else 16
+        return self.updates
+
+    def penalty(self, compares_policies: bool) -> float:
+        """Lambda, for logits with or without the log-probabilities of a policy."""
+        if self.gradient_penalty is None:
+            return 0.0 if compares_policies else 0.1
+        return self.gradient_penalty
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,16 +141,27 @@ class Discriminator:
         model: f, trained in place.
         generator: source of the rows of each step.
         processes: that train together, each on rows of its own.
+        compares_policies: whether q is the probability of a policy, instead of 1.
 
     Attributes:
         model: f.
+        penalty: lambda.
+        updates: steps in each iteration.
         optimizer: Adam.
     """
 
     def __init__(
-        self, settings: DiscriminatorSettings, model: RewardModel, generator: torch.Generator, processes: Processes
+        self,
+        settings: DiscriminatorSettings,
+        model: RewardModel,
+        generator: torch.Generator,
+        processes: Processes,
+        *,
+        compares_policies: bool = False,
     ):
         self.settings, self.model, self.generator, self.processes = settings, model, generator, processes
+        self.penalty = settings.penalty(compares_policies)
+        self.updates = settings.number_of_updates(compares_policies)
         self._flat = FlatParameters(model)
         decays = [torch.full_like(p, settings.weight_decay * (p.ndim > 1)).flatten() for p in model.parameters()]
         self._decay = torch.cat(decays)
@@ -137,7 +173,7 @@ class Discriminator:
         """The steps of an iteration; the numbers of each, on average."""
         size, found = self.settings.batch_size, []
         self.model.train()  # the singular values of a spectral norm are iterated
-        for _ in range(self.settings.updates):
+        for _ in range(self.updates):
             batches = (rows.draw(size, self._absorbing, self.generator) for rows in (expert, learner))
             found.append(self.descend(*batches))
         self.model.eval()
@@ -160,8 +196,8 @@ class Discriminator:
             + cross_entropy(of_learner, torch.full_like(of_learner, s))
         )
         objective = loss
-        if settings.gradient_penalty:
-            objective = loss + settings.gradient_penalty * self._penalty(expert.rows, learner.rows)
+        if self.penalty:
+            objective = loss + self.penalty * self._squared_slope(expert.rows, learner.rows)
         self._flat.zero_gradients()
         (objective / self.processes.number).backward()
         self.processes.sum_into(self._flat.gradient)
@@ -174,12 +210,12 @@ class Discriminator:
             right = (of_expert > 0).double().mean(), (of_learner < 0).double().mean()
             return torch.stack([loss.detach().double(), entropy.double(), *right]).cpu()
 
-    def _penalty(self, expert: Tensor, learner: Tensor) -> Tensor:
+    def _squared_slope(self, expert: Tensor, learner: Tensor) -> Tensor:
         number = min(len(expert), len(learner))
         share = torch.rand(number, 1, generator=self.generator, device=self.generator.device).to(expert)
         between = (share * expert[:number] + (1 - share) * learner[:number]).requires_grad_()
         (gradient,) = torch.autograd.grad(self.model.of_rows(between).sum(), between, create_graph=True)
-        return ((gradient.square().sum(-1) + 1e-12).sqrt() - 1).square().mean()
+        return gradient.square().sum(-1).mean()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""

@@ -7,7 +7,7 @@ D is the probability that a step is the expert's. The learner is paid by its log
 leads the policy there, and is no reward to plan with afterwards.
 
 Where it differs from the paper: the policy learns by any on-policy algorithm, with PPO by default, the reward is
-:math:`\log D - \log(1 - D)` by default, and D has a gradient penalty (Kostrikov et al. 2019).
+:math:`\log D - \log(1 - D)` by default, and D has a gradient penalty; see :mod:`mbrl.irl.discriminator` for which one.
 """
 
 from dataclasses import KW_ONLY, dataclass
