@@ -41,6 +41,7 @@ class Case:
         gcl_seeds: of guided cost learning.
         numbers: of demonstrations.
         settings: of PPO, of the expert and of all learners, the peer's too.
+        anneal: whether the learning rate of our learners falls; that of the peer's PPO never does.
         episodes: of an evaluation.
     """
 
@@ -55,18 +56,33 @@ class Case:
     gcl_seeds: int
     numbers: tuple[int, ...]
     settings: tuple[tuple[str, float], ...]
+    anneal: bool
     episodes: int = 100
 
 
 PENDULUM = (("discount", 0.9), ("learning_rate", 1e-3), ("trace_decay", 0.8))
 CHEETAH = (("discount", 0.99), ("learning_rate", 3e-4), ("trace_decay", 0.95))
 FULL = (
-    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 200_000, 150_000, 3, 1, 3, (1, 5, 25), PENDULUM),
-    Case("HalfCheetah", "HalfCheetah-v5", "HalfCheetah-v4", 200, 500_000, 200_000, 3, 1, 1, (1, 5, 25), CHEETAH, 50),
+    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 200_000, 150_000, 3, 1, 3, (1, 5, 25), PENDULUM, True),
+    Case(
+        "HalfCheetah",
+        "HalfCheetah-v5",
+        "HalfCheetah-v4",
+        200,
+        500_000,
+        200_000,
+        3,
+        1,
+        1,
+        (1, 5, 25),
+        CHEETAH,
+        False,
+        50,
+    ),
 )
 QUICK = (
-    Case("HalfCheetah", "HalfCheetah-v5", "HalfCheetah-v4", 200, 6_000, 4_000, 1, 1, 1, (5,), CHEETAH, 5),
-    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 30_000, 8_000, 1, 1, 1, (5,), PENDULUM, 10),
+    Case("HalfCheetah", "HalfCheetah-v5", "HalfCheetah-v4", 200, 6_000, 4_000, 1, 1, 1, (5,), CHEETAH, False, 5),
+    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 30_000, 8_000, 1, 1, 1, (5,), PENDULUM, True, 10),
 )
 
 
@@ -185,6 +201,7 @@ def settings_of(case: Case, contestant: str) -> Any:
         discount=settings["discount"],
         learning_rate=settings["learning_rate"],
         advantages=mbrl.GeneralizedAdvantages(settings["trace_decay"]),
+        anneal=case.anneal or contestant == "expert",
     )
     match contestant:
         case "expert":
