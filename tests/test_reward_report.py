@@ -446,6 +446,49 @@ def test_shares_of_numbered_actions_and_episodes_that_end():
     assert any("demonstrations have no rewards" in note for note in report.notes)
 
 
+class Walk(gymnasium.Env):
+    """Two steps to the right are the goal, which costs one in every step until then; 12 steps are the limit."""
+
+    observation_space = gymnasium.spaces.Box(-20.0, 20.0, (1,), dtype=np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
+    metadata = {}  # noqa: RUF012
+
+    def reset(self, **options):
+        super().reset(**options)
+        self.at, self.steps = 0.0, 0
+        return np.array([self.at]), {}
+
+    def step(self, action):
+        self.at, self.steps = self.at + (1.0 if action else -1.0), self.steps + 1
+        return np.array([self.at]), -1.0, self.at >= 2, self.steps >= 12, {}
+
+
+class Away(torch.nn.Module):
+    def forward(self, y, u, after):
+        return after[..., 0] - y[..., 0]
+
+
+def walked(steps=2, **flags):
+    y = np.arange(steps + 1.0)[:, None]
+    return Trajectory(y, np.ones((steps, 1)), rewards=-np.ones(steps), dt=1.0, **flags)
+
+
+def test_nothing_is_cut_where_short_episodes_are_the_goal():
+    """Random actions pay for as long as they wander, not for the two steps after which the expert has arrived."""
+    arrived = [walked(terminated=True)] * 2
+    there = mbrl.envs.making.vector_env(Walk, 6)
+    with contextlib.closing(there):
+        random = mean_return(mbrl.record_env(there, None, 6, dt=1.0))
+    report = reward_report(Walk, Away(), demonstrations=arrived, control=-4.0, episodes=6)
+    assert report.returns == {"expert": -2.0, "random": random, "no demonstrations": -4.0}
+    assert random < -4
+    assert report.shares["no demonstrations"] == pytest.approx((-4 - random) / (-2 - random))
+    for cut_off in ({"truncated": True}, {}):  # pieces of episodes do not say when these end
+        report = reward_report(Walk, Away(), demonstrations=[*arrived, walked(**cut_off)], control=-4.0, episodes=6)
+        assert report.returns["random"] == -2
+        assert report.shares == {}
+
+
 def test_trained_anew_in_an_environment():
     reward = mbrl.RewardNetwork(3, TORQUES, hidden=(4,))
     torch.nn.init.ones_(reward.network[-1].weight)

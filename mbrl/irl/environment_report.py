@@ -50,7 +50,8 @@ def in_an_environment(environment: Environment, reward: Any, asked: Asked) -> Re
     _check_columns(name, shown, lived["random"][0])
     if shown:
         lived = {"expert": shown, **lived}
-    most = max((d.num_steps for d in shown), default=None)
+    cut_off = any(not d.terminated for d in shown)  # (an episode that ended by itself says how long one has to be)
+    most = max(d.num_steps for d in shown) if cut_off else None
     lived = {who: [_cut(e, most) for e in episodes] for who, episodes in lived.items()}
     notes = [f"no EPIC distance: {name} says what it pays only for steps that it makes"]
     paid = {who: rewarded for who, episodes in lived.items() if (rewarded := _paid(episodes))}

@@ -63,7 +63,8 @@ class RewardReport:
 
     Returns are those of the truth: values of the process with its discount in tables; on a task mean sums of rewards, from the
     starts of the demonstrations and over as many steps where there are any, otherwise of new episodes; in an environment those of
-    episodes of its own, over at most as many steps as the longest demonstration has.
+    episodes of its own, over at most as many steps as the longest demonstration has, unless all of these terminated: what is asked
+    may be to end soon, as the demonstrations do.
 
     Attributes:
         task: its name.
