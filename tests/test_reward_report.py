@@ -22,6 +22,8 @@ from mbrl.policies.action_space import ContinuousActions, DiscreteActions
 from mbrl.tasks.base import uniform_initial_state
 from planners import (
     DDP,
+    ICEM,
+    MPC,
     FunctionCost,
     QuadraticCost,
     TransitionCost,
@@ -321,6 +323,23 @@ def test_nothing_of_the_truth_is_left_for_what_is_trained_anew():
     assert there.termination_cost == pytest.approx(-4 * float(network.absorbing_reward().detach()))
     result = mbrl.train(algorithm, there, steps=64, evaluation_episodes=0)
     assert math.isclose(report.returns["retrained"], mean_return(mbrl.record(task, result.policy, 2)))
+
+
+@pytest.mark.parametrize("of_terms", [False, True])
+def test_nothing_of_the_truth_is_left_for_what_is_planned_for_a_cost(of_terms):
+    """A true cost of termination would keep plans for a learned cost away from where that ends, whatever this says."""
+    task = regulator(termination=lambda x: x[..., 0] > 0.5, termination_cost=123.0)
+    tempted = QuadraticCost(torch.eye(2).double(), torch.eye(1).double(), goal=torch.tensor([0.7, 0.0]).double())
+    reward = TaskCost(task) if of_terms else tempted
+    planner = ICEM(num_samples=16, max_iterations=2)
+    report = reward_report(task, reward, algorithm=planner, episodes=2)
+
+    def planned_for(**changes):
+        alone = replace(task, cost=reward, **changes)
+        return mean_return(mbrl.record(task, MPC(alone.problem(), planner), 2))
+
+    assert math.isclose(report.returns["retrained"], planned_for(termination_cost=0.0))
+    assert report.returns["retrained"] != planned_for()
 
 
 # Rewards that depend on time

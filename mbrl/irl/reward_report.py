@@ -334,8 +334,6 @@ def _as_task(task: Task, reward: Any, discount: float) -> Task:
     """The task with the learned reward in the place of the true one, of which nothing is left."""
     if isinstance(reward, RewardModel):
         return reward_task(task, reward, discount=discount)
-    if isinstance(reward, Cost):
-        return replace(task, cost=_as_cost(task, reward))
     return replace(task, cost=_as_cost(task, reward), termination_cost=0.0)
 
 
