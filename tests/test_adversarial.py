@@ -682,7 +682,7 @@ def test_the_page_of_an_environment_examines_the_reward(kind, tmp_path, monkeypa
     said, err = capsys.readouterr()
     assert err == ""
     page = (tmp_path / "run" / "report.html").read_text()
-    for text in ("learned reward, CartPole-v1:", "true return: expert"):
+    for text in ("learned reward, CartPole-v1:", "correlation of sums along episodes", "true return: expert"):
         assert text in said
     for text in ("Learned reward", "Means of features over all steps", "Learned and true reward of each transition"):
         assert text in page

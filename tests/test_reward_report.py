@@ -508,6 +508,66 @@ def test_nothing_is_cut_where_short_episodes_are_the_goal():
         assert report.shares == {}
 
 
+NUMBERED = DiscreteActions(torch.tensor([[0.0], [1.0]]))
+
+
+def absorbing_reward(each_step=0.0, columns=4):
+    """One less in each step after the end of an episode than in those before."""
+    reward = mbrl.RewardNetwork(columns, NUMBERED, inputs="state", hidden=(), absorbing=True, dtype="float64")
+    with torch.no_grad():
+        reward.network[-1].weight[0, -1] = -1.0
+        reward.network[-1].bias.fill_(each_step)
+    return reward
+
+
+def short_pole():
+    return gymnasium.make("CartPole-v1", max_episode_steps=20)
+
+
+@pytest.mark.parametrize("each_step", [0.0, 0.1])
+def test_sums_along_episodes_count_what_comes_after_the_end(each_step):
+    reward, shown = absorbing_reward(each_step), swung(make=short_pole, episodes=12)
+    with contextlib.closing(mbrl.envs.making.vector_env(short_pole, 8)) as there:
+        lived = [*shown, *mbrl.record_env(there, None, 8, dt=0.02)]
+    assert {e.terminated for e in lived} == {True, False}
+    truth = [float(e.num_steps) for e in lived]
+    for discount, later in ((0.9, 9.0), (0.5, 1.0)):
+        report = reward_report(short_pole, reward, demonstrations=shown, episodes=8, discount=discount)
+        sums = [each_step * e.num_steps + later * (each_step - 1) * e.terminated for e in lived]
+        assert report.return_correlation == pytest.approx(np.corrcoef(sums, truth)[0, 1])
+    unknown = reward_report(short_pole, reward, demonstrations=shown, episodes=8)
+    assert unknown.return_correlation is None
+    assert any("goes on after termination for ever" in note and "discount=" in note for note in unknown.notes)
+
+
+def test_the_discount_of_what_comes_after_the_end_is_that_of_the_algorithm():
+    reward, ppo = absorbing_reward(0.1), replace(ADVERSARIAL.policy, discount=0.9)
+    options = {"episodes": 8, "steps": 64}
+    report = reward_report(short_pole, reward, algorithm=ppo, **options)
+    same = reward_report(short_pole, reward, episodes=8, discount=0.9)
+    assert report.return_correlation == same.return_correlation is not None
+    result = mbrl.train(ppo, mbrl.reward_env(short_pole, reward, discount=0.9), steps=64, evaluation_episodes=0)
+    with contextlib.closing(mbrl.envs.making.vector_env(short_pole, 8)) as there:
+        expected = mean_return(mbrl.record_env(there, result.policy, 8, dt=0.02))
+    assert report.returns["retrained"] == expected
+
+
+def test_an_algorithm_without_a_discount_below_one_takes_that_of_the_report():
+    task = regulator(termination=lambda x: x[..., 0] > 0.5, termination_cost=50.0)
+    of_task = mbrl.RewardNetwork(2, mbrl.Policy.for_task(task).actions, hidden=(4,), absorbing=True, dtype="float64")
+    torch.nn.init.ones_(of_task.network[-1].weight)
+    forever = replace(ADVERSARIAL.policy, discount=1.0)
+    for where, reward in ((short_pole, absorbing_reward()), (task, of_task)):
+        options = {"algorithm": forever, "steps": 64, "episodes": 2}
+        with pytest.raises(ValueError, match=r"pass discount=\.\.\., .* got 1\.0"):
+            reward_report(where, reward, **options)
+        assert "retrained" in reward_report(where, reward, discount=0.9, **options).returns
+    there = mbrl.reward_task(task, of_task, discount=0.9)
+    result = mbrl.train(forever, there, steps=64, evaluation_episodes=0)
+    report = reward_report(task, of_task, discount=0.9, **options)
+    assert math.isclose(report.returns["retrained"], mean_return(mbrl.record(task, result.policy, 2)))
+
+
 def test_trained_anew_in_an_environment():
     reward = mbrl.RewardNetwork(3, TORQUES, hidden=(4,))
     torch.nn.init.ones_(reward.network[-1].weight)
@@ -610,6 +670,7 @@ def test_captions_say_where_rewards_are_compared(tmp_path):
             "a mbrl.FeatureReward, a mbrl.RewardModel or a tensor",
         ),
         (lambda: reward_report(world(), torch.ones(16), algorithm=DDP()), ValueError, "are for tasks"),
+        (lambda: reward_report(world(), torch.ones(16), discount=0.9), ValueError, "and discount are for tasks"),
         (
             lambda: reward_report(world(), torch.ones(16), elsewhere=regulator()),
             ValueError,

@@ -266,8 +266,11 @@ class _Training:
         """What there is to say about the learned reward; what was learned is kept where it cannot be said."""
         from mbrl.plots import reward_sections
 
-        control = {"control": self.algorithm, "steps": self.options.steps} if self.options.control else {}
-        if control:
+        asked: dict[str, Any] = {}
+        if isinstance(self.algorithm, Adversarial) and not isinstance(self.task, mbrl.GridWorld):
+            asked["discount"] = self.algorithm.policy.discount
+        if self.options.control:
+            asked |= {"control": self.algorithm, "steps": self.options.steps}
             sys.stdout.write("training a policy without demonstrations (--control)\n")
             sys.stdout.flush()
         report = mbrl.reward_report(
@@ -276,7 +279,7 @@ class _Training:
             policy=policy,
             demonstrations=self.demonstrations,
             seed=seed,
-            **control,
+            **asked,
         )
         sys.stdout.write(f"{report}\n")
         return reward_sections(report)

@@ -83,7 +83,7 @@ class RewardReport:
         weights: of a cost, learned and true by name.
         compared: where rewards are: ``"state"``, ``"state and action"`` or ``"transition"``.
         return_correlation: in an environment, of the sums of both rewards along episodes, of which shaping changes no more than
-            their ends show.
+            their ends show; with what a learned reward that knows an absorbing state pays after the end.
     """
 
     task: str
@@ -167,10 +167,15 @@ class Asked:
     episodes: int
     samples: int
     seed: int
+    discount: float | None = None
 
     def generator(self) -> torch.Generator:
         """The same for everything, so that all face the same starts."""
         return torch.Generator().manual_seed(self.seed)
+
+    def discount_of(self, algorithm: Any, default: float | None = None) -> float | None:
+        """Gamma of what comes after the end of episodes: what was asked for, or that of an algorithm."""
+        return getattr(algorithm, "discount", default) if self.discount is None else self.discount
 
     def trained(self, algorithm: Algorithm, task: AnyTask, demonstrations: Sequence[Trajectory] | None = None) -> Actor:
         """The policy that an algorithm learns."""
