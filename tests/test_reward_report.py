@@ -611,6 +611,38 @@ def test_what_does_not_fit_an_environment():
             reward_report(pendulum, **{"reward": Swing(), "episodes": 1, **arguments})
 
 
+class Plain(torch.nn.Module):
+    """A linear reward whose weights are learned or not, which takes tensors of their dtype alone."""
+
+    def __init__(self, columns, dtype, buffer=False):
+        super().__init__()
+        weight = torch.linspace(-1, 1, columns, dtype=dtype)
+        self.register_buffer("weight", weight) if buffer else setattr(self, "weight", torch.nn.Parameter(weight))
+
+    def forward(self, y, u, after):
+        return torch.nn.functional.linear(y, self.weight) + u[..., 0] - after[..., 0]
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_modules_of_either_dtype(dtype, buffer):
+    shown, task = swung(), regulator()
+    report = reward_report(pendulum, Plain(3, dtype, buffer), demonstrations=shown, episodes=2, samples=2 * 4 * 16)
+    assert report.learned.dtype == DOUBLE
+    expected = np.concatenate([
+        -d.observations[:-1, 0] + d.observations[:-1, 2] + d.controls[:, 0] - d.observations[1:, 0] for d in shown
+    ])
+    found = np.sort(report.learned[-len(expected) :].numpy())  # those of the demonstrations, all of them in some order
+    np.testing.assert_allclose(found, np.sort(expected), atol=1e-5)
+    report = reward_report(task, Plain(2, dtype, buffer), algorithm=DDP(max_iterations=2), episodes=2)
+    exact = reward_report(
+        task, TransitionCost(lambda x, u, after, t: x[..., 0] - x[..., 1] - u[..., 0] + after[..., 0]), episodes=2
+    )
+    torch.testing.assert_close(report.learned, exact.learned, atol=1e-5, rtol=1e-5)
+    assert report.epic == pytest.approx(exact.epic, abs=1e-5)
+    assert math.isfinite(report.returns["retrained"])
+
+
 # Pages
 
 

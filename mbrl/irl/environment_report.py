@@ -16,6 +16,7 @@ from torch.nn.functional import one_hot
 
 from dynamics import Trajectory
 from mbrl.envs.making import EnvFactory, checked_id, made_env, vector_env
+from mbrl.irl.module_reward import module_rewards
 from mbrl.irl.reward_findings import Asked, FeatureGap, RewardReport, number
 from mbrl.irl.reward_metrics import reward_correlation
 from mbrl.irl.reward_network import RewardModel
@@ -135,10 +136,11 @@ def _mean_return(episodes: list[Trajectory]) -> float:
 def _learned(reward: nn.Module, episode: Trajectory) -> Tensor:
     """Learned rewards of the steps of an episode ``(T,)``."""
     y, u = torch.tensor(episode.observations), torch.tensor(episode.controls)
+    if not isinstance(reward, RewardModel):
+        return module_rewards(reward, y[:-1], u, y[1:])
     over = torch.zeros(len(u), dtype=torch.bool)
     over[-1] = episode.terminated
-    ends = (over,) if isinstance(reward, RewardModel) else ()
-    return reward(y[:-1], u, y[1:], *ends)
+    return reward(y[:-1], u, y[1:], over)
 
 
 def _correlation_of_sums(reward: nn.Module, episodes: list[Trajectory], asked: Asked) -> float:

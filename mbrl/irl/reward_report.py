@@ -25,6 +25,7 @@ from mbrl.irl.cost_learner import IdentifiableWeights
 from mbrl.irl.environment_report import in_an_environment
 from mbrl.irl.identifiability import identifiability
 from mbrl.irl.kkt_inverse import control_gradients
+from mbrl.irl.module_reward import module_rewards
 from mbrl.irl.reward_findings import Asked, FeatureGap, RewardReport, number
 from mbrl.irl.reward_learner import in_tables
 from mbrl.irl.reward_metrics import Reward, Transitions, epic_distance, reward_correlation, sampled_epic_distance
@@ -331,7 +332,7 @@ def _as_cost(task: Task, reward: Any) -> Cost:
         return RewardCost(reward, task)
     if not isinstance(reward, nn.Module):
         raise TypeError(f"on a task a reward is a planners.Cost or a module, got {type(reward).__name__}")
-    return TransitionCost(lambda x, u, after, t: -reward(task.observe(x), u, task.observe(after)))
+    return TransitionCost(lambda x, u, after, t: -module_rewards(reward, task.observe(x), u, task.observe(after)))
 
 
 def _as_task(task: Task, reward: Any, discount: float | None) -> Task:
