@@ -629,9 +629,9 @@ def test_modules_of_either_dtype(dtype, buffer):
     shown, task = swung(), regulator()
     report = reward_report(pendulum, Plain(3, dtype, buffer), demonstrations=shown, episodes=2, samples=2 * 4 * 16)
     assert report.learned.dtype == DOUBLE
-    expected = np.concatenate([
-        -d.observations[:-1, 0] + d.observations[:-1, 2] + d.controls[:, 0] - d.observations[1:, 0] for d in shown
-    ])
+    expected = np.concatenate(
+        [-d.observations[:-1, 0] + d.observations[:-1, 2] + d.controls[:, 0] - d.observations[1:, 0] for d in shown]
+    )
     found = np.sort(report.learned[-len(expected) :].numpy())  # those of the demonstrations, all of them in some order
     np.testing.assert_allclose(found, np.sort(expected), atol=1e-5)
     report = reward_report(task, Plain(2, dtype, buffer), algorithm=DDP(max_iterations=2), episodes=2)
@@ -702,7 +702,13 @@ def test_captions_say_where_rewards_are_compared(tmp_path):
             "a mbrl.FeatureReward, a mbrl.RewardModel or a tensor",
         ),
         (lambda: reward_report(world(), torch.ones(16), algorithm=DDP()), ValueError, "are for tasks"),
-        (lambda: reward_report(world(), torch.ones(16), discount=0.9), ValueError, "and discount are for tasks"),
+        (lambda: reward_report(world(), torch.ones(16), discount=0.9), ValueError, "discount and device are for tasks"),
+        (lambda: reward_report(world(), torch.ones(16), device="cuda"), ValueError, "device are for tasks"),
+        (
+            lambda: reward_report(regulator(), regulator().cost, device="cuda"),
+            ValueError,
+            "device would be ignored",
+        ),
         (
             lambda: reward_report(world(), torch.ones(16), elsewhere=regulator()),
             ValueError,

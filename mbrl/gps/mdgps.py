@@ -13,8 +13,8 @@ that came about,
     \frac{\text{predicted}}{2 \max(10^{-4}, \text{predicted} - \text{actual})}, \; 0.1, \; 5 \Bigr).
 
 Both improvements are those of the steps that were taken, so that the bound is scaled from what these had: s is the mean share of
-the bound that was left of it where steps were shortened in the model, 1 in the paper, which shortens none. Where no condition took
-a step nothing came of any bound, and the factor falls to a tenth.
+the bound that was left of it where steps were shortened in the model, 1 in the paper, which shortens none. Where no condition
+took a step nothing came of any bound, and the factor falls to a tenth.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -26,7 +26,6 @@ from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
 from planners import KLStep, LinearGaussianController, kl_constrained_step
-
 
 LEAST_CHANGE, LARGEST_CHANGE = 0.1, 5.0  # of the factor, by what came of a step
 

@@ -63,8 +63,8 @@ class RewardReport:
 
     Returns are those of the truth: values of the process with its discount in tables; on a task mean sums of rewards, from the
     starts of the demonstrations and over as many steps where there are any, otherwise of new episodes; in an environment those of
-    episodes of its own, over at most as many steps as the longest demonstration has, unless all of these terminated: what is asked
-    may be to end soon, as the demonstrations do.
+    episodes of its own, over at most as many steps as the longest demonstration has, unless all demonstrations terminated: to
+    end soon may be what is asked.
 
     Attributes:
         task: its name.
@@ -168,6 +168,7 @@ class Asked:
     samples: int
     seed: int
     discount: float | None = None
+    device: str | torch.device | None = None
 
     def generator(self) -> torch.Generator:
         """The same for everything, so that all face the same starts."""
@@ -182,7 +183,13 @@ class Asked:
         from mbrl.training.train import train
 
         result = train(
-            algorithm, task, steps=self.steps, seed=self.seed, demonstrations=demonstrations, evaluation_episodes=0
+            algorithm,
+            task,
+            steps=self.steps,
+            seed=self.seed,
+            demonstrations=demonstrations,
+            evaluation_episodes=0,
+            device="cpu" if self.device is None else self.device,
         )
         return result.policy
 

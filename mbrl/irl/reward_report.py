@@ -71,6 +71,7 @@ def reward_report(
     samples: int = 512,
     seed: int = 0,
     discount: float | None = None,
+    device: str | torch.device | None = None,
 ) -> RewardReport:
     """Examine a learned reward.
 
@@ -101,16 +102,17 @@ def reward_report(
         seed: of what is drawn.
         discount: gamma, of what a reward that knows an absorbing state pays after the end of episodes: that of the algorithm by
             default, on a task without one that of the task.
+        device: where the networks of each training are trained, the processor by default.
 
     Raises:
         ValueError: something does not fit, or would be ignored.
         TypeError: the reward is none.
     """
     if isinstance(task, TabularWorld):
-        if any(given is not None for given in (algorithm, steps, control, discount)):
+        if any(given is not None for given in (algorithm, steps, control, discount, device)):
             raise ValueError(
-                "algorithm, steps, control and discount are for tasks; in tables the policy of the learned reward is solved for "
-                "exactly"
+                "algorithm, steps, control, discount and device are for tasks; in tables the policy of the learned reward is "
+                "solved for exactly"
             )
         if elsewhere is not None and not isinstance(elsewhere, TabularWorld):
             raise ValueError(
@@ -122,13 +124,18 @@ def reward_report(
             "task must be a Task, a GridWorld, a TabularMDP, a gymnasium id, or a function that makes an environment, got "
             f"{type(task).__name__}"
         )
-    if steps is not None and not (isinstance(algorithm, Algorithm) or isinstance(control, Algorithm)):
-        raise ValueError("steps would be ignored: there is no training algorithm that takes some")
+    if not (isinstance(algorithm, Algorithm) or isinstance(control, Algorithm)):
+        if steps is not None:
+            raise ValueError("steps would be ignored: there is no training algorithm that takes some")
+        if device is not None:
+            raise ValueError("device would be ignored: there is no training algorithm whose networks it is for")
     if isinstance(control, Algorithm) and control.demonstrations == "required" and not isinstance(control, Adversarial):
         raise ValueError(
             f"control must be an adversarial algorithm or one that takes no demonstrations, got {type(control).__name__}"
         )
-    settings = Asked(policy, demonstrations, algorithm, steps, elsewhere, control, episodes, samples, seed, discount)
+    settings = Asked(
+        policy, demonstrations, algorithm, steps, elsewhere, control, episodes, samples, seed, discount, device
+    )
     if isinstance(task, Task):
         if elsewhere is not None and not isinstance(elsewhere, Task):
             raise ValueError(f"elsewhere must be a task as well, got {type(elsewhere).__name__}")
