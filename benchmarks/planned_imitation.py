@@ -136,7 +136,7 @@ def _half_cheetah() -> Plant:
             "max_iterations": 15,
             "tolerance": 1e-2,
         },
-        {"iterations": 60, "cost_learning_rate": 1e-3, "checks": 1},
+        {"iterations": 40, "cost_learning_rate": 1e-3, "checks": 1},
         {1: 10, 5: 36, 25: 180},
         episodes=10,
     )
