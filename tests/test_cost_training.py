@@ -9,6 +9,7 @@ import torch
 import mbrl
 from dynamics import LinearDynamics, Trajectory
 from mbrl import KKTInverse, LaplaceIRL, MPCInverse, PathIntegralIRL, PlanningPolicy, TaskCost
+from mbrl.irl.searching import searched
 from mbrl.tasks import CONSTRUCTORS
 from mbrl.tasks.base import uniform_initial_state
 from planners import DDP, LQR, MPPI, FunctionCost, QuadraticCost, ResidualCost, TransitionCost, solve
@@ -234,6 +235,28 @@ def test_pieces_of_demonstrations_are_planned_as_they_are_long(learner):
     assert cut.policy.horizon == STEPS
     of_two_lengths = [demonstrations[0], demonstrations[1].slice(0, STEPS + 1)]
     assert trained(settings, task, demonstrations=of_two_lengths, evaluation_episodes=0).steps > 0
+
+
+@pytest.mark.parametrize("learner", [MPCInverse, KKTInverse, LaplaceIRL, PathIntegralIRL])
+def test_pieces_count_in_the_direct_call_too(learner):
+    """Of a task and of a problem, whose horizon is that of the pieces."""
+    task = regulator()
+    demonstrations = demonstrated(task, steps=3 * STEPS, noise=0.05)
+    pieces = [d.slice(t, t + STEPS) for d in demonstrations for t in range(0, 2 * STEPS + 1, 3)]
+    cost = learner().first_guess(task, TaskCost(task).with_equal_shares(*stacked(pieces)), pieces)
+    settings = learner(horizon=STEPS, stride=3)
+    assert torch.equal(
+        settings.first_guess(task, TaskCost(task).with_equal_shares(*stacked(pieces)), demonstrations).weights,
+        cost.weights,
+    )
+    expected = learner().learn(task, cost, pieces).weights
+    assert torch.equal(settings.learn(task, cost, demonstrations).weights, expected)
+    assert torch.equal(settings.learn(task.problem(horizon=STEPS), cost, demonstrations).weights, expected)
+    assert torch.equal(searched(settings.search(task, cost, demonstrations)).weights, expected)
+    with pytest.raises(ValueError, match=r"pieces of horizon=8 steps, the horizon of the problem is 24"):
+        settings.learn(task.problem(horizon=3 * STEPS), cost, demonstrations)
+    with pytest.raises(TypeError, match="must be a sequence of Trajectory, got list"):
+        settings.learn(task, cost, [1.0])
 
 
 def test_the_policy_plans_as_the_demonstrator_does():

@@ -51,7 +51,7 @@ from mbrl.irl.cost_learner import Demonstrated, copied
 from mbrl.irl.demonstrated_controller import demonstrated_controller
 from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.partition import LogPartition, log_partition
-from mbrl.irl.pieces import check_pieces, cut
+from mbrl.irl.pieces import check_pieces
 from mbrl.irl.reward_files import save_reward
 from mbrl.runs.records import fingerprint, json_values
 from mbrl.tasks import Task, TaskCost
@@ -188,8 +188,9 @@ class GCLLearner(AlternatingLearner):
 
     def __init__(self, algorithm: GCL, assignment: Assignment):
         algorithm.check_demonstrations(assignment)
-        if algorithm.horizon is not None:
-            assignment = _in_pieces(assignment, algorithm.horizon, algorithm.stride)
+        task = assignment.task
+        if algorithm.horizon is not None and isinstance(task, Task):  # what is no task is an error, elsewhere
+            assignment = replace(assignment, task=replace(task, episode_steps=algorithm.horizon))
         super().__init__(algorithm, assignment)
         task = self.task
         self._truth = replace(task.problem(horizon=task.episode_steps), discount=1.0)
@@ -201,6 +202,7 @@ class GCLLearner(AlternatingLearner):
             accepted=frozenset({"control_limits", "discount"}),
             learner="GCL",
             other="leave it out of the task",
+            pieces=(algorithm.horizon, algorithm.stride),
         )
         if given.us.shape[-2] != task.episode_steps:
             raise ValueError(
@@ -408,15 +410,6 @@ class GCLLearner(AlternatingLearner):
         self.reward.load_state_dict(state["cost"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.memory.load_state_dict(state["memory"], self.policy)
-
-
-def _in_pieces(assignment: Assignment, steps: int, stride: int | None) -> Assignment:
-    """What is to be learned, from pieces of demonstrations and in episodes as long."""
-    task = assignment.task
-    if not isinstance(task, Task):
-        return assignment  # an error, elsewhere
-    demonstrations = cut(cast(Sequence[Trajectory], assignment.demonstrations), steps, stride)
-    return replace(assignment, task=replace(task, episode_steps=steps), demonstrations=demonstrations)
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,7 +124,7 @@ class MPCInverse(CostLearner):
         """Weights for which the demonstrations are stationary, none much smaller than its equal share."""
         if self.start == "equal" or task.problem().features() - KKT_ACCEPTED:
             return cost
-        found = KKTInverse().learn(task, cost, demonstrations).weights
+        found = KKTInverse(horizon=self.horizon, stride=self.stride).learn(task, cost, demonstrations).weights
         equal = cost.weights.detach()
         return TaskCost(task, torch.maximum(found, SMALLEST * equal), terms=cost.terms)  # type: ignore[type-var]
 
@@ -161,6 +161,7 @@ class MPCInverse(CostLearner):
             accepted=self.planner.supports - UNKNOWN,
             learner=f"MPCInverse with {type(self.planner).__name__}",
             other="choose another planner=",
+            pieces=(self.horizon, self.stride),
         )
         plant = given.problem.dynamics
         if self.curvature == "exact" and plant.derivatives == "finite-difference":

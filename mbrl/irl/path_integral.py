@@ -226,6 +226,7 @@ class PathIntegralIRL(CostLearner):
             accepted=SamplingPlanner.supports - {"termination"},
             learner="PathIntegralIRL",
             other="make them part of the cost",
+            pieces=(self.horizon, self.stride),
         )
 
 

@@ -29,6 +29,13 @@ def cut(demonstrations: Sequence[Trajectory], steps: int, stride: int | None = N
     Raises:
         ValueError: a number is less than 1, or a demonstration is shorter than a piece.
     """
+    return [d.slice(t, t + steps) for d, t in beginnings(demonstrations, steps, stride)]
+
+
+def beginnings(
+    demonstrations: Sequence[Trajectory], steps: int, stride: int | None = None
+) -> list[tuple[Trajectory, int]]:
+    """Of each piece that :func:`cut` makes of the same arguments, the demonstration and the step of it at which it begins."""
     stride = steps if stride is None else stride
     if steps < 1 or stride < 1:
         raise ValueError(f"pieces need at least one step and a stride of at least 1, got {steps} and {stride}")
@@ -38,4 +45,4 @@ def cut(demonstrations: Sequence[Trajectory], steps: int, stride: int | None = N
             f"a demonstration has {shortest} steps, and cannot be cut into pieces of {steps}; choose horizon={max(shortest, 1)}, "
             "or leave it out"
         )
-    return [d.slice(t, t + steps) for d in demonstrations for t in range(0, d.num_steps - steps + 1, stride)]
+    return [(d, t) for d in demonstrations for t in range(0, d.num_steps - steps + 1, stride)]
