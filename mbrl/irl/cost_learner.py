@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamics import Trajectory
-from mbrl.irl.pieces import beginnings, check_pieces
+from mbrl.irl.pieces import beginnings, check_pieces, check_steps
 from mbrl.irl.searching import Search, SearchLearner
 from mbrl.policies.planning_policy import PlanningPolicy
 from mbrl.tasks import Task
@@ -96,7 +96,8 @@ class CostLearner(Algorithm):
         terms: of the cost that a training learns: ``"own"``, those of the task's cost, ``"squares"`` of states and controls, or
             ``"auto"``, squares where there are none of its own. At first all terms cost the same along the demonstrations.
         horizon: steps of a plan: learned is from pieces of demonstrations of so many steps, and the policy of a training plans as
-            many; by default from whole demonstrations.
+            many; by default from whole demonstrations. A piece is learned as if it began at step 0: neither plant nor cost may
+            depend on time.
         stride: steps from the beginning of a piece to that of the next; those of a piece by default.
 
     Raises:
@@ -349,6 +350,7 @@ class Demonstrated:
                 f"demonstrations have {xs.shape[-1]} states and {us.shape[-1]} controls, the dynamics {n} and {m}"
             )
         problem = replace(problem, cost=cost)
+        check_steps(problem, xs, us, begins)
         with torch.no_grad():
             steps = torch.arange(us.shape[-2])
             error = problem.dynamics.difference(problem.dynamics(xs[..., :-1, :], us, steps), xs[..., 1:, :])

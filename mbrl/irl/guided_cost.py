@@ -89,7 +89,8 @@ class GCL(AlternatingGPS):
         kl_limit: bound on the divergence of new controllers from the old ones per step of the plan, on average [nat].
         checks: as of :class:`mbrl.MDGPS`; none by default, as the next cost is another one.
         horizon: steps of the pieces that demonstrations are cut into; rollouts begin where pieces do, and are as long. By default
-            whole demonstrations, which are as long as an episode. The fewer steps there are, the more samples count.
+            whole demonstrations, which are as long as an episode. The fewer steps there are, the more samples count. A piece is
+            learned as if it began at step 0: neither plant nor cost may depend on time.
         stride: steps from the beginning of a piece to that of the next; those of a piece by default.
 
     Raises:

@@ -1,14 +1,19 @@
 """Demonstrations cut into pieces, as long as a plan is.
 
 A plan of T steps from where a demonstration was at some time is to be what was done in the T steps after it. Pieces that begin at
-several times show more initial states, and what is learned from them is a cost for planning in receding horizon.
+several times show more initial states, and what is learned from them is a cost for planning in receding horizon. Each piece is
+learned as if it began at step 0, so nothing may depend on when it did.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dynamics import Trajectory
 from mbrl.training.checking import check_numbers
+from planners import Problem, WeightedCost
 
 
 def check_pieces(settings: Any) -> None:
@@ -46,3 +51,64 @@ def beginnings(
             "or leave it out"
         )
     return [(d, t) for d in demonstrations for t in range(0, d.num_steps - steps + 1, stride)]
+
+
+@torch.no_grad()
+def check_steps(problem: Problem, xs: Tensor, us: Tensor, begins: Sequence[int]) -> None:
+    """Raise ValueError where dynamics, cost, constraints or limits are others at the steps of pieces than at those from 0 on.
+
+    Args:
+        problem: with the cost to be learned.
+        xs: states of the pieces ``(N, T+1, n)``.
+        us: controls ``(N, T, m)``.
+        begins: step of the demonstration at which each begins.
+    """
+    if not any(begins):
+        return
+    x, x_next = xs[..., :-1, :], xs[..., 1:, :]
+    first = torch.arange(us.shape[-2]).expand(us.shape[:-1])
+    own = first + torch.tensor(begins).unsqueeze(-1)
+
+    def all_of_it(t: Tensor) -> dict[str, list[Tensor]]:
+        cost = problem.cost
+        if isinstance(cost, WeightedCost):  # the terms, as a weight may be zero
+            costs = [cost.features(x, us, t)]
+            costs += [] if cost.known is None else [cost.known.transition(x, us, x_next, t)]
+        else:
+            costs = [cost.transition(x, us, x_next, t)]
+        rows = [constraint.value(x, us, t) for constraint in problem.constraints]
+        return {"dynamics": [problem.dynamics(x, us, t)], "cost": costs, "constraints": rows}
+
+    here = all_of_it(first)
+    try:
+        there = all_of_it(own)
+    except (ValueError, IndexError) as error:  # steps that there are not
+        raise ValueError(_of_time(f"at steps up to {int(own.max())}: {error}")) from error
+    differ = [
+        name
+        for name, values in here.items()
+        if not all(
+            torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
+            for one, other in zip(values, there[name], strict=True)
+        )
+    ]
+    if any(_varies(limit) for limit in problem.control_limits or ()):
+        differ.append("control limits")
+    if differ:
+        latest = max(begins)
+        raise ValueError(
+            _of_time(f"{' and '.join(differ)} are not the same for pieces that begin at up to step {latest}")
+        )
+
+
+def _of_time(what: str) -> str:
+    return (
+        "horizon= needs a plant and a cost that do not depend on time, as each piece is learned as if it began at step 0: "
+        f"{what}; leave horizon= out, or make the time one of the states"
+    )
+
+
+def _varies(limit: float | Tensor) -> bool:
+    """Whether a limit ``(..., T, m)`` is another one at another step."""
+    rows = torch.as_tensor(limit)
+    return rows.ndim > 1 and not bool((rows == rows[..., :1, :]).all())
