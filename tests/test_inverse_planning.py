@@ -385,6 +385,35 @@ def test_an_approximate_jacobian_finds_the_weights_that_reproduce_demonstrations
     assert found.weights.tolist() == pytest.approx([1.0, 0.3, 0.1], rel=1e-3)
 
 
+def test_plans_that_are_differentiated_are_those_that_count_as_valid():
+    """In single precision no plan is as exact as is asked for; without second derivatives they are good enough."""
+    problem, shown = replace(pendulum(), dynamics=Single()), demonstrated(pendulum(), STARTS, DDP())
+    found = MPCInverse(curvature="gauss-newton").learn(problem, pendulum((0.5, 0.5, 0.5)).cost, shown)
+    assert found.converged
+    assert found.report.loss < 1e-9
+    assert found.report.invalid_plans == 0
+    assert "0 plans have no derivatives" in str(found.report)
+
+
+def test_a_step_that_fails_along_approximate_derivatives_is_no_convergence():
+    """At its end the exact derivative of the loss is not zero, and exact steps go on from there."""
+    problem = pendulum(horizon=5)
+    shown = demonstrated(problem, 4.0 * STARTS[:2], DDP(tolerance=1e-10))
+    shown = [d.replace(controls=d.controls + 0.5 * np.cos(np.arange(5.0))[:, None]) for d in shown]
+    found = {}
+    for curvature in ("gauss-newton", "exact"):
+        search = MPCInverse(curvature=curvature).search(problem, problem.cost, shown)
+        while not search.finished:
+            before = len(search.history["loss"])
+            search.advance()
+        found[curvature] = search.learned()
+        if curvature == "gauss-newton":
+            assert len(search.history["loss"]) == before  # the last step failed
+    assert not found["gauss-newton"].converged
+    assert found["exact"].converged
+    assert found["exact"].report.loss < found["gauss-newton"].report.loss
+
+
 # --- what does not fit -----------------------------------------------------------------------------------------------
 
 
