@@ -286,7 +286,9 @@ def test_conditions_need_a_sum_of_weights():
 # --- through plans ---------------------------------------------------------------------------------------------------
 
 
-def test_the_jacobian_is_that_of_finite_differences():
+@pytest.mark.parametrize("imitated", [None, 2])
+def test_the_jacobian_is_that_of_finite_differences(imitated):
+    """With controls at their limits, among those that are imitated, too."""
     from mbrl.irl.cost_learner import Demonstrated
     from mbrl.irl.mpc_inverse import _Plans
 
@@ -295,10 +297,15 @@ def test_the_jacobian_is_that_of_finite_differences():
     given = Demonstrated.of(
         problem, problem.cost, demonstrations, accepted=DDP.supports, learner="MPCInverse", other=""
     )
-    plans = _Plans(MPCInverse(), given, problem.cost)
+    plans = _Plans(MPCInverse(imitated=imitated), given, problem.cost)
     theta, h = problem.cost.weights.detach().log() + 0.1, 1e-4
     plans.errors(theta)
     J = plans.jacobian(theta)
+    K = imitated or 6
+    held = plans.of(theta).point.us[:, :K].abs() == 1.2
+    assert 0 < int(held.sum()) < 3 * K
+    assert J.shape == (3, K, 3)
+    assert not bool(J[held.squeeze(-1)].any())
     for k in range(3):
         step = torch.zeros(3, dtype=DOUBLE)
         step[k] = h
