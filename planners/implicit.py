@@ -75,8 +75,8 @@ class Implicit:
         """Raise ValueError if the dynamics do not have the derivatives asked for."""
         if self.curvature == "exact" and problem.dynamics.derivatives != "autograd":
             raise ValueError(
-                f"{type(problem.dynamics).__name__} has no exact second derivatives; choose "
-                "Implicit(curvature='finite-difference') or, without those of the dynamics, Implicit(curvature='gauss-newton')"
+                f"{type(problem.dynamics).__name__} has no exact second derivatives; choose curvature='finite-difference', or, "
+                "without those of the dynamics, curvature='gauss-newton', or dynamics in torch"
             )
 
     def tolerance_in(self, problem: Problem, us: Tensor) -> float:

@@ -457,6 +457,18 @@ def test_a_task_has_the_horizon_of_the_demonstrations(learner):
     assert ratios == pytest.approx([1.0, 0.3, 0.1], rel=1e-4)
 
 
+def test_plants_without_second_derivatives_need_another_curvature():
+    problem = pendulum(horizon=3)
+    numeric = Pendulum()
+    numeric.derivatives = "finite-difference"
+    demonstrations = demonstrated(problem, STARTS, DDP(tolerance=1e-10))
+    problem = replace(problem, dynamics=numeric)
+    with pytest.raises(ValueError, match=r"Pendulum has no exact second derivatives; choose curvature='finite-differ"):
+        MPCInverse().learn(problem, problem.cost, demonstrations)
+    found = MPCInverse(curvature="finite-difference").learn(problem, problem.cost, demonstrations)
+    assert found.report.loss < 1e-8
+
+
 def test_weights_of_plans_are_positive():
     problem, x0 = random_problem(0, n=2, m=1, horizon=3, number=1)
     cost = LinearFeatureCost(lambda x, u, t: torch.cat([x, u], -1), [1.0, -1.0, 0.0], positive=False)

@@ -164,12 +164,7 @@ class MPCInverse(CostLearner):
             other="choose another planner=",
             pieces=(self.horizon, self.stride),
         )
-        plant = given.problem.dynamics
-        if self.curvature == "exact" and plant.derivatives == "finite-difference":
-            raise ValueError(
-                f"{type(plant).__name__} has no exact second derivatives; choose curvature='finite-difference', or a plant in "
-                "torch, such as the task's backend='torch'"
-            )
+        Implicit(curvature=self.curvature).check(given.problem)
         if self.imitated is not None and self.imitated > given.us.shape[-2]:
             raise ValueError(
                 f"plans have {given.us.shape[-2]} steps, of which imitated={self.imitated} cannot be compared"
