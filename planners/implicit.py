@@ -107,6 +107,9 @@ class InvalidGradientError(RuntimeError):
 class Refined:
     """A plan after Newton steps, and the factorized optimality conditions there.
 
+    Not public, as :func:`refined` is not: a seam for learners that need the derivatives by many weights at once, which autograd
+    would take a pass each for. The two packages change together.
+
     Attributes:
         point: the plan and its multipliers, of the problem itself.
         certificate: what the conditions say about it, or about the smoothed plan.

@@ -42,7 +42,7 @@ from mbrl.tasks.task_cost import TaskCost
 from mbrl.training.checking import check_numbers
 from planners import DDP, Cost, Implicit, Planner, Problem, Solution, WeightedCost, solve
 from planners.implicit import Refined, refined
-from planners.kkt import UNKNOWN
+from planners.kkt import UNKNOWN_FEATURES
 
 SMALLEST = 1e-4  # weight to begin with, in equal shares
 LEAST_DAMPING = 1e-10  # beside the mean diagonal of J'J, which may have directions that do not show
@@ -159,7 +159,7 @@ class MPCInverse(CostLearner):
             problem,
             cost,
             demonstrations,
-            accepted=self.planner.supports - UNKNOWN,
+            accepted=self.planner.supports - UNKNOWN_FEATURES,
             learner=f"MPCInverse with {type(self.planner).__name__}",
             other="choose another planner=",
             pieces=(self.horizon, self.stride),
