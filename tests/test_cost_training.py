@@ -9,6 +9,7 @@ import torch
 import mbrl
 from dynamics import LinearDynamics, Trajectory
 from mbrl import KKTInverse, LaplaceIRL, MPCInverse, PathIntegralIRL, PlanningPolicy, TaskCost
+from mbrl.irl.pieces import check_steps
 from mbrl.irl.searching import searched
 from mbrl.tasks import CONSTRUCTORS
 from mbrl.tasks.base import uniform_initial_state
@@ -337,6 +338,19 @@ def test_trainings_refuse_pieces_of_what_depends_on_time():
     torch.testing.assert_close(found / found[0], true / true[0], rtol=1e-5, atol=0.0)
     with pytest.raises(ValueError, match=r"do not depend on time.*dynamics are not the same"):
         trained(mbrl.GCL(horizon=STEPS, conditions=1, iterations=1), task, demonstrations=demonstrations)
+
+
+def test_a_simulator_with_contacts_is_the_same_at_all_steps():
+    """To the bit, so that its pieces are not refused."""
+    task = mbrl.half_cheetah()
+    generator = torch.Generator().manual_seed(0)
+    us = 2 * torch.rand(2, 60, 6, generator=generator, dtype=DOUBLE) - 1
+    xs = task.dynamics.rollout(task.initial_state(2, generator), us)
+    pieces = [slice(t, t + 20) for t in range(0, 41, 10)]
+    problem = task.problem(horizon=20)
+    x = torch.cat([torch.stack([row[piece.start : piece.stop + 1] for piece in pieces]) for row in xs])
+    u = torch.cat([torch.stack([row[piece] for piece in pieces]) for row in us])
+    check_steps(problem, x, u, 2 * [piece.start for piece in pieces])
 
 
 def test_the_policy_plans_as_the_demonstrator_does():
