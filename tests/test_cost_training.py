@@ -314,6 +314,25 @@ def test_pieces_of_what_depends_on_time_are_refused(task, cost, what):
     KKTInverse(horizon=STEPS).learn(task, cost, first)  # begins at step 0
 
 
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_networks_that_are_shown_the_time_have_no_pieces(last):
+    """Also where they say nothing yet."""
+
+    class Timed(torch.nn.Module):
+        def __init__(self, rate):
+            super().__init__()
+            self.rate, self.factor = rate, torch.nn.Parameter(torch.tensor(last, dtype=DOUBLE))
+
+        def forward(self, x, u, t):
+            return u.square().sum(-1) + self.factor * (self.rate * torch.as_tensor(t).to(x)).cos() * x[..., 0].square()
+
+    task, demonstrations = regulator(), demonstrated(regulator(), steps=3 * STEPS, noise=0.3)
+    settings = LaplaceIRL(horizon=STEPS, max_iterations=2)
+    with pytest.raises(ValueError, match=r"do not depend on time.*cost are not"):
+        settings.learn(task, FunctionCost(Timed(0.1)), demonstrations)
+    assert settings.learn(task, FunctionCost(Timed(0.0)), demonstrations).history["log_likelihood"]
+
+
 def test_constraints_and_limits_that_depend_on_time_have_no_pieces():
     def later(x, u, t):
         return u - 50.0 - torch.as_tensor(t).to(u).expand(u.shape[:-1]).unsqueeze(-1)

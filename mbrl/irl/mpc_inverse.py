@@ -219,7 +219,7 @@ class MPCInverseSearch(Search[LearnedCost]):
                 self.finished = self.converged = True
         else:
             # along approximate derivatives the loss may not fall although it is at no minimum
-            self.finished, self.converged = True, self.settings.curvature != "gauss-newton"
+            self.finished, self.converged = True, not self.plans.gauss_newton
         self.iterations += 1
         if losses[-1] <= tolerance:
             self.finished = self.converged = True
