@@ -1,9 +1,8 @@
 """Imitation from 1, 5 and 25 demonstrations, beside the package imitation: share of the expert's return over random actions'."""
 
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,27 +61,40 @@ class Case:
 
 PENDULUM = (("discount", 0.9), ("learning_rate", 1e-3), ("trace_decay", 0.8))
 CHEETAH = (("discount", 0.99), ("learning_rate", 3e-4), ("trace_decay", 0.95))
-FULL = (
-    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 200_000, 150_000, 3, 1, 3, (1, 5, 25), PENDULUM, True),
-    Case(
-        "HalfCheetah",
-        "HalfCheetah-v5",
-        "HalfCheetah-v4",
-        200,
-        500_000,
-        200_000,
-        3,
-        1,
-        1,
-        (1, 5, 25),
-        CHEETAH,
-        False,
-        50,
-    ),
+_PENDULUM = Case(
+    name="Pendulum",
+    env="Pendulum-v1",
+    peer_env="Pendulum-v1",
+    episode_steps=200,
+    expert_steps=200_000,
+    steps=150_000,
+    seeds=3,
+    peer_seeds=1,
+    gcl_seeds=3,
+    numbers=(1, 5, 25),
+    settings=PENDULUM,
+    anneal=True,
 )
+_CHEETAH = Case(
+    name="HalfCheetah",
+    env="HalfCheetah-v5",
+    peer_env="HalfCheetah-v4",
+    episode_steps=200,
+    expert_steps=500_000,
+    steps=200_000,
+    seeds=3,
+    peer_seeds=1,
+    gcl_seeds=1,
+    numbers=(1, 5, 25),
+    settings=CHEETAH,
+    anneal=False,
+    episodes=50,
+)
+FULL = (_PENDULUM, _CHEETAH)
+_SHORT: dict[str, Any] = {"seeds": 1, "gcl_seeds": 1, "numbers": (5,)}
 QUICK = (
-    Case("HalfCheetah", "HalfCheetah-v5", "HalfCheetah-v4", 200, 6_000, 4_000, 1, 1, 1, (5,), CHEETAH, False, 5),
-    Case("Pendulum", "Pendulum-v1", "Pendulum-v1", 200, 30_000, 8_000, 1, 1, 1, (5,), PENDULUM, True, 10),
+    replace(_CHEETAH, expert_steps=6_000, steps=4_000, episodes=5, **_SHORT),
+    replace(_PENDULUM, expert_steps=30_000, steps=8_000, episodes=10, **_SHORT),
 )
 
 
@@ -93,7 +105,9 @@ def main(quick: bool) -> list[dict[str, Any]]:
     demonstrations, which are drawn from the expert's stochastic policy. Its interval is a bootstrap's over seeds and episodes.
     "steps" are environment steps of a learner, for behavioral cloning none, and for DAgger, which asks the expert in them, as
     many as its ten iterations take. On-policy learners have the expert's settings of PPO, the peer's as many steps in an
-    iteration and normalized observations, but not the normalized rewards of ours; cloning has 3000 gradient steps. "seconds" are
+    iteration and normalized observations, but not the normalized rewards of ours; cloning has 3000 gradient steps. "mpc-irl" and
+    "gcl" know the plant: the one learns the weights of the terms of a reward and plans with them on it; the other, with rollouts
+    on it, a network and a policy, and "gcl-mpc" is plans with that network (``planned_imitation.py``). "seconds" are
     a training's on a processor of "hardware". "same world" is the largest difference of a reward or observation between the two
     versions of gymnasium, of all steps of an episode, each from the same state.
     """
@@ -119,15 +133,15 @@ def cells(quick: bool, peer_python: Path | None) -> list[Cell]:
             for number in case.numbers:
                 request = {"what": "train", **_asked(case, quick), "demonstrations": number, "seed": seed}
                 for contestant in _contestants(case, seed):
+                    name = _name(case, contestant, number, seed)
                     asked = {**request, "contestant": contestant.removeprefix("peer-")}
-                    if contestant not in PEERS:
-                        asked["configuration"] = _configuration(case, contestant, number)
+                    if contestant in PEERS:
+                        found.append(Cell(name, peer_script, asked, peer_python))
+                        continue
+                    asked["configuration"] = _configuration(case, contestant, number)
                     if contestant in KNOWING:
                         asked["quick"] = quick
-                    where = (
-                        (peer_script, peer_python) if contestant in PEERS else (Path(__file__), Path(sys.executable))
-                    )
-                    found.append(Cell(_name(case, contestant, number, seed), where[0], asked, where[1]))
+                    found.append(Cell(name, Path(__file__), asked))
     return found
 
 

@@ -25,7 +25,8 @@ class Plant:
         task: the plant, its limits, and what is observed.
         states: ``fn(observations, controls) -> states`` of an episode.
         state: ``fn(observations) -> states`` of a batch, as far as it matters for what comes.
-        cost: what :class:`mbrl.MPCInverse` learns, all of whose terms count the same along demonstrations at first.
+        cost: what :class:`mbrl.MPCInverse` learns.
+        first: weights of its terms at first, in shares by which all count the same along demonstrations; one by default.
         planner: what acts.
         mpc: settings of :class:`mbrl.MPCInverse`.
         gcl: of :class:`mbrl.GCL`.
@@ -37,6 +38,7 @@ class Plant:
     states: Callable[[Array, Array], Array]
     state: Callable[[torch.Tensor], torch.Tensor]
     cost: "WeightedCost"
+    first: dict[int, float]
     planner: "Planner"
     mpc: dict[str, Any]
     gcl: dict[str, Any]
@@ -83,9 +85,10 @@ def _pendulum() -> Plant:
         states,
         lambda y: torch.stack([torch.atan2(y[..., 1], y[..., 0]), y[..., 2]], dim=-1),
         mbrl.TaskCost(task),
+        {},
         DDP(max_iterations=5),
         {"imitated": 5, "max_iterations": 30, "tolerance": 1e-5},
-        {"iterations": 60, "cost_learning_rate": 3e-3},
+        {"iterations": 60, "cost_learning_rate": 3e-3, "on_policy": True, "remembered": 5},
         {1: 5, 5: 20, 25: 40},
         episodes=100,
     )
@@ -124,6 +127,7 @@ def _half_cheetah() -> Plant:
         states,
         state,
         LinearFeatureCost(stage, torch.ones(15, dtype=torch.float64), last),
+        {1: 30.0, 8: 30.0},  # it is to run: a search from equal shares ends where it falls forward
         DDP(max_iterations=2),
         {
             "planner": DDP(max_iterations=5, tolerance=1e-6),
@@ -133,7 +137,7 @@ def _half_cheetah() -> Plant:
             "tolerance": 1e-2,
         },
         {"iterations": 60, "cost_learning_rate": 1e-3, "checks": 1},
-        {1: 10, 5: 40, 25: 180},
+        {1: 10, 5: 36, 25: 180},
         episodes=10,
     )
 
@@ -141,7 +145,7 @@ def _half_cheetah() -> Plant:
 def configuration(name: str, contestant: str, number: int) -> str:
     """The settings in words: cells with other ones are run again."""
     plant = plant_of(name)
-    own = plant.gcl if contestant == "gcl" else plant.mpc
+    own = plant.gcl if contestant == "gcl" else {**plant.mpc, "first": plant.first}
     return f"{own}, horizon {HORIZON}, stride {plant.strides[number]}, {plant.planner}, {plant.episodes} episodes"
 
 
@@ -197,7 +201,10 @@ def _imitated(plant: Plant, shown: "list[Trajectory]", stride: int) -> "Cost":
     cost = plant.cost
     with torch.no_grad():
         terms = cost.features(xs[:, :-1], us, 0).sum(1) + cost.terminal_features(xs[:, -1])
-        cost = of_weights(cost, HORIZON / terms.abs().mean(0))
+        weights = HORIZON / terms.abs().mean(0)
+        for term, share in plant.first.items():
+            weights[term] *= share
+        cost = of_weights(cost, weights)
     problem = replace(plant.task.problem(horizon=HORIZON), cost=cost)
     return mbrl.MPCInverse(**plant.mpc).learn(problem, cost, pieces).cost
 

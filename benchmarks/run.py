@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
-MACHINERY = {"run", "harness", "cells"}
+MACHINERY = {"run", "harness", "cells", "planned_imitation"}
 
 
 def available() -> dict[str, str]:

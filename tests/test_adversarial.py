@@ -704,13 +704,40 @@ def test_the_page_of_an_environment_examines_the_reward(kind, tmp_path, monkeypa
     said, err = capsys.readouterr()
     assert err == ""
     page = (tmp_path / "run" / "report.html").read_text()
-    for text in ("learned reward, CartPole-v1:", "true return: expert"):
+    for text in ("learned reward, CartPole-v1:", "correlation of sums along episodes", "true return: expert"):
         assert text in said
     for text in ("Learned reward", "Means of features over all steps", "Learned and true reward of each transition"):
         assert text in page
     assert "no demonstrations" not in page
     assert main([*command, "--control"]) == 0  # the run is finished, and its page made anew
-    assert "no demonstrations" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "no demonstrations" in page
+    capsys.readouterr()
+    monkeypatch.setattr(mbrl, "reward_report", None)  # which is not asked again
+    assert main([*command, "--control"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'run'} is finished, and its page has the control\n"
+    assert (tmp_path / "run" / "report.html").read_text() == page
+
+
+def test_the_control_is_trained_on_the_device_of_the_training(tmp_path, monkeypatch):
+    module = importlib.import_module("mbrl.plots.train_sections")
+    monkeypatch.setattr(module, "plot_learning_curves", lambda *args: new_figure(1, 1))
+    trained = importlib.import_module("mbrl.training.train")
+    whole, devices = trained.train, []
+
+    def train(*args, **options):
+        devices.append(torch.device(options["device"]))
+        return whole(*args, **options)
+
+    monkeypatch.setattr(trained, "train", train)
+    monkeypatch.setattr(mbrl, "train", train)
+    with contextlib.closing(gymnasium.make("CartPole-v1")) as env:
+        write_trajectories(tmp_path / "demos.npz", mbrl.record_env(env, None, 1, dt=0.02))
+    small = ["--policy.num-envs", 2, "--policy.steps-per-iteration", 16, "--policy.network.hidden", 8, "--steps", 32]
+    where = ["--task", "CartPole-v1", "--demos", tmp_path / "demos.npz", "--run", tmp_path / "run"]
+    quick = ["--no-video", "--evaluation-episodes", 0, "--horizon", "absorbing", "--control", "--device", "cpu:0"]
+    assert main([str(word) for word in ["train", "gail", *where, *small, *quick]]) == 0
+    assert devices == [torch.device("cpu", 0)] * 2
 
 
 @pytest.mark.parametrize(

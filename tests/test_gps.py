@@ -225,6 +225,21 @@ def test_the_next_bound_is_scaled_from_that_of_the_step_that_was_taken(monkeypat
     assert other._taken == share
 
 
+def test_the_bound_falls_to_a_tenth_where_no_condition_took_a_step(monkeypatch):
+    learner, situation = prepared_to_improve(factor_range=(0.005, 10.0))
+
+    def refused(situation, step, bound, start):
+        return step(0 * bound), 0 * bound
+
+    monkeypatch.setattr(learner, "checked", refused)
+    factors = []
+    for _ in range(4):
+        learner.improved(situation)
+        assert learner._taken == 0.0
+        factors.append(learner.factor)
+    assert factors == pytest.approx([1.0, 0.1, 0.01, 0.005])  # no further than the range goes
+
+
 @pytest.mark.parametrize("better", [False, True])
 def test_a_policy_that_costs_more_in_the_model_is_not_taken(monkeypatch, better):
     learner = trained(MDGPS(**{**FAST, "supervised": SupervisedStep(steps=20)}, iterations=3), pendulum(8))[0].learner

@@ -335,6 +335,20 @@ def test_the_end_of_an_episode_is_paid_for_all_that_comes_after_it():
     assert plain.worth_of_the_end(None) == 0.0
 
 
+def test_what_a_reward_learns_after_an_environment_is_made_is_paid_in_the_end_too():
+    actions = DiscreteActions(torch.tensor([[0.0], [1.0]]))
+    reward = RewardNetwork(4, actions, inputs="state", hidden=(), dtype="float64", absorbing=True)
+    env = mbrl.reward_env("CartPole-v1", reward, discount=0.9)()
+    with torch.no_grad():
+        reward.network[-1].bias.fill_(2.0)
+    env.reset(seed=0)
+    paid, terminated = [], False
+    while not terminated:
+        _, one, terminated, _, _ = env.step(1)
+        paid.append(one)
+    assert paid == pytest.approx([2.0] * (len(paid) - 1) + [20.0])  # 2 / (1 - 0.9)
+
+
 def test_training_on_a_learned_environment():
     reward = random_weights(RewardNetwork(4, DiscreteActions(torch.tensor([[0.0], [1.0]])), hidden=(4,)))
     algorithm = PPO(num_envs=2, steps_per_iteration=32, epochs=1)

@@ -22,6 +22,8 @@ from mbrl.policies.action_space import ContinuousActions, DiscreteActions
 from mbrl.tasks.base import uniform_initial_state
 from planners import (
     DDP,
+    ICEM,
+    MPC,
     FunctionCost,
     QuadraticCost,
     TransitionCost,
@@ -323,6 +325,23 @@ def test_nothing_of_the_truth_is_left_for_what_is_trained_anew():
     assert math.isclose(report.returns["retrained"], mean_return(mbrl.record(task, result.policy, 2)))
 
 
+@pytest.mark.parametrize("of_terms", [False, True])
+def test_nothing_of_the_truth_is_left_for_what_is_planned_for_a_cost(of_terms):
+    """A true cost of termination would keep plans for a learned cost away from where that ends, whatever this says."""
+    task = regulator(termination=lambda x: x[..., 0] > 0.5, termination_cost=123.0)
+    tempted = QuadraticCost(torch.eye(2).double(), torch.eye(1).double(), goal=torch.tensor([0.7, 0.0]).double())
+    reward = TaskCost(task) if of_terms else tempted
+    planner = ICEM(num_samples=16, max_iterations=2)
+    report = reward_report(task, reward, algorithm=planner, episodes=2)
+
+    def planned_for(**changes):
+        alone = replace(task, cost=reward, **changes)
+        return mean_return(mbrl.record(task, MPC(alone.problem(), planner), 2))
+
+    assert math.isclose(report.returns["retrained"], planned_for(termination_cost=0.0))
+    assert report.returns["retrained"] != planned_for()
+
+
 # Rewards that depend on time
 
 
@@ -446,6 +465,109 @@ def test_shares_of_numbered_actions_and_episodes_that_end():
     assert any("demonstrations have no rewards" in note for note in report.notes)
 
 
+class Walk(gymnasium.Env):
+    """Two steps to the right are the goal, which costs one in every step until then; 12 steps are the limit."""
+
+    observation_space = gymnasium.spaces.Box(-20.0, 20.0, (1,), dtype=np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
+    metadata = {}  # noqa: RUF012
+
+    def reset(self, **options):
+        super().reset(**options)
+        self.at, self.steps = 0.0, 0
+        return np.array([self.at]), {}
+
+    def step(self, action):
+        self.at, self.steps = self.at + (1.0 if action else -1.0), self.steps + 1
+        return np.array([self.at]), -1.0, self.at >= 2, self.steps >= 12, {}
+
+
+class Away(torch.nn.Module):
+    def forward(self, y, u, after):
+        return after[..., 0] - y[..., 0]
+
+
+def walked(steps=2, **flags):
+    y = np.arange(steps + 1.0)[:, None]
+    return Trajectory(y, np.ones((steps, 1)), rewards=-np.ones(steps), dt=1.0, **flags)
+
+
+def test_nothing_is_cut_where_short_episodes_are_the_goal():
+    """Random actions pay for as long as they wander, not for the two steps after which the expert has arrived."""
+    arrived = [walked(terminated=True)] * 2
+    there = mbrl.envs.making.vector_env(Walk, 6)
+    with contextlib.closing(there):
+        random = mean_return(mbrl.record_env(there, None, 6, dt=1.0))
+    report = reward_report(Walk, Away(), demonstrations=arrived, control=-4.0, episodes=6)
+    assert report.returns == {"expert": -2.0, "random": random, "no demonstrations": -4.0}
+    assert random < -4
+    assert report.shares["no demonstrations"] == pytest.approx((-4 - random) / (-2 - random))
+    for cut_off in ({"truncated": True}, {}):  # pieces of episodes do not say when these end
+        report = reward_report(Walk, Away(), demonstrations=[*arrived, walked(**cut_off)], control=-4.0, episodes=6)
+        assert report.returns["random"] == -2
+        assert report.shares == {}
+
+
+NUMBERED = DiscreteActions(torch.tensor([[0.0], [1.0]]))
+
+
+def absorbing_reward(each_step=0.0, columns=4):
+    """One less in each step after the end of an episode than in those before."""
+    reward = mbrl.RewardNetwork(columns, NUMBERED, inputs="state", hidden=(), absorbing=True, dtype="float64")
+    with torch.no_grad():
+        reward.network[-1].weight[0, -1] = -1.0
+        reward.network[-1].bias.fill_(each_step)
+    return reward
+
+
+def short_pole():
+    return gymnasium.make("CartPole-v1", max_episode_steps=20)
+
+
+@pytest.mark.parametrize("each_step", [0.0, 0.1])
+def test_sums_along_episodes_count_what_comes_after_the_end(each_step):
+    reward, shown = absorbing_reward(each_step), swung(make=short_pole, episodes=12)
+    with contextlib.closing(mbrl.envs.making.vector_env(short_pole, 8)) as there:
+        lived = [*shown, *mbrl.record_env(there, None, 8, dt=0.02)]
+    assert {e.terminated for e in lived} == {True, False}
+    truth = [float(e.num_steps) for e in lived]
+    for discount, later in ((0.9, 9.0), (0.5, 1.0)):
+        report = reward_report(short_pole, reward, demonstrations=shown, episodes=8, discount=discount)
+        sums = [each_step * e.num_steps + later * (each_step - 1) * e.terminated for e in lived]
+        assert report.return_correlation == pytest.approx(np.corrcoef(sums, truth)[0, 1])
+    unknown = reward_report(short_pole, reward, demonstrations=shown, episodes=8)
+    assert unknown.return_correlation is None
+    assert any("goes on after termination for ever" in note and "discount=" in note for note in unknown.notes)
+
+
+def test_the_discount_of_what_comes_after_the_end_is_that_of_the_algorithm():
+    reward, ppo = absorbing_reward(0.1), replace(ADVERSARIAL.policy, discount=0.9)
+    options = {"episodes": 8, "steps": 64}
+    report = reward_report(short_pole, reward, algorithm=ppo, **options)
+    same = reward_report(short_pole, reward, episodes=8, discount=0.9)
+    assert report.return_correlation == same.return_correlation is not None
+    result = mbrl.train(ppo, mbrl.reward_env(short_pole, reward, discount=0.9), steps=64, evaluation_episodes=0)
+    with contextlib.closing(mbrl.envs.making.vector_env(short_pole, 8)) as there:
+        expected = mean_return(mbrl.record_env(there, result.policy, 8, dt=0.02))
+    assert report.returns["retrained"] == expected
+
+
+def test_an_algorithm_without_a_discount_below_one_takes_that_of_the_report():
+    task = regulator(termination=lambda x: x[..., 0] > 0.5, termination_cost=50.0)
+    of_task = mbrl.RewardNetwork(2, mbrl.Policy.for_task(task).actions, hidden=(4,), absorbing=True, dtype="float64")
+    torch.nn.init.ones_(of_task.network[-1].weight)
+    forever = replace(ADVERSARIAL.policy, discount=1.0)
+    for where, reward in ((short_pole, absorbing_reward()), (task, of_task)):
+        options = {"algorithm": forever, "steps": 64, "episodes": 2}
+        with pytest.raises(ValueError, match=r"pass discount=\.\.\., .* got 1\.0"):
+            reward_report(where, reward, **options)
+        assert "retrained" in reward_report(where, reward, discount=0.9, **options).returns
+    there = mbrl.reward_task(task, of_task, discount=0.9)
+    result = mbrl.train(forever, there, steps=64, evaluation_episodes=0)
+    report = reward_report(task, of_task, discount=0.9, **options)
+    assert math.isclose(report.returns["retrained"], mean_return(mbrl.record(task, result.policy, 2)))
+
+
 def test_trained_anew_in_an_environment():
     reward = mbrl.RewardNetwork(3, TORQUES, hidden=(4,))
     torch.nn.init.ones_(reward.network[-1].weight)
@@ -487,6 +609,38 @@ def test_what_does_not_fit_an_environment():
     ):
         with pytest.raises(error, match=match):
             reward_report(pendulum, **{"reward": Swing(), "episodes": 1, **arguments})
+
+
+class Plain(torch.nn.Module):
+    """A linear reward whose weights are learned or not, which takes tensors of their dtype alone."""
+
+    def __init__(self, columns, dtype, buffer=False):
+        super().__init__()
+        weight = torch.linspace(-1, 1, columns, dtype=dtype)
+        self.register_buffer("weight", weight) if buffer else setattr(self, "weight", torch.nn.Parameter(weight))
+
+    def forward(self, y, u, after):
+        return torch.nn.functional.linear(y, self.weight) + u[..., 0] - after[..., 0]
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_modules_of_either_dtype(dtype, buffer):
+    shown, task = swung(), regulator()
+    report = reward_report(pendulum, Plain(3, dtype, buffer), demonstrations=shown, episodes=2, samples=2 * 4 * 16)
+    assert report.learned.dtype == DOUBLE
+    expected = np.concatenate(
+        [-d.observations[:-1, 0] + d.observations[:-1, 2] + d.controls[:, 0] - d.observations[1:, 0] for d in shown]
+    )
+    found = np.sort(report.learned[-len(expected) :].numpy())  # those of the demonstrations, all of them in some order
+    np.testing.assert_allclose(found, np.sort(expected), atol=1e-5)
+    report = reward_report(task, Plain(2, dtype, buffer), algorithm=DDP(max_iterations=2), episodes=2)
+    exact = reward_report(
+        task, TransitionCost(lambda x, u, after, t: x[..., 0] - x[..., 1] - u[..., 0] + after[..., 0]), episodes=2
+    )
+    torch.testing.assert_close(report.learned, exact.learned, atol=1e-5, rtol=1e-5)
+    assert report.epic == pytest.approx(exact.epic, abs=1e-5)
+    assert math.isfinite(report.returns["retrained"])
 
 
 # Pages
@@ -548,6 +702,13 @@ def test_captions_say_where_rewards_are_compared(tmp_path):
             "a mbrl.FeatureReward, a mbrl.RewardModel or a tensor",
         ),
         (lambda: reward_report(world(), torch.ones(16), algorithm=DDP()), ValueError, "are for tasks"),
+        (lambda: reward_report(world(), torch.ones(16), discount=0.9), ValueError, "discount and device are for tasks"),
+        (lambda: reward_report(world(), torch.ones(16), device="cuda"), ValueError, "device are for tasks"),
+        (
+            lambda: reward_report(regulator(), regulator().cost, device="cuda"),
+            ValueError,
+            "device would be ignored",
+        ),
         (
             lambda: reward_report(world(), torch.ones(16), elsewhere=regulator()),
             ValueError,

@@ -11,6 +11,7 @@ trainings side by side use more.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -29,6 +30,7 @@ from mbrl.cli.main import LARGEST_SEED
 from mbrl.cli.runs import kept_folder, refuse
 from mbrl.cli.tasks import find_world
 from mbrl.irl.adversarial import Adversarial
+from mbrl.irl.reward_findings import NO_DEMONSTRATIONS
 from mbrl.runs.records import differences, json_values, told_differences
 from mbrl.training.processes import is_first, started_together
 from mbrl.training.train import training_config
@@ -72,7 +74,7 @@ class Options:
     """Of a world in tables, such as size=16 seed=1."""
     control: bool = False
     """Train once more at the end without demonstrations, for adversarial algorithms: the page says what that policy earns, taught
-    by the form of the reward."""
+    by the form of the reward. A finished run whose page says so is left as it is."""
     device: str = "cpu"
     """Where networks are trained, such as cuda."""
     video: bool = True
@@ -189,8 +191,10 @@ class _Training:
         """Train with a seed and leave a page, as far as that is not done."""
         if (folder / "summary.json").exists() and not started_together(os.environ):
             self._check_finished(folder, seed)
-            if (folder / "report.html").exists() and not self.options.control:
-                sys.stdout.write(f"{folder} is finished\n")
+            page = folder / "report.html"
+            told = self.options.control and page.exists() and _tells_of_a_control(page)
+            if page.exists() and (told or not self.options.control):
+                sys.stdout.write(f"{folder} is finished{', and its page has the control' if told else ''}\n")
             else:  # killed after the end of the training, or there is more to say
                 sys.stdout.write(f"{folder} is finished but for its page\n")
                 self._look(folder, read_policy(folder, self.task), None, seed)
@@ -266,8 +270,11 @@ class _Training:
         """What there is to say about the learned reward; what was learned is kept where it cannot be said."""
         from mbrl.plots import reward_sections
 
-        control = {"control": self.algorithm, "steps": self.options.steps} if self.options.control else {}
-        if control:
+        asked: dict[str, Any] = {}
+        if isinstance(self.algorithm, Adversarial) and not isinstance(self.task, mbrl.GridWorld):
+            asked["discount"] = self.algorithm.policy.discount
+        if self.options.control:
+            asked |= {"control": self.algorithm, "steps": self.options.steps, "device": self.options.device}
             sys.stdout.write("training a policy without demonstrations (--control)\n")
             sys.stdout.flush()
         report = mbrl.reward_report(
@@ -276,7 +283,7 @@ class _Training:
             policy=policy,
             demonstrations=self.demonstrations,
             seed=seed,
-            **control,
+            **asked,
         )
         sys.stdout.write(f"{report}\n")
         return reward_sections(report)
@@ -309,6 +316,11 @@ class _Training:
             sys.stdout.write(f"no video: {' '.join(str(error).split())}\n")
             return False
         return True
+
+
+def _tells_of_a_control(page: Path) -> bool:
+    """Whether a page has the return of a training without demonstrations, which takes as long as the other."""
+    return re.search(rf"True return: [^<]*\b{NO_DEMONSTRATIONS} [-\d]", page.read_text(encoding="utf-8")) is not None
 
 
 def _set(algorithm: mbrl.Algorithm) -> str:

@@ -13,7 +13,8 @@ that came about,
     \frac{\text{predicted}}{2 \max(10^{-4}, \text{predicted} - \text{actual})}, \; 0.1, \; 5 \Bigr).
 
 Both improvements are those of the steps that were taken, so that the bound is scaled from what these had: s is the mean share of
-the bound that was left of it where steps were shortened in the model, 1 in the paper, which shortens none.
+the bound that was left of it where steps were shortened in the model, 1 in the paper, which shortens none. Where no condition
+took a step nothing came of any bound, and the factor falls to a tenth.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -25,6 +26,8 @@ from mbrl.gps.alternating import AlternatingGPS, AlternatingLearner, Situation
 from mbrl.training.algorithm import Assignment
 from mbrl.training.checking import check_numbers
 from planners import KLStep, LinearGaussianController, kl_constrained_step
+
+LEAST_CHANGE, LARGEST_CHANGE = 0.1, 5.0  # of the factor, by what came of a step
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,11 @@ class MDGPSLearner(AlternatingLearner):
             return
         before, promised = self._expected
         predicted, actual = (float(self.processes.mean((before - after).mean())) for after in (promised, measured))
-        change = min(max(predicted / (2 * max(predicted - actual, 1e-4)), 0.1), 5.0)
+        change = min(max(predicted / (2 * max(predicted - actual, 1e-4)), LEAST_CHANGE), LARGEST_CHANGE)
         low, high = self.settings.factor_range
-        self.factor = min(max(self.factor * self._taken * change, low), high)
+        # without a step there is no bound to scale from, and a share of 0 would make the factor the least there is at once
+        next_one = self.factor * self._taken * change if self._taken > 0 else self.factor * LEAST_CHANGE
+        self.factor = min(max(next_one, low), high)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes."""

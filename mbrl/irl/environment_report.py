@@ -2,7 +2,8 @@
 
 It pays for no state, control and next state that one might think of, as the EPIC distance needs. So rewards are compared where
 they were paid: along demonstrations that have them and along episodes of random controls. Potential shaping shows in that, but
-hardly in sums along whole episodes, whose correlation is the episode return distance of Gleave et al. 2021 (section 4).
+hardly in sums along whole episodes, whose correlation is the episode return distance of Gleave et al. 2021 (section 4). What a
+reward with an absorbing state pays after the end of an episode is part of the sum.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from torch.nn.functional import one_hot
 
 from dynamics import Trajectory
 from mbrl.envs.making import EnvFactory, checked_id, made_env, vector_env
+from mbrl.irl.module_reward import module_rewards
 from mbrl.irl.reward_findings import Asked, FeatureGap, RewardReport, number
 from mbrl.irl.reward_metrics import reward_correlation
 from mbrl.irl.reward_network import RewardModel
@@ -50,7 +52,8 @@ def in_an_environment(environment: Environment, reward: Any, asked: Asked) -> Re
     _check_columns(name, shown, lived["random"][0])
     if shown:
         lived = {"expert": shown, **lived}
-    most = max((d.num_steps for d in shown), default=None)
+    cut_off = any(not d.terminated for d in shown)  # (an episode that ended by itself says how long one has to be)
+    most = max(d.num_steps for d in shown) if cut_off else None
     lived = {who: [_cut(e, most) for e in episodes] for who, episodes in lived.items()}
     notes = [f"no EPIC distance: {name} says what it pays only for steps that it makes"]
     paid = {who: rewarded for who, episodes in lived.items() if (rewarded := _paid(episodes))}
@@ -58,8 +61,7 @@ def in_an_environment(environment: Environment, reward: Any, asked: Asked) -> Re
         notes.append("the demonstrations have no rewards, so that the expert's return is not known")
     learned, truth = _at_transitions(reward, paid, asked)
     correlation = number(notes, lambda: reward_correlation(learned, truth))
-    sums = [(float(_learned(reward, e).sum()), float(e.rewards.sum())) for part in paid.values() for e in part]  # type: ignore[union-attr]
-    of_returns = number(notes, lambda: reward_correlation(*torch.tensor(sums, dtype=torch.float64).T))
+    of_returns = number(notes, lambda: _correlation_of_sums(reward, [e for part in paid.values() for e in part], asked))
     returns = {who: _mean_return(episodes) for who, episodes in paid.items()}
     returns |= _retrained(environment, reward, most, asked, notes)
     there: dict[str, float] = {}
@@ -134,10 +136,25 @@ def _mean_return(episodes: list[Trajectory]) -> float:
 def _learned(reward: nn.Module, episode: Trajectory) -> Tensor:
     """Learned rewards of the steps of an episode ``(T,)``."""
     y, u = torch.tensor(episode.observations), torch.tensor(episode.controls)
+    if not isinstance(reward, RewardModel):
+        return module_rewards(reward, y[:-1], u, y[1:])
     over = torch.zeros(len(u), dtype=torch.bool)
     over[-1] = episode.terminated
-    ends = (over,) if isinstance(reward, RewardModel) else ()
-    return reward(y[:-1], u, y[1:], *ends)
+    return reward(y[:-1], u, y[1:], over)
+
+
+def _correlation_of_sums(reward: nn.Module, episodes: list[Trajectory], asked: Asked) -> float:
+    """Of learned and true rewards along episodes, with what the learned one pays after their end.
+
+    Raises:
+        ValueError: there are too few episodes, or the reward goes on after the end of some and no discount is known.
+    """
+    learned = torch.tensor([float(_learned(reward, e).sum()) for e in episodes], dtype=torch.float64)
+    truth = torch.tensor([float(e.rewards.sum()) for e in episodes], dtype=torch.float64)  # type: ignore[union-attr]
+    over = torch.tensor([e.terminated for e in episodes])
+    if isinstance(reward, RewardModel) and bool(over.any()):
+        learned[over] += reward.worth_of_the_end(asked.discount_of(asked.algorithm))
+    return reward_correlation(learned, truth)
 
 
 def _at_transitions(reward: nn.Module, paid: dict[str, list[Trajectory]], asked: Asked) -> tuple[Tensor, Tensor]:
@@ -188,7 +205,7 @@ def _retrained(
 
     found: dict[str, float] = {}
     if isinstance(asked.algorithm, Algorithm):
-        learned = reward_env(environment, reward, discount=getattr(asked.algorithm, "discount", None))
+        learned = reward_env(environment, reward, discount=asked.discount_of(asked.algorithm))
         found["retrained"] = score(asked.trained(asked.algorithm, learned))
     return found | asked.controlled(environment, partial(_paying_one, environment), score, notes)
 

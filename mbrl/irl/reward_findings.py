@@ -63,7 +63,8 @@ class RewardReport:
 
     Returns are those of the truth: values of the process with its discount in tables; on a task mean sums of rewards, from the
     starts of the demonstrations and over as many steps where there are any, otherwise of new episodes; in an environment those of
-    episodes of its own, over at most as many steps as the longest demonstration has.
+    episodes of its own, over at most as many steps as the longest demonstration has, unless all demonstrations terminated: to
+    end soon may be what is asked.
 
     Attributes:
         task: its name.
@@ -82,7 +83,7 @@ class RewardReport:
         weights: of a cost, learned and true by name.
         compared: where rewards are: ``"state"``, ``"state and action"`` or ``"transition"``.
         return_correlation: in an environment, of the sums of both rewards along episodes, of which shaping changes no more than
-            their ends show.
+            their ends show; with what a learned reward that knows an absorbing state pays after the end.
     """
 
     task: str
@@ -166,17 +167,29 @@ class Asked:
     episodes: int
     samples: int
     seed: int
+    discount: float | None = None
+    device: str | torch.device | None = None
 
     def generator(self) -> torch.Generator:
         """The same for everything, so that all face the same starts."""
         return torch.Generator().manual_seed(self.seed)
+
+    def discount_of(self, algorithm: Any, default: float | None = None) -> float | None:
+        """Gamma of what comes after the end of episodes: what was asked for, or that of an algorithm."""
+        return getattr(algorithm, "discount", default) if self.discount is None else self.discount
 
     def trained(self, algorithm: Algorithm, task: AnyTask, demonstrations: Sequence[Trajectory] | None = None) -> Actor:
         """The policy that an algorithm learns."""
         from mbrl.training.train import train
 
         result = train(
-            algorithm, task, steps=self.steps, seed=self.seed, demonstrations=demonstrations, evaluation_episodes=0
+            algorithm,
+            task,
+            steps=self.steps,
+            seed=self.seed,
+            demonstrations=demonstrations,
+            evaluation_episodes=0,
+            device="cpu" if self.device is None else self.device,
         )
         return result.policy
 

@@ -25,6 +25,7 @@ from mbrl.irl.cost_learner import IdentifiableWeights
 from mbrl.irl.environment_report import in_an_environment
 from mbrl.irl.identifiability import identifiability
 from mbrl.irl.kkt_inverse import control_gradients
+from mbrl.irl.module_reward import module_rewards
 from mbrl.irl.reward_findings import Asked, FeatureGap, RewardReport, number
 from mbrl.irl.reward_learner import in_tables
 from mbrl.irl.reward_metrics import Reward, Transitions, epic_distance, reward_correlation, sampled_epic_distance
@@ -69,6 +70,8 @@ def reward_report(
     episodes: int = 10,
     samples: int = 512,
     seed: int = 0,
+    discount: float | None = None,
+    device: str | torch.device | None = None,
 ) -> RewardReport:
     """Examine a learned reward.
 
@@ -97,15 +100,19 @@ def reward_report(
         episodes: of each evaluation on a task, where there are no demonstrations, or in an environment.
         samples: transitions at which rewards are compared on a task or in an environment.
         seed: of what is drawn.
+        discount: gamma, of what a reward that knows an absorbing state pays after the end of episodes: that of the algorithm by
+            default, on a task without one that of the task.
+        device: where the networks of each training are trained, the processor by default.
 
     Raises:
         ValueError: something does not fit, or would be ignored.
         TypeError: the reward is none.
     """
     if isinstance(task, TabularWorld):
-        if algorithm is not None or steps is not None or control is not None:
+        if any(given is not None for given in (algorithm, steps, control, discount, device)):
             raise ValueError(
-                "algorithm, steps and control are for tasks; in tables the policy of the learned reward is solved for exactly"
+                "algorithm, steps, control, discount and device are for tasks; in tables the policy of the learned reward is "
+                "solved for exactly"
             )
         if elsewhere is not None and not isinstance(elsewhere, TabularWorld):
             raise ValueError(
@@ -117,13 +124,18 @@ def reward_report(
             "task must be a Task, a GridWorld, a TabularMDP, a gymnasium id, or a function that makes an environment, got "
             f"{type(task).__name__}"
         )
-    if steps is not None and not (isinstance(algorithm, Algorithm) or isinstance(control, Algorithm)):
-        raise ValueError("steps would be ignored: there is no training algorithm that takes some")
+    if not (isinstance(algorithm, Algorithm) or isinstance(control, Algorithm)):
+        if steps is not None:
+            raise ValueError("steps would be ignored: there is no training algorithm that takes some")
+        if device is not None:
+            raise ValueError("device would be ignored: there is no training algorithm whose networks it is for")
     if isinstance(control, Algorithm) and control.demonstrations == "required" and not isinstance(control, Adversarial):
         raise ValueError(
             f"control must be an adversarial algorithm or one that takes no demonstrations, got {type(control).__name__}"
         )
-    settings = Asked(policy, demonstrations, algorithm, steps, elsewhere, control, episodes, samples, seed)
+    settings = Asked(
+        policy, demonstrations, algorithm, steps, elsewhere, control, episodes, samples, seed, discount, device
+    )
     if isinstance(task, Task):
         if elsewhere is not None and not isinstance(elsewhere, Task):
             raise ValueError(f"elsewhere must be a task as well, got {type(elsewhere).__name__}")
@@ -327,15 +339,13 @@ def _as_cost(task: Task, reward: Any) -> Cost:
         return RewardCost(reward, task)
     if not isinstance(reward, nn.Module):
         raise TypeError(f"on a task a reward is a planners.Cost or a module, got {type(reward).__name__}")
-    return TransitionCost(lambda x, u, after, t: -reward(task.observe(x), u, task.observe(after)))
+    return TransitionCost(lambda x, u, after, t: -module_rewards(reward, task.observe(x), u, task.observe(after)))
 
 
-def _as_task(task: Task, reward: Any, discount: float) -> Task:
+def _as_task(task: Task, reward: Any, discount: float | None) -> Task:
     """The task with the learned reward in the place of the true one, of which nothing is left."""
     if isinstance(reward, RewardModel):
         return reward_task(task, reward, discount=discount)
-    if isinstance(reward, Cost):
-        return replace(task, cost=_as_cost(task, reward))
     return replace(task, cost=_as_cost(task, reward), termination_cost=0.0)
 
 
@@ -474,9 +484,10 @@ def _retrained(task: Task, reward: Any, shown: list[Trajectory], asked: Asked, n
 
     found: dict[str, float] = {}
     if isinstance(asked.algorithm, Planner):
-        found["retrained"] = score(MPC(_as_task(task, reward, task.discount).problem(), asked.algorithm))
+        alone = _as_task(task, reward, asked.discount_of(task))
+        found["retrained"] = score(MPC(alone.problem(), asked.algorithm))
     elif asked.algorithm is not None:
-        discount = getattr(asked.algorithm, "discount", task.discount)
-        found["retrained"] = score(asked.trained(asked.algorithm, _as_task(task, reward, discount)))
+        alone = _as_task(task, reward, asked.discount_of(asked.algorithm, task.discount))
+        found["retrained"] = score(asked.trained(asked.algorithm, alone))
     one = FunctionCost(lambda x, u, t: -torch.ones_like(x[..., 0]))
     return found | asked.controlled(task, replace(task, cost=one, termination_cost=0.0), score, notes)

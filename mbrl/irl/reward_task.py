@@ -76,7 +76,7 @@ def reward_task(task: Task, reward: RewardModel, *, discount: float | None = Non
 
     Args:
         task: the task.
-        reward: of what the task shows; it is used as it is, not copied.
+        reward: of what the task shows; it is used as it is, not copied, but for what comes after termination, which is a number.
         discount: gamma, of what comes after termination; that of the task by default.
 
     Raises:

@@ -17,7 +17,7 @@ class RewardWrapper(gymnasium.Wrapper):
 
     Args:
         env: with observations of one axis.
-        reward: of what it shows.
+        reward: of what it shows; it is used as it is, not copied, so that what it learns later is paid from then on.
         discount: gamma, where the reward knows an absorbing state: what this pays after the end of an episode is paid with the
             step that terminates it.
 
@@ -28,8 +28,8 @@ class RewardWrapper(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, reward: RewardModel, *, discount: float | None = None):
         super().__init__(env)
-        self._after_the_end = reward.worth_of_the_end(discount)
-        self.reward, self._actions = reward, env_actions(env)
+        reward.worth_of_the_end(discount)  # raises before a step is made
+        self.reward, self._actions, self._discount = reward, env_actions(env), discount
         shape = env.observation_space.shape
         came, expected = (
             (shape, self._actions.control_dim),
@@ -58,7 +58,7 @@ class RewardWrapper(gymnasium.Wrapper):
         with torch.no_grad():
             reward = float(self.reward(self._before, self._control(action), after, over))
         if terminated:
-            reward += self._after_the_end
+            reward += self.reward.worth_of_the_end(self._discount)
         self._before = after
         return y, reward, bool(terminated), bool(truncated), {**info, "true_reward": float(true)}
 
