@@ -75,8 +75,8 @@ class Implicit:
         """Raise ValueError if the dynamics do not have the derivatives asked for."""
         if self.curvature == "exact" and problem.dynamics.derivatives != "autograd":
             raise ValueError(
-                f"{type(problem.dynamics).__name__} has no exact second derivatives; choose "
-                "Implicit(curvature='finite-difference') or, without those of the dynamics, Implicit(curvature='gauss-newton')"
+                f"{type(problem.dynamics).__name__} has no exact second derivatives; choose curvature='finite-difference', or, "
+                "without those of the dynamics, curvature='gauss-newton', or dynamics in torch"
             )
 
     def tolerance_in(self, problem: Problem, us: Tensor) -> float:
@@ -106,6 +106,9 @@ class InvalidGradientError(RuntimeError):
 @dataclass(frozen=True, eq=False)
 class Refined:
     """A plan after Newton steps, and the factorized optimality conditions there.
+
+    Not public, as :func:`refined` is not: a seam for learners that need the derivatives by many weights at once, which autograd
+    would take a pass each for. The two packages change together.
 
     Attributes:
         point: the plan and its multipliers, of the problem itself.

@@ -36,8 +36,8 @@ from planners.problem import Problem
 from planners.riccati import mv
 from planners.solution import Solution
 
-UNKNOWN = frozenset({"infinite horizon", "termination", "rate_limits", "control_values"})
-"""Features of problems that the conditions do not know."""
+UNKNOWN_FEATURES = frozenset({"infinite horizon", "termination", "rate_limits", "control_values"})
+"""Features of problems that the conditions do not know; not public, but learners that rest on the conditions ask it, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,7 +353,7 @@ def certify(solution: Solution, *, tolerance: float = 1e-6) -> Certificate:
             not know.
     """
     problem, us = solution.problem, solution.us
-    unknown = problem.features() & UNKNOWN
+    unknown = problem.features() & UNKNOWN_FEATURES
     if unknown:
         raise ValueError(f"the optimality conditions do not know {', '.join(sorted(unknown))}, which the problem has")
     exact = problem.dynamics.derivatives == "autograd"

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import re
 from dataclasses import replace
 
@@ -22,7 +23,8 @@ from mbrl.irl.discriminator import Discriminator, Rows
 from mbrl.plots.style import new_figure
 from mbrl.policies.action_space import ContinuousActions, DiscreteActions
 from mbrl.policies.distributions import DiagonalGaussian, GaussianMixture
-from mbrl.runs.run import _check_state
+from mbrl.runs.records import json_values
+from mbrl.runs.run import RunError, _check_state
 from mbrl.training.processes import Processes
 from planners import TabularMDP, solve_mdp
 
@@ -132,8 +134,28 @@ def test_a_penalty_makes_no_slope_where_there_is_nothing_to_tell_apart():
 def test_the_defaults_go_by_what_the_optimum_is(kind, given, penalty, updates):
     """Flat where the logits are f, and as steep as log pi_E where they are f - log pi."""
     settings = DiscriminatorSettings(hidden=(8,), batch_size=16, **given)
-    telling = first(replace(small(kind), discriminator=settings)).discriminator
+    algorithm = replace(small(kind), discriminator=settings)
+    telling = first(algorithm).discriminator
     assert (telling.penalty, telling.updates) == (penalty, updates)
+    recorded = algorithm.config()["discriminator"]
+    assert (recorded["gradient_penalty"], recorded["updates"]) == (penalty, updates)
+    assert recorded == {**json_values("settings", settings), "gradient_penalty": penalty, "updates": updates}
+
+
+def test_a_run_does_not_go_on_under_another_default(tmp_path, monkeypatch):
+    algorithm = replace(small(), discriminator=DiscriminatorSettings(hidden=(8,), batch_size=16))
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    run = {"steps": 128, "demonstrations": WALKS, "run": tmp_path, "evaluation_episodes": 0, "progress": False}
+    with contextlib.suppress(KeyboardInterrupt):
+        mbrl.train(algorithm, corridor, on_iteration=stop, **run)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["algorithm"]["discriminator"]["updates"] == 16
+    monkeypatch.setattr(DiscriminatorSettings, "number_of_updates", lambda self, compares_policies: 4)
+    with pytest.raises(RunError, match=r"discriminator\.updates was 16, now 4"):
+        mbrl.train(algorithm, corridor, resume="must", **run)
 
 
 @pytest.mark.parametrize("shaping", [False, True])

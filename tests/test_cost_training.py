@@ -9,9 +9,24 @@ import torch
 import mbrl
 from dynamics import LinearDynamics, Trajectory
 from mbrl import KKTInverse, LaplaceIRL, MPCInverse, PathIntegralIRL, PlanningPolicy, TaskCost
+from mbrl.irl.pieces import check_steps
+from mbrl.irl.searching import searched
 from mbrl.tasks import CONSTRUCTORS
 from mbrl.tasks.base import uniform_initial_state
-from planners import DDP, LQR, MPPI, FunctionCost, QuadraticCost, ResidualCost, TransitionCost, solve
+from planners import (
+    DDP,
+    LQR,
+    MPPI,
+    DiagonalQuadraticCost,
+    FunctionCost,
+    GoalCost,
+    Inequality,
+    LinearFeatureCost,
+    QuadraticCost,
+    ResidualCost,
+    TransitionCost,
+    solve,
+)
 
 DOUBLE = torch.float64
 Q, R = torch.tensor([2.0, 0.5], dtype=DOUBLE), torch.tensor([0.3], dtype=DOUBLE)
@@ -234,6 +249,127 @@ def test_pieces_of_demonstrations_are_planned_as_they_are_long(learner):
     assert cut.policy.horizon == STEPS
     of_two_lengths = [demonstrations[0], demonstrations[1].slice(0, STEPS + 1)]
     assert trained(settings, task, demonstrations=of_two_lengths, evaluation_episodes=0).steps > 0
+
+
+@pytest.mark.parametrize("learner", [MPCInverse, KKTInverse, LaplaceIRL, PathIntegralIRL])
+def test_pieces_count_in_the_direct_call_too(learner):
+    """Of a task and of a problem, whose horizon is that of the pieces."""
+    task = regulator()
+    demonstrations = demonstrated(task, steps=3 * STEPS, noise=0.05)
+    pieces = [d.slice(t, t + STEPS) for d in demonstrations for t in range(0, 2 * STEPS + 1, 3)]
+    cost = learner().first_guess(task, TaskCost(task).with_equal_shares(*stacked(pieces)), pieces)
+    settings = learner(horizon=STEPS, stride=3)
+    assert torch.equal(
+        settings.first_guess(task, TaskCost(task).with_equal_shares(*stacked(pieces)), demonstrations).weights,
+        cost.weights,
+    )
+    expected = learner().learn(task, cost, pieces).weights
+    assert torch.equal(settings.learn(task, cost, demonstrations).weights, expected)
+    assert torch.equal(settings.learn(task.problem(horizon=STEPS), cost, demonstrations).weights, expected)
+    assert torch.equal(searched(settings.search(task, cost, demonstrations)).weights, expected)
+    with pytest.raises(ValueError, match=r"pieces of horizon=8 steps, the horizon of the problem is 24"):
+        settings.learn(task.problem(horizon=3 * STEPS), cost, demonstrations)
+    with pytest.raises(TypeError, match="must be a sequence of Trajectory, got list"):
+        settings.learn(task, cost, [1.0])
+
+
+def stronger(steps=3 * STEPS):
+    """The regulator's plant, whose controls do more and more."""
+    task = regulator()
+    grow = torch.linspace(1.0, 3.0, steps, dtype=DOUBLE)[:, None, None]
+    return replace(task, dynamics=LinearDynamics(task.dynamics.A, grow * task.dynamics.B, dt=0.1))
+
+
+def dear_later(known=None):
+    """A cost of which a term, whose weight is zero, depends on time."""
+
+    def features(x, u, t):
+        later = torch.as_tensor(t).to(x).expand(x.shape[:-1])
+        return torch.stack([x.square().sum(-1), u.square().sum(-1), later * u[..., 0]], -1)
+
+    return LinearFeatureCost(features, [1.0, 1.0, 0.0], known=known, positive=False)
+
+
+def moving_goal():
+    steps = torch.linspace(0.0, 1.0, 3 * STEPS + 1, dtype=DOUBLE)
+    return GoalCost(steps[:, None].expand(-1, 2), 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("task", "cost", "what"),
+    [
+        (stronger(), TaskCost(regulator()), "dynamics are not"),
+        (stronger(STEPS), TaskCost(regulator()), r"steps up to 23: B is given for steps 0\.\.7"),
+        (regulator(), dear_later(), "cost are not"),
+        (regulator(), DiagonalQuadraticCost([1.0, 1.0], [1.0], known=moving_goal()), "cost are not"),
+    ],
+)
+def test_pieces_of_what_depends_on_time_are_refused(task, cost, what):
+    """They would be learned from as if each had begun at step 0."""
+    demonstrations = demonstrated(regulator(), steps=3 * STEPS)
+    match = f"horizon= needs a plant and a cost that do not depend on time.*{what}"
+    with pytest.raises(ValueError, match=match):
+        KKTInverse(horizon=STEPS).learn(task, cost, demonstrations)
+    first = [d.slice(0, STEPS) for d in demonstrations]
+    KKTInverse(horizon=STEPS).learn(task, cost, first)  # begins at step 0
+
+
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_networks_that_are_shown_the_time_have_no_pieces(last):
+    """Also where they say nothing yet."""
+
+    class Timed(torch.nn.Module):
+        def __init__(self, rate):
+            super().__init__()
+            self.rate, self.factor = rate, torch.nn.Parameter(torch.tensor(last, dtype=DOUBLE))
+
+        def forward(self, x, u, t):
+            return u.square().sum(-1) + self.factor * (self.rate * torch.as_tensor(t).to(x)).cos() * x[..., 0].square()
+
+    task, demonstrations = regulator(), demonstrated(regulator(), steps=3 * STEPS, noise=0.3)
+    settings = LaplaceIRL(horizon=STEPS, max_iterations=2)
+    with pytest.raises(ValueError, match=r"do not depend on time.*cost are not"):
+        settings.learn(task, FunctionCost(Timed(0.1)), demonstrations)
+    assert settings.learn(task, FunctionCost(Timed(0.0)), demonstrations).history["log_likelihood"]
+
+
+def test_constraints_and_limits_that_depend_on_time_have_no_pieces():
+    def later(x, u, t):
+        return u - 50.0 - torch.as_tensor(t).to(u).expand(u.shape[:-1]).unsqueeze(-1)
+
+    demonstrations, task = demonstrated(regulator(), steps=3 * STEPS), regulator()
+    problem = replace(task.problem(horizon=STEPS), constraints=[Inequality(later)])
+    with pytest.raises(ValueError, match=r"do not depend on time.*constraints are not"):
+        MPCInverse(horizon=STEPS).learn(problem, TaskCost(task), demonstrations)
+    limits = -10.0, torch.linspace(8.0, 9.0, STEPS, dtype=DOUBLE)[:, None]
+    with pytest.raises(ValueError, match=r"do not depend on time.*control limits are not"):
+        KKTInverse(horizon=STEPS).learn(
+            replace(task.problem(horizon=STEPS), control_limits=limits), TaskCost(task), demonstrations
+        )
+
+
+def test_trainings_refuse_pieces_of_what_depends_on_time():
+    task, demonstrations = stronger(), demonstrated(stronger(), steps=3 * STEPS)
+    with pytest.raises(ValueError, match=r"do not depend on time.*dynamics are not the same"):
+        trained(KKTInverse(horizon=STEPS, stride=2), task, demonstrations=demonstrations)
+    whole = trained(KKTInverse(), task, demonstrations=demonstrations)
+    true, found = whole.reward.true_weights, whole.reward.weights.detach()
+    torch.testing.assert_close(found / found[0], true / true[0], rtol=1e-5, atol=0.0)
+    with pytest.raises(ValueError, match=r"do not depend on time.*dynamics are not the same"):
+        trained(mbrl.GCL(horizon=STEPS, conditions=1, iterations=1), task, demonstrations=demonstrations)
+
+
+def test_a_simulator_with_contacts_is_the_same_at_all_steps():
+    """To the bit, so that its pieces are not refused."""
+    task = mbrl.half_cheetah()
+    generator = torch.Generator().manual_seed(0)
+    us = 2 * torch.rand(2, 60, 6, generator=generator, dtype=DOUBLE) - 1
+    xs = task.dynamics.rollout(task.initial_state(2, generator), us)
+    pieces = [slice(t, t + 20) for t in range(0, 41, 10)]
+    problem = task.problem(horizon=20)
+    x = torch.cat([torch.stack([row[piece.start : piece.stop + 1] for piece in pieces]) for row in xs])
+    u = torch.cat([torch.stack([row[piece] for piece in pieces]) for row in us])
+    check_steps(problem, x, u, 2 * [piece.start for piece in pieces])
 
 
 def test_the_policy_plans_as_the_demonstrator_does():

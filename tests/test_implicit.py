@@ -26,6 +26,7 @@ from planners import (
     Inequality,
     InvalidGradientError,
     LinearEquality,
+    LinearFeatureCost,
     LinearInequality,
     Problem,
     QuadraticCost,
@@ -38,6 +39,7 @@ from planners import (
     Unrolled,
     solve,
 )
+from planners.implicit import refined
 
 F64 = torch.float64
 T = 10
@@ -319,9 +321,7 @@ def test_mujoco_has_derivatives_by_finite_differences():
 
 def test_exact_curvature_of_mujoco_is_refused():
     problem, x0 = mujoco_cart_pole(tensor(1.0, 2.0, 0.1, 0.1), tensor(0.3, 0.6, 0.0, 0.0), tensor(4.0))
-    with pytest.raises(
-        ValueError, match=r"no exact second derivatives; choose Implicit\(curvature='finite-difference'\)"
-    ):
+    with pytest.raises(ValueError, match=r"no exact second derivatives; choose curvature='finite-difference'"):
         solve(problem, DDP(), x0, gradient=Implicit())
 
 
@@ -534,3 +534,72 @@ def test_single_precision_has_gradients_of_its_digits():
 def test_fields_are_checked(fields, message):
     with pytest.raises(ValueError, match=message):
         Implicit(**fields)
+
+
+# All weights at once
+
+
+def terms(x, u, t):
+    squares = torch.cat([x[..., :2], u], dim=-1).square()
+    return torch.stack([squares[..., :2].sum(-1), 1.0 - x[..., 2].cos(), squares[..., 2], squares[..., 3]], dim=-1)
+
+
+def last_terms(x):
+    return torch.stack([10.0 * x[..., 0].square(), x[..., 1].square(), *x.new_zeros(2, *x.shape[:-1])], dim=-1)
+
+
+def responding(name, w):
+    """A unicycle of two axes of starts with weights ``(k,)`` or ``(*batch, k)``."""
+    fields = {
+        "free": {},
+        "limits": {"control_limits": (-0.5, 0.5)},
+        "row": {"constraints": [LinearInequality(torch.zeros(1, 3), tensor(1.0, 1.0)[None], tensor(0.3))]},
+        "terminal row": {"terminal_constraints": [TerminalState(tensor(0.1), states=[1])]},
+        "limits, a row and a discount": {
+            "control_limits": (-0.5, 0.5),
+            "constraints": [LinearInequality(torch.zeros(1, 3), tensor(1.0, 1.0)[None], tensor(0.3))],
+            "discount": 0.9,
+        },
+    }[name]
+    cost = LinearFeatureCost(terms, [1.0] * 4, last_terms, known=GoalCost(0.1, [0.1, 0.1, 0.3], 0.05)).with_weights(w)
+    x0 = tensor(-1.0, 0.2, 0.3) + 0.3 * draw(3, 2, 3, 3)
+    return Problem(UNICYCLE, cost, 6, **fields), cost, x0
+
+
+def gradients_of_terms(problem, cost, xs, us):
+    """Of each total term, discounted, by states ``(k, *batch, T+1, n)`` and controls, which are free of each other."""
+    xs, us = xs.clone().requires_grad_(), us.clone().requires_grad_()
+    weight = problem.discounts(us)
+    stage = cost.features(xs[..., :-1, :], us, torch.arange(us.shape[-2])) * weight[:-1, None]
+    total = stage.sum(-2) + weight[-1] * cost.terminal_features(xs[..., -1, :])
+    found = [torch.autograd.grad(one.sum(), (xs, us), retain_graph=True) for one in total.unbind(-1)]
+    return tuple(map(torch.stack, zip(*found, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["free", "limits", "row", "terminal row", "limits, a row and a discount"])
+def test_the_response_to_all_weights_is_what_autograd_says_of_each(name):
+    w = tensor(1.0, 0.7, 0.4, 0.2)
+    problem, cost, x0 = responding(name, w)
+    plan = solve(problem, DDP(tolerance=1e-8, max_iterations=300), x0)
+    found = refined(plan, POLISHED)
+    assert bool(found.certificate.gradient_valid.all())
+    xs, us = found.point.xs, found.point.us
+    response = found.response(*gradients_of_terms(problem, cost, xs, us))
+    assert response.shape == (4, *us.shape)
+    if "limits" in name:
+        held = us.abs() == 0.5
+        assert 0 < int(held.sum()) < held.numel()
+        assert not bool(response[:, held].any())
+    if "row" in name and name != "terminal row":
+        on_it = (us.sum(-1) - 0.3).abs() < 1e-9
+        assert 0 < int(on_it.sum()) < on_it.numel()
+        torch.testing.assert_close(response.sum(-1)[:, on_it], torch.zeros(4, int(on_it.sum())).double())
+
+    each = w.expand(2, 3, 4).clone().requires_grad_()  # of each plan its own
+    problem, _, x0 = responding(name, each)
+    derived = solve(problem, DDP(tolerance=1e-8, max_iterations=300), x0, gradient=POLISHED)
+    torch.testing.assert_close(derived.us.detach(), us, rtol=0.0, atol=1e-9)
+    for t in range(6):
+        for i in range(2):
+            (gradient,) = torch.autograd.grad(derived.us[..., t, i].sum(), each, retain_graph=True)
+            torch.testing.assert_close(response[..., t, i].movedim(0, -1), gradient, rtol=1e-6, atol=1e-8)

@@ -286,7 +286,9 @@ def test_conditions_need_a_sum_of_weights():
 # --- through plans ---------------------------------------------------------------------------------------------------
 
 
-def test_the_jacobian_is_that_of_finite_differences():
+@pytest.mark.parametrize("imitated", [None, 2])
+def test_the_jacobian_is_that_of_finite_differences(imitated):
+    """With controls at their limits, among those that are imitated, too."""
     from mbrl.irl.cost_learner import Demonstrated
     from mbrl.irl.mpc_inverse import _Plans
 
@@ -295,10 +297,15 @@ def test_the_jacobian_is_that_of_finite_differences():
     given = Demonstrated.of(
         problem, problem.cost, demonstrations, accepted=DDP.supports, learner="MPCInverse", other=""
     )
-    plans = _Plans(MPCInverse(), given, problem.cost)
+    plans = _Plans(MPCInverse(imitated=imitated), given, problem.cost)
     theta, h = problem.cost.weights.detach().log() + 0.1, 1e-4
     plans.errors(theta)
     J = plans.jacobian(theta)
+    K = imitated or 6
+    held = plans.of(theta).point.us[:, :K].abs() == 1.2
+    assert 0 < int(held.sum()) < 3 * K
+    assert J.shape == (3, K, 3)
+    assert not bool(J[held.squeeze(-1)].any())
     for k in range(3):
         step = torch.zeros(3, dtype=DOUBLE)
         step[k] = h
@@ -385,6 +392,35 @@ def test_an_approximate_jacobian_finds_the_weights_that_reproduce_demonstrations
     assert found.weights.tolist() == pytest.approx([1.0, 0.3, 0.1], rel=1e-3)
 
 
+def test_plans_that_are_differentiated_are_those_that_count_as_valid():
+    """In single precision no plan is as exact as is asked for; without second derivatives they are good enough."""
+    problem, shown = replace(pendulum(), dynamics=Single()), demonstrated(pendulum(), STARTS, DDP())
+    found = MPCInverse(curvature="gauss-newton").learn(problem, pendulum((0.5, 0.5, 0.5)).cost, shown)
+    assert found.converged
+    assert found.report.loss < 1e-9
+    assert found.report.invalid_plans == 0
+    assert "0 plans have no derivatives" in str(found.report)
+
+
+def test_a_step_that_fails_along_approximate_derivatives_is_no_convergence():
+    """At its end the exact derivative of the loss is not zero, and exact steps go on from there."""
+    problem = pendulum(horizon=5)
+    shown = demonstrated(problem, 4.0 * STARTS[:2], DDP(tolerance=1e-10))
+    shown = [d.replace(controls=d.controls + 0.5 * np.cos(np.arange(5.0))[:, None]) for d in shown]
+    found = {}
+    for curvature in ("gauss-newton", "exact"):
+        search = MPCInverse(curvature=curvature).search(problem, problem.cost, shown)
+        while not search.finished:
+            before = len(search.history["loss"])
+            search.advance()
+        found[curvature] = search.learned()
+        if curvature == "gauss-newton":
+            assert len(search.history["loss"]) == before  # the last step failed
+    assert not found["gauss-newton"].converged
+    assert found["exact"].converged
+    assert found["exact"].report.loss < found["gauss-newton"].report.loss
+
+
 # --- what does not fit -----------------------------------------------------------------------------------------------
 
 
@@ -419,6 +455,18 @@ def test_a_task_has_the_horizon_of_the_demonstrations(learner):
     result = learner().learn(task, LinearFeatureCost(pendulum_features, [0.9, 0.4, 0.2]), demonstrations)
     ratios = (result.weights / result.weights[0]).tolist()
     assert ratios == pytest.approx([1.0, 0.3, 0.1], rel=1e-4)
+
+
+def test_plants_without_second_derivatives_need_another_curvature():
+    problem = pendulum(horizon=3)
+    numeric = Pendulum()
+    numeric.derivatives = "finite-difference"
+    demonstrations = demonstrated(problem, STARTS, DDP(tolerance=1e-10))
+    problem = replace(problem, dynamics=numeric)
+    with pytest.raises(ValueError, match=r"Pendulum has no exact second derivatives; choose curvature='finite-differ"):
+        MPCInverse().learn(problem, problem.cost, demonstrations)
+    found = MPCInverse(curvature="finite-difference").learn(problem, problem.cost, demonstrations)
+    assert found.report.loss < 1e-8
 
 
 def test_weights_of_plans_are_positive():

@@ -528,6 +528,28 @@ def test_a_map_is_learned_from_driving_through_several_scenes():
     assert learned.weights is None  # a sum is not linear in weights of its own
 
 
+def test_a_known_goal_beside_a_map_sets_the_scale():
+    """All that was driven is cheaper than all candidates, and still nothing of the sum is scaled."""
+    grids, goal, problem, demonstrations = driving(2)
+    candidates = (2 * draw(2, 50, 10, 2, seed=9) - 1) * problem.control_limits[1]
+    xs = problem.dynamics.rollout(torch.tensor([0.0, 0.0, 0.0, 1.0]).double().expand(2, 1, -1), candidates)
+    cost = CostMap(LinearTerrain([1.0, 1.0]), grids) + goal
+    value = Problem(problem.dynamics, cost, 10).trajectory_cost(xs, candidates).detach()
+    rows, best = torch.arange(2), value.argmin(1)
+    demonstrations = [
+        Trajectory(x, u, states=x, dt=0.2)
+        for x, u in zip(xs[rows, best].numpy(), candidates[rows, best].numpy(), strict=True)
+    ]
+    report = (
+        mbrl.PathIntegralIRL(temperature=0.05, l2=1.0)
+        .learn(problem, cost, demonstrations, candidates=candidates)
+        .report
+    )
+    assert report.ranks.tolist() == [0, 0]
+    assert not report.scale_unbounded
+    assert str(report).startswith("100 % of the demonstrations are cheaper than all of their 50 candidates")
+
+
 def test_plans_in_maps_that_nobody_has_seen_cost_what_the_drivers_do():
     """A point was driven by a sampling planner; what was learned of terrain is searched as a graph elsewhere."""
     generator = torch.Generator().manual_seed(0)

@@ -100,6 +100,13 @@ class Adversarial(Algorithm, abc.ABC):
         """A learner at its first step."""
         return AdversarialLearner(self, assignment)
 
+    def config(self) -> dict[str, Any]:
+        """The settings as JSON values, with what the discriminator does by default, so that another default is another run."""
+        settings, compares = self.discriminator, self.compares_policies
+        done = {"updates": settings.number_of_updates(compares), "gradient_penalty": settings.penalty(compares)}
+        found = super().config()
+        return {**found, "discriminator": {**found["discriminator"], **done}}
+
     def network(self, observation_dim: int, actions: ActionSpace, seed: int) -> RewardNetwork:
         """The network that the settings describe."""
         settings = self.discriminator

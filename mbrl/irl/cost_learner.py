@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamics import Trajectory
-from mbrl.irl.pieces import check_pieces, cut
+from mbrl.irl.pieces import beginnings, check_pieces, check_steps
 from mbrl.irl.searching import Search, SearchLearner
 from mbrl.policies.planning_policy import PlanningPolicy
 from mbrl.tasks import Task
@@ -95,8 +95,9 @@ class CostLearner(Algorithm):
     Attributes:
         terms: of the cost that a training learns: ``"own"``, those of the task's cost, ``"squares"`` of states and controls, or
             ``"auto"``, squares where there are none of its own. At first all terms cost the same along the demonstrations.
-        horizon: steps of a plan: a training learns from pieces of demonstrations of so many steps, and its policy plans as many;
-            by default from whole demonstrations.
+        horizon: steps of a plan: learned is from pieces of demonstrations of so many steps, and the policy of a training plans as
+            many; by default from whole demonstrations. A piece is learned as if it began at step 0: neither plant nor cost may
+            depend on time.
         stride: steps from the beginning of a piece to that of the next; those of a piece by default.
 
     Raises:
@@ -119,9 +120,10 @@ class CostLearner(Algorithm):
         """Learn.
 
         Args:
-            problem: what the demonstrator solves; its own cost is not looked at. A task has the horizon of the demonstrations.
+            problem: what the demonstrator solves; its own cost is not looked at. It has the horizon of the demonstrations, or of
+                their pieces, and a task takes it on.
             cost: what is learned, with the parameters from which the search begins.
-            demonstrations: with states, all of one length.
+            demonstrations: with states, all of one length, or cut into pieces of one by ``horizon``.
 
         Raises:
             ValueError: demonstrations do not fit the problem, or the problem has what the learner cannot take account of.
@@ -229,10 +231,16 @@ class TaskCostLearner(SearchLearner[LearnedCost]):
             raise ValueError(f"{name} computes on the CPU, got device {assignment.device}")
         self.algorithm, self.task = algorithm, task
         demonstrations = list(assignment.demonstrations or ())
-        if algorithm.horizon is not None:
-            demonstrations = cut(demonstrations, algorithm.horizon, algorithm.stride)
         cost = TaskCost(task, terms=algorithm.terms)
-        given = Demonstrated.of(task, cost, demonstrations, accepted=None, learner=name, other="")
+        given = Demonstrated.of(
+            task,
+            cost,
+            demonstrations,
+            accepted=None,
+            learner=name,
+            other="",
+            pieces=(algorithm.horizon, algorithm.stride),
+        )
         first = algorithm.first_guess(task, cost.with_equal_shares(given.xs, given.us), demonstrations)
         super().__init__(algorithm.search(task, first, demonstrations, seed=assignment.seed_for("cost")))
 
@@ -279,7 +287,14 @@ class Demonstrated:
 
     @staticmethod
     def of(
-        problem: Any, cost: Any, demonstrations: Any, *, accepted: frozenset[str] | None, learner: str, other: str
+        problem: Any,
+        cost: Any,
+        demonstrations: Any,
+        *,
+        accepted: frozenset[str] | None,
+        learner: str,
+        other: str,
+        pieces: tuple[int | None, int | None] = (None, None),
     ) -> "Demonstrated":
         """What is handed to a learner, checked.
 
@@ -290,11 +305,18 @@ class Demonstrated:
             accepted: features of problems that the learner takes account of; None leaves that to others.
             learner: its name, for errors.
             other: a remedy where a feature is not accepted.
+            pieces: horizon and stride of the learner, if it learns from pieces of the demonstrations.
 
         Raises:
             ValueError: they do not fit.
             TypeError: one is of another kind.
         """
+        horizon, stride = pieces
+        _check_trajectories(demonstrations)
+        begins: list[int] = []
+        if horizon is not None:
+            cuts = beginnings(demonstrations, horizon, stride)
+            demonstrations, begins = [d.slice(t, t + horizon) for d, t in cuts], [t for _, t in cuts]
         xs, us = _stacked(demonstrations)
         if isinstance(problem, Task):
             problem = problem.problem(horizon=us.shape[-2])
@@ -312,6 +334,11 @@ class Demonstrated:
         unfit = set() if accepted is None else problem.features() - accepted
         if unfit:
             raise ValueError(f"{learner} cannot take account of {', '.join(sorted(unfit))}; {other}")
+        if horizon is not None and problem.horizon != horizon:
+            raise ValueError(
+                f"{learner} learns from pieces of horizon={horizon} steps, the horizon of the problem is {problem.horizon}; they "
+                "must be the same"
+            )
         if problem.horizon != us.shape[-2]:
             raise ValueError(
                 f"demonstrations have {us.shape[-2]} steps, the horizon of the problem is {problem.horizon}: set horizon="
@@ -323,6 +350,7 @@ class Demonstrated:
                 f"demonstrations have {xs.shape[-1]} states and {us.shape[-1]} controls, the dynamics {n} and {m}"
             )
         problem = replace(problem, cost=cost)
+        check_steps(problem, xs, us, begins)
         with torch.no_grad():
             steps = torch.arange(us.shape[-2])
             error = problem.dynamics.difference(problem.dynamics(xs[..., :-1, :], us, steps), xs[..., 1:, :])
@@ -335,14 +363,18 @@ class Demonstrated:
         return len(self.us)
 
 
-def _stacked(demonstrations: Any) -> tuple[Tensor, Tensor]:
-    """States ``(N, T+1, n)`` and controls ``(N, T, m)`` of trajectories."""
+def _check_trajectories(demonstrations: Any) -> None:
+    """Raise an error unless there are trajectories in a sequence."""
     if isinstance(demonstrations, Trajectory):
         raise TypeError("demonstrations must be a sequence of trajectories, got one; put it in a list: [trajectory]")
     if not isinstance(demonstrations, Sequence) or not all(isinstance(d, Trajectory) for d in demonstrations):
         raise TypeError(f"demonstrations must be a sequence of Trajectory, got {type(demonstrations).__name__}")
     if not demonstrations:
         raise ValueError("demonstrations must have at least one trajectory, got none")
+
+
+def _stacked(demonstrations: Sequence[Trajectory]) -> tuple[Tensor, Tensor]:
+    """States ``(N, T+1, n)`` and controls ``(N, T, m)`` of trajectories."""
     lengths = sorted({d.num_steps for d in demonstrations})
     if len(lengths) > 1 or lengths[0] == 0:
         raise ValueError(

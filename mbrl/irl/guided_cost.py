@@ -51,7 +51,7 @@ from mbrl.irl.cost_learner import Demonstrated, copied
 from mbrl.irl.demonstrated_controller import demonstrated_controller
 from mbrl.irl.network_cost import NetworkCost
 from mbrl.irl.partition import LogPartition, log_partition
-from mbrl.irl.pieces import check_pieces, cut
+from mbrl.irl.pieces import check_pieces
 from mbrl.irl.reward_files import save_reward
 from mbrl.runs.records import fingerprint, json_values
 from mbrl.tasks import Task, TaskCost
@@ -89,7 +89,8 @@ class GCL(AlternatingGPS):
         kl_limit: bound on the divergence of new controllers from the old ones per step of the plan, on average [nat].
         checks: as of :class:`mbrl.MDGPS`; none by default, as the next cost is another one.
         horizon: steps of the pieces that demonstrations are cut into; rollouts begin where pieces do, and are as long. By default
-            whole demonstrations, which are as long as an episode. The fewer steps there are, the more samples count.
+            whole demonstrations, which are as long as an episode. The fewer steps there are, the more samples count. A piece is
+            learned as if it began at step 0: neither plant nor cost may depend on time.
         stride: steps from the beginning of a piece to that of the next; those of a piece by default.
 
     Raises:
@@ -188,8 +189,9 @@ class GCLLearner(AlternatingLearner):
 
     def __init__(self, algorithm: GCL, assignment: Assignment):
         algorithm.check_demonstrations(assignment)
-        if algorithm.horizon is not None:
-            assignment = _in_pieces(assignment, algorithm.horizon, algorithm.stride)
+        task = assignment.task
+        if algorithm.horizon is not None and isinstance(task, Task):  # what is no task is an error, elsewhere
+            assignment = replace(assignment, task=replace(task, episode_steps=algorithm.horizon))
         super().__init__(algorithm, assignment)
         task = self.task
         self._truth = replace(task.problem(horizon=task.episode_steps), discount=1.0)
@@ -201,6 +203,7 @@ class GCLLearner(AlternatingLearner):
             accepted=frozenset({"control_limits", "discount"}),
             learner="GCL",
             other="leave it out of the task",
+            pieces=(algorithm.horizon, algorithm.stride),
         )
         if given.us.shape[-2] != task.episode_steps:
             raise ValueError(
@@ -408,15 +411,6 @@ class GCLLearner(AlternatingLearner):
         self.reward.load_state_dict(state["cost"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.memory.load_state_dict(state["memory"], self.policy)
-
-
-def _in_pieces(assignment: Assignment, steps: int, stride: int | None) -> Assignment:
-    """What is to be learned, from pieces of demonstrations and in episodes as long."""
-    task = assignment.task
-    if not isinstance(task, Task):
-        return assignment  # an error, elsewhere
-    demonstrations = cut(cast(Sequence[Trajectory], assignment.demonstrations), steps, stride)
-    return replace(assignment, task=replace(task, episode_steps=steps), demonstrations=demonstrations)
 
 
 @dataclass(frozen=True, eq=False)

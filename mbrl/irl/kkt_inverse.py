@@ -100,6 +100,7 @@ class KKTInverse(CostLearner):
             accepted=ACCEPTED,
             learner="KKTInverse",
             other="MPCInverse plans with constraints",
+            pieces=(self.horizon, self.stride),
         )
         total = float(start.weights.detach().sum())
         if start.known is None and not total > 0:

@@ -120,6 +120,7 @@ class LaplaceIRL(CostLearner):
             accepted=frozenset({"control_limits", "discount", "terminal_value"}),
             learner="LaplaceIRL",
             other="MPCInverse plans with constraints",
+            pieces=(self.horizon, self.stride),
         )
         _check_inside(given.problem, given.us)
         objective = _Objective(self, given)

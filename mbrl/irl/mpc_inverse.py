@@ -42,7 +42,7 @@ from mbrl.tasks.task_cost import TaskCost
 from mbrl.training.checking import check_numbers
 from planners import DDP, Cost, Implicit, Planner, Problem, Solution, WeightedCost, solve
 from planners.implicit import Refined, refined
-from planners.kkt import UNKNOWN
+from planners.kkt import UNKNOWN_FEATURES
 
 SMALLEST = 1e-4  # weight to begin with, in equal shares
 LEAST_DAMPING = 1e-10  # beside the mean diagonal of J'J, which may have directions that do not show
@@ -56,7 +56,8 @@ class MPCInverseReport:
         loss: mean square of the error of the plans' controls, beside the mean square of each demonstrated control.
         identifiable: which directions of the logarithms of weights show in plans, at the end; the visibility is the root mean
             square change of the controls, relative to their size, for a unit change.
-        invalid_plans: number of plans that are no strict minimum at the end, which have no derivatives.
+        invalid_plans: number of plans that have no derivatives at the end: those that are no strict minimum, and with
+            ``curvature="gauss-newton"`` those whose model of the cost is not convex.
         prediction_error: largest error of the dynamics for one step of the demonstrations, beside the largest state.
     """
 
@@ -82,7 +83,7 @@ class MPCInverse(CostLearner):
         curvature: second derivatives of the dynamics, see :class:`planners.Implicit`. ``"gauss-newton"`` has none, and takes the
             derivatives of plans that are not converged for good ones: for plants such as legged robots, whose contacts leave
             nothing better. The Jacobian is then wrong by as much as plans and demonstrations differ, but steps are taken only
-            where the loss falls.
+            where the loss falls, and where none is found the search has ended without having converged.
         imitated: controls of each plan, from its first, that are compared with the demonstration's; all by default. In receding
             horizon a demonstrator may do something else than the end of a plan says, and still the same at first.
         start: of a training: ``"stationary"``, the weights of :class:`mbrl.KKTInverse` where it takes account of the task,
@@ -124,7 +125,7 @@ class MPCInverse(CostLearner):
         """Weights for which the demonstrations are stationary, none much smaller than its equal share."""
         if self.start == "equal" or task.problem().features() - KKT_ACCEPTED:
             return cost
-        found = KKTInverse().learn(task, cost, demonstrations).weights
+        found = KKTInverse(horizon=self.horizon, stride=self.stride).learn(task, cost, demonstrations).weights
         equal = cost.weights.detach()
         return TaskCost(task, torch.maximum(found, SMALLEST * equal), terms=cost.terms)  # type: ignore[type-var]
 
@@ -158,16 +159,12 @@ class MPCInverse(CostLearner):
             problem,
             cost,
             demonstrations,
-            accepted=self.planner.supports - UNKNOWN,
+            accepted=self.planner.supports - UNKNOWN_FEATURES,
             learner=f"MPCInverse with {type(self.planner).__name__}",
             other="choose another planner=",
+            pieces=(self.horizon, self.stride),
         )
-        plant = given.problem.dynamics
-        if self.curvature == "exact" and plant.derivatives == "finite-difference":
-            raise ValueError(
-                f"{type(plant).__name__} has no exact second derivatives; choose curvature='finite-difference', or a plant in "
-                "torch, such as the task's backend='torch'"
-            )
+        Implicit(curvature=self.curvature).check(given.problem)
         if self.imitated is not None and self.imitated > given.us.shape[-2]:
             raise ValueError(
                 f"plans have {given.us.shape[-2]} steps, of which imitated={self.imitated} cannot be compared"
@@ -221,7 +218,8 @@ class MPCInverseSearch(Search[LearnedCost]):
             if 1.0 - losses[-1] / losses[-2] < tolerance:
                 self.finished = self.converged = True
         else:
-            self.finished = self.converged = True
+            # along approximate derivatives the loss may not fall although it is at no minimum
+            self.finished, self.converged = True, not self.plans.gauss_newton
         self.iterations += 1
         if losses[-1] <= tolerance:
             self.finished = self.converged = True
@@ -294,14 +292,23 @@ class _Plans:
         size = given.us.square().mean((0, 1)).sqrt()
         self.size = torch.where(size > 0, size, torch.ones_like(size))
         self.how = Implicit(curvature=settings.curvature, tolerance=1e-9)
+        self.gauss_newton = settings.curvature == "gauss-newton"
         self.theta: Tensor | None = None
         self.plans: Refined | None = None
+        self.ready = False  # whether the factorization of plans is that of the Jacobian
 
     def of(self, theta: Tensor) -> Refined:
-        """The plans of these logarithms of weights."""
+        """The plans of these logarithms of weights, and what they are differentiated by."""
         if self.plans is None or self.theta is None or not torch.equal(self.theta, theta):
             self.errors(theta)
-        return cast(Refined, self.plans)
+        plans = cast(Refined, self.plans)
+        if self.gauss_newton and not self.ready:
+            # at plans that are not converged, gradients say nothing of limits
+            c, us = plans.at.conditions, plans.point.us
+            inside = (us > c.lower) & (us < c.upper)
+            plans = replace(plans, factor=replace(plans.factor.system, free=inside).factorized())
+            self.plans, self.ready = plans, True
+        return plans
 
     @torch.no_grad()
     def errors(self, theta: Tensor) -> Tensor:
@@ -310,13 +317,19 @@ class _Plans:
         problem = replace(given.problem, cost=self.cost.with_weights(theta.exp()))
         first = Solution.guess(problem, given.xs, given.us)
         plan = solve(problem, self.settings.planner, given.xs[:, 0], init=first, throw=False)
-        self.theta, self.plans = theta, refined(plan, self.how)
+        self.theta, self.plans, self.ready = theta, refined(plan, self.how), False
         errors = (self.plans.point.us[:, : self.shown.shape[1]] - self.shown) / self.size
         return errors.masked_fill(~plan.usable[:, None, None], math.inf).flatten(1)
 
+    @torch.no_grad()
+    def valid(self, theta: Tensor) -> Tensor:
+        """Which plans have derivatives, ``(N,)`` of bool."""
+        plans = self.of(theta)
+        return plans.factor.convex if self.gauss_newton else plans.certificate.optimal
+
     def invalid(self, theta: Tensor) -> int:
-        """How many plans are no strict minimum."""
-        return int((~self.of(theta).certificate.optimal).sum())
+        """How many plans have none."""
+        return int((~self.valid(theta)).sum())
 
     @torch.no_grad()
     def jacobian(self, theta: Tensor) -> Tensor:
@@ -325,13 +338,6 @@ class _Plans:
         of_stage, of_last = feature_gradients(self.given.problem, self.cost, plans.point.xs, plans.point.us)
         by_term, last = of_stage.movedim(-2, 0), of_last.movedim(-2, 0)  # (k, N, T, d+m), (k, N, d)
         gradient_x = torch.cat([by_term[..., :d], last.unsqueeze(-2)], dim=-2)
-        if (
-            self.settings.curvature == "gauss-newton"
-        ):  # at plans that are not converged, gradients say nothing of limits
-            c, us = plans.at.conditions, plans.point.us
-            inside = (us > c.lower) & (us < c.upper)
-            plans = replace(plans, factor=replace(plans.factor.system, free=inside).factorized())
         response = plans.response(gradient_x, by_term[..., d:])[..., : self.shown.shape[1], :]
         per_weight = (response / self.size).flatten(2).movedim(0, -1)
-        valid = plans.certificate.optimal if self.settings.curvature != "gauss-newton" else plans.factor.convex
-        return torch.where(valid[:, None, None], per_weight * theta.exp(), 0.0)
+        return torch.where(self.valid(theta)[:, None, None], per_weight * theta.exp(), 0.0)

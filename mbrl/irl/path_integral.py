@@ -26,9 +26,10 @@ largest noise differ from demonstrations by T. Where a ``planner`` is given, the
 under the cost that was learned so far and candidates near it, so that what is cheap elsewhere is noticed. The paper has a
 penalty of absolute weights.
 
-Of a demonstrator without noise each demonstration is cheaper than all of its candidates. Then the likelihood grows with the
-factor of the cost and has no maximum; where the search ends is up to the penalty, which chooses a direction that tells
-demonstrations and candidates apart clearly, and a factor that means nothing. Weights then get the sum that they had at first.
+Of a demonstrator without noise each demonstration is cheaper than all of its candidates. Where nothing of the cost is known, the
+likelihood then grows with its factor and has no maximum; where the search ends is up to the penalty, which chooses a direction
+that tells demonstrations and candidates apart clearly, and a factor that means nothing. Weights then get the sum that they had at
+first.
 """
 
 from collections.abc import Sequence
@@ -66,10 +67,10 @@ class PathIntegralReport:
         candidates: how many each was compared with.
         excluded: candidates that were not finite, of all demonstrations together.
         certain: whether no candidate had a chance already under the cost that the search began with, so that nothing was learned.
-        scale_unbounded: whether by what is learned each demonstration costs no more than any of its candidates, and less than
-            some: the larger the cost, the likelier they are, without end. Weights then sum to what they did at first. What is
-            known of a :class:`planners.WeightedCost` does not count, and where it sets the scale, ``l2`` alone holds the weights;
-            of costs of other kinds all counts.
+        scale_unbounded: whether by the learned terms of a :class:`planners.WeightedCost` each demonstration costs no more than
+            any of its candidates, and less than some: the larger the weights, the likelier they are, without end. Weights then
+            sum to what they did at first; but where a known part sets the scale, ``l2`` alone holds them. Never of costs of other
+            kinds, such as sums: no factor of their own is among what is learned.
     """
 
     probabilities: Tensor
@@ -88,7 +89,7 @@ class PathIntegralReport:
         if self.scale_unbounded:
             return (
                 f"demonstrations are cheaper than all of their {self.candidates} candidates: the likelihood grows without end "
-                "with the factor of the cost, which demonstrations without noise do not tell; only ratios of weights are learned"
+                "with the factor of the weights, which demonstrations without noise do not tell; only their ratios are learned"
             )
         first = float((self.ranks == 0).double().mean())
         return (
@@ -226,6 +227,7 @@ class PathIntegralIRL(CostLearner):
             accepted=SamplingPlanner.supports - {"termination"},
             learner="PathIntegralIRL",
             other="make them part of the cost",
+            pieces=(self.horizon, self.stride),
         )
 
 
@@ -296,11 +298,10 @@ class _Choice:
 
     @torch.no_grad()
     def scale_is_unbounded(self) -> bool:
-        """Whether demonstrations are the cheapest by what is learned, so that more of it is likelier without end."""
-        problem = self.problem
-        if isinstance(self.cost, WeightedCost):
-            problem = replace(problem, cost=self.cost.without_known(), terminal_value=None)
-        costs = self.costs(problem)
+        """Whether demonstrations are the cheapest by weighted terms, so that more of them is likelier without end."""
+        if not isinstance(self.cost, WeightedCost):
+            return False
+        costs = self.costs(replace(self.problem, cost=self.cost.without_known(), terminal_value=None))
         finite = costs.isfinite()
         room = ROUNDING * torch.finfo(costs.dtype).eps * torch.where(finite, costs, 0.0).abs().amax(-1, keepdim=True)
         more = (costs - costs[:, :1])[:, 1:]

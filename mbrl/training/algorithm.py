@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import nn
@@ -107,8 +107,14 @@ class Learner(abc.ABC):
         steps: an integer, taken so far, of the algorithm's ``step_unit``, over all processes; likewise.
     """
 
-    policy: Any  # what a base class declares more closely no property may take the place of, nor an attribute that of a property
-    steps: Any
+    if TYPE_CHECKING:  # not when it runs: nothing could be assigned to the name of a property of the base class
+
+        @property
+        def policy(self) -> LearnedActor:
+            """The policy as it is now."""
+            ...
+
+    steps: Any  # an int; declared as one, it could not be a property of some learners and an attribute of others
 
     @abc.abstractmethod
     def iterate(self) -> dict[str, float]:
