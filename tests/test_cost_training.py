@@ -372,6 +372,17 @@ def test_a_simulator_with_contacts_is_the_same_at_all_steps():
     check_steps(problem, x, u, 2 * [piece.start for piece in pieces])
 
 
+def test_a_search_begins_with_equal_shares_where_the_stationary_weights_show_nowhere():
+    """Demonstrations at their limits are stationary for any weights, such as those whose plans are at limits everywhere."""
+    task = regulator(control_limits=(-0.05, 0.05))
+    demonstrations = demonstrated(task, steps=3)
+    assert all(
+        (abs(d.controls[:-1]) == 0.05).all() for d in demonstrations
+    )  # the last one changes nothing, and is zero
+    guess = MPCInverse().first_guess(task, TaskCost(task), demonstrations)
+    assert guess.weights.tolist() == TaskCost(task).weights.tolist()
+
+
 def test_the_policy_plans_as_the_demonstrator_does():
     """In receding horizon, with the gain of the regulator of the true weights."""
     task = regulator()

@@ -87,7 +87,8 @@ class MPCInverse(CostLearner):
         imitated: controls of each plan, from its first, that are compared with the demonstration's; all by default. In receding
             horizon a demonstrator may do something else than the end of a plan says, and still the same at first.
         start: of a training: ``"stationary"``, the weights of :class:`mbrl.KKTInverse` where it takes account of the task,
-            because a search from elsewhere may end in another minimum, or ``"equal"``, by which all terms cost the same.
+            because a search from elsewhere may end in another minimum, or ``"equal"``, by which all terms cost the same: also
+            where no weight shows in plans of the others.
         max_iterations: steps at most.
         tolerance: loss at which demonstrations count as reproduced, and relative fall of the loss in a step at which a search
             that cannot reproduce them ends.
@@ -127,7 +128,9 @@ class MPCInverse(CostLearner):
             return cost
         found = KKTInverse(horizon=self.horizon, stride=self.stride).learn(task, cost, demonstrations).weights
         equal = cost.weights.detach()
-        return TaskCost(task, torch.maximum(found, SMALLEST * equal), terms=cost.terms)  # type: ignore[type-var]
+        guess = TaskCost(task, torch.maximum(found, SMALLEST * equal), terms=cost.terms)  # type: ignore[type-var]
+        # plans at their limits everywhere do not change with any weight, and lead nowhere
+        return guess if bool(self.search(task, guess, demonstrations).jacobian.any()) else cost
 
     @property
     def acting(self) -> Planner:
