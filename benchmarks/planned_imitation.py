@@ -105,7 +105,7 @@ def _half_cheetah() -> Plant:
         return torch.cat([torch.zeros_like(y[..., :1]), y], dim=-1)  # where it is along the track makes no difference
 
     def states(observations: Array, controls: Array) -> Array:
-        xs = state(torch.from_numpy(observations))
+        xs = state(torch.from_numpy(np.array(observations)))  # demonstrations are not to be written to
         way = task.dynamics(xs[:-1], torch.from_numpy(controls.astype(np.float64)), 0)[:, 0]
         xs[1:, 0] = way.cumsum(0)
         return xs.numpy()
@@ -127,7 +127,7 @@ def _half_cheetah() -> Plant:
         states,
         state,
         LinearFeatureCost(stage, torch.ones(15, dtype=torch.float64), last),
-        {1: 30.0, 8: 30.0},  # it is to run: a search from equal shares ends where it falls forward
+        {1: 30.0, 8: 30.0},  # it is to run: a search from equal shares ends where it hardly does
         DDP(max_iterations=2),
         {
             "planner": DDP(max_iterations=5, tolerance=1e-6),
