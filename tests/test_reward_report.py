@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 
 import gymnasium
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -647,7 +648,7 @@ def test_modules_of_either_dtype(dtype, buffer):
 
 
 def test_pages_and_words(tmp_path):
-    there = world()
+    opened, there = plt.get_fignums(), world()
     learner = mbrl.MaxEntIRL(max_iterations=20)
     demonstrations = demonstrated(there).to_trajectories()
     result = mbrl.train(learner, there, demonstrations=demonstrations, evaluation_episodes=0)
@@ -665,6 +666,7 @@ def test_pages_and_words(tmp_path):
     ):
         page = html_report(tmp_path / "page.html", "Reward", reward_sections(one)).read_text()
         assert page.count("<img") == (one.truth is not None or one.world is not None)
+    assert plt.get_fignums() == opened  # a figure that pyplot knows of is kept for ever
 
 
 def test_captions_say_where_rewards_are_compared(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mbrl.plots.report import Picture, Section, Table, Text
-from mbrl.plots.style import CYCLE, in_house_style
+from mbrl.plots.style import CYCLE, in_house_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +38,6 @@ def plot_reward_maps(world: "GridWorld", learned: Tensor, truth: Tensor | None =
     Raises:
         ValueError: there are not as many rewards as cells.
     """
-    import matplotlib.pyplot as plt
-
     from planners import policy_evaluation, solve_mdp
 
     mdp = world.mdp
@@ -48,7 +46,8 @@ def plot_reward_maps(world: "GridWorld", learned: Tensor, truth: Tensor | None =
             raise ValueError(f"rewards must be one for each of {mdp.states} cells, got {tuple(given.shape)}")
     best = solve_mdp(mdp, mdp.expected_rewards(learned)).policy
     if truth is None:
-        figure, axes = plt.subplots(figsize=(4.4, 3.8))
+        figure = new_figure(4.4, 3.8)
+        axes = figure.subplots()
         _map(axes, world, learned, "learned reward")
         _arrows(axes, world, best)
         return figure
@@ -59,7 +58,8 @@ def plot_reward_maps(world: "GridWorld", learned: Tensor, truth: Tensor | None =
     lost = lost if lost.ndim == 1 else lost[0]
     optimal = optimum.policy if optimum.policy.ndim == 2 else optimum.policy[0]
     low, high = (float(f(torch.stack([truth, shown]).flatten())) for f in (torch.min, torch.max))
-    figure, (first, second, third) = plt.subplots(1, 3, figsize=(11.0, 3.35))
+    figure = new_figure(11.0, 3.35)
+    first, second, third = figure.subplots(1, 3)
     _map(first, world, truth, "true reward", low, high)
     _map(second, world, shown, "learned reward, scaled to the truth", low, high)
     _map(third, world, lost, "true value that is lost", 0.0, max(float(lost.max()), 1e-12), colors="OrRd")
@@ -121,11 +121,10 @@ def plot_rewards_against_truth(learned: Tensor, truth: Tensor) -> "Figure":
         learned: rewards ``(*batch,)``.
         truth: likewise.
     """
-    import matplotlib.pyplot as plt
-
     x, y = truth.flatten().double().numpy(), learned.flatten().double().numpy()
     every = max(len(x) // MOST_POINTS, 1)
-    figure, axes = plt.subplots(figsize=(4.6, 3.8))
+    figure = new_figure(4.6, 3.8)
+    axes = figure.subplots()
     axes.plot(x[::every], y[::every], ".", color=CYCLE[0], markersize=4, alpha=0.6)
     if np.ptp(x) > 0:
         slope, offset = np.polyfit(x, y, 1)
