@@ -194,17 +194,15 @@ def _imitated(plant: Plant, shown: "list[Trajectory]", stride: int) -> "Cost":
     import mbrl
     from mbrl.irl.cost_learner import of_weights
     from mbrl.irl.pieces import cut
+    from mbrl.tasks.task_cost import equal_shares
 
     pieces = cut(shown, HORIZON, stride)
     xs = torch.stack([torch.from_numpy(np.array(d.states)) for d in pieces])
     us = torch.stack([torch.from_numpy(np.array(d.controls, dtype=np.float64)) for d in pieces])
-    cost = plant.cost
-    with torch.no_grad():
-        terms = cost.features(xs[:, :-1], us, 0).sum(1) + cost.terminal_features(xs[:, -1])
-        weights = HORIZON / terms.abs().mean(0)
-        for term, share in plant.first.items():
-            weights[term] *= share
-        cost = of_weights(cost, weights)
+    weights = equal_shares(plant.cost, xs, us)
+    for term, share in plant.first.items():
+        weights[term] *= share
+    cost = of_weights(plant.cost, weights)
     problem = replace(plant.task.problem(horizon=HORIZON), cost=cost)
     return mbrl.MPCInverse(**plant.mpc).learn(problem, cost, pieces).cost
 

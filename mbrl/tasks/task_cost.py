@@ -103,10 +103,7 @@ class TaskCost(WeightedCost):
             xs: states ``(*batch, T+1, n)``.
             us: controls ``(*batch, T, m)``.
         """
-        stage = self.features(xs[..., :-1, :], us, torch.arange(us.shape[-2]))
-        total = stage.sum(-2) + self.terminal_features(xs[..., -1, :])
-        mean = total.abs().flatten(0, -2).mean(0) / us.shape[-2]
-        weights = torch.where(mean > 1e-12, 1.0 / mean.clamp_min(1e-12), torch.ones_like(mean))
+        weights = equal_shares(self, xs, us)
         return type(self)(self.task, weights, terms=self.terms)
 
     @classmethod
@@ -117,6 +114,21 @@ class TaskCost(WeightedCost):
             ValueError: the task is none of this library, or another one now.
         """
         return cls(recorded_task(config["task"]), terms=config["terms"])
+
+
+@torch.no_grad()
+def equal_shares(cost: WeightedCost, xs: Tensor, us: Tensor) -> Tensor:
+    """Weights ``(k,)`` by which all terms cost the same, on average one per step, along trajectories; one where a term is zero.
+
+    Args:
+        cost: its terms.
+        xs: states ``(*batch, T+1, n)``.
+        us: controls ``(*batch, T, m)``.
+    """
+    stage = cost.features(xs[..., :-1, :], us, torch.arange(us.shape[-2]))
+    total = stage.sum(-2) + cost.terminal_features(xs[..., -1, :])
+    mean = total.abs().flatten(0, -2).mean(0) / us.shape[-2]
+    return torch.where(mean > 1e-12, 1.0 / mean.clamp_min(1e-12), torch.ones_like(mean))
 
 
 def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
